@@ -1,0 +1,82 @@
+"""Feature maps φ for linear attention: φ(q)·φ(k) stands in for exp(q·k / √K).
+
+Each is a module from (..., K) to (..., F), with `out_features(K)` = F.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class Identity(nn.Module):
+    """φ(x) = x. The scores q·k may be negative, so there is no normaliser to divide by."""
+
+    positive = False
+
+    def out_features(self, d_head: int) -> int:
+        return d_head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Elu(Identity):
+    """φ(x) = elu(x) + 1 > 0 (Katharopoulos et al. 2020, arXiv:2006.16236)."""
+
+    positive = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.elu(x) + 1
+
+
+class Taylor(nn.Module):
+    """φ(x) = [1, x / K^¼, (x ⊗ x) / √(2K)], so φ(q)·φ(k) = 1 + s + s²/2 with s = q·k / √K (Based, arXiv:2402.18668).
+
+    The second-order Taylor polynomial of exp(s): always at least ½, and wrong far from s = 0.
+    """
+
+    positive = True
+
+    def out_features(self, d_head: int) -> int:
+        return 1 + d_head + d_head**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        K = x.shape[-1]
+        pairs = rearrange(x[..., :, None] * x[..., None, :], "... i j -> ... (i j)")
+        return torch.cat([torch.ones_like(x[..., :1]), x / K**0.25, pairs / math.sqrt(2 * K)], dim=-1)
+
+
+class RandomFeatures(nn.Module):
+    """φ(x) = exp(w_i·x̂ - ‖x̂‖²/2) / √F with x̂ = x / K^¼ and random w_i (Performer, arXiv:2009.14794).
+
+    The mean of φ(q)·φ(k) over w is exp(q·k / √K) exactly; its spread falls as 1/√F. Rows w_i are orthogonal in blocks of
+    K, which lowers the spread. They are drawn once, from `seed`, and kept with the weights.
+    """
+
+    positive = True
+
+    def __init__(self, d_head: int, n_features: int = 64, seed: int = 0):
+        super().__init__()
+        rng = torch.Generator().manual_seed(seed)
+        n_blocks = math.ceil(n_features / d_head)
+        blocks = [torch.linalg.qr(torch.randn(d_head, d_head, generator=rng)).Q for _ in range(n_blocks)]
+        lengths = torch.randn(n_features, d_head, generator=rng).norm(dim=-1, keepdim=True)
+        self.register_buffer("w", torch.cat(blocks)[:n_features] * lengths)  # (F, K)
+
+    def out_features(self, d_head: int) -> int:
+        return len(self.w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x / x.shape[-1] ** 0.25
+        return (x @ self.w.mT - x.square().sum(-1, keepdim=True) / 2).exp() / math.sqrt(len(self.w))
+
+
+def feature_map(name: str, d_head: int, n_features: int = 64) -> nn.Module:
+    """The map called `name`: identity, elu, taylor or random."""
+    maps = {"identity": Identity, "elu": Elu, "taylor": Taylor, "random": lambda: RandomFeatures(d_head, n_features)}
+    if name not in maps:
+        raise ValueError(f"feature_map is {name!r}: choose one of {', '.join(maps)}")
+    return maps[name]()

@@ -1,0 +1,170 @@
+"""The equation of the course, and its forms.
+
+    S_t = S_{t-1} A_t + v_t k_tᵀ        y_t = S_t q_t
+
+The state S (B, H, V, K) is a table with one column per key direction. A_t = diag(a_t) decays the columns; log_a holds
+log a_t ≤ 0, one number per head (B, T, H, 1) or one per key channel (B, T, H, K). A write strength beta (B, T, H)
+turns the write into the delta rule: v_t is replaced by beta_t (v_t - S k_t), with S already decayed.
+
+`recurrent`, `parallel` and `chunkwise` take q, k (B, T, H, K) and v (B, T, H, V) and return the same (y, S_T) up to
+rounding. Nothing here scales q or normalises k: callers do. State and decays are float32 at least, also for bf16 input.
+"""
+
+from functools import partial
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+
+def step(
+    S: Float[Tensor, "B H V K"],
+    q: Float[Tensor, "B H K"],
+    k: Float[Tensor, "B H K"],
+    v: Float[Tensor, "B H V"],
+    log_a: Float[Tensor, "B H A"] | None = None,
+    beta: Float[Tensor, "B H"] | None = None,
+) -> tuple[Float[Tensor, "B H V"], Float[Tensor, "B H V K"]]:
+    """The equation, one token: decay, write, read. Returns (y, S)."""
+    if log_a is not None:
+        S = S * log_a.exp()[..., None, :]
+    if beta is not None:
+        v = beta[..., None] * (v - _read(S, k))
+    S = S + v[..., :, None] * k[..., None, :]
+    return _read(S, q), S
+
+
+def recurrent(q, k, v, *, log_a=None, beta=None, state=None):
+    """Fold `step` over time: O(T) work, O(1) memory, no parallelism. How a model decodes."""
+    check_inputs(q, k, v, log_a, beta, state)
+    (q_, k_, v_, a_, beta_), S = _heads_first(q, k, v, log_a, beta, state)
+    ys = []
+    for t in range(q.shape[1]):
+        a_t, beta_t = (None if x is None else x[:, :, t] for x in (a_, beta_))
+        y_t, S = step(S, q_[:, :, t], k_[:, :, t], v_[:, :, t], a_t, beta_t)
+        ys.append(y_t)
+    return torch.stack(ys, dim=1).to(v.dtype), S
+
+
+def parallel(q, k, v, *, log_a=None, beta=None, state=None):
+    """All pairs at once: O(T²) work and memory. How the equation is derived."""
+    check_inputs(q, k, v, log_a, beta, state)
+    xs, S = _heads_first(q, k, v, log_a, beta, state)
+    y, S = _parallel(*xs, S)
+    return rearrange(y, "b h t v -> b t h v").to(v.dtype), S
+
+
+def chunkwise(q, k, v, *, log_a=None, beta=None, state=None, chunk_size=64):
+    """Fold `parallel` over chunks of C tokens: O(T C) work. How a model trains.
+
+    With C = 1 this is `recurrent`; with C = T it is `parallel`.
+    """
+    check_inputs(q, k, v, log_a, beta, state)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
+    xs, S = _heads_first(q, k, v, log_a, beta, state)
+    ys = []
+    for t in range(0, q.shape[1], chunk_size):
+        chunk = (None if x is None else x[:, :, t : t + chunk_size] for x in xs)
+        y, S = _parallel(*chunk, S)
+        ys.append(y)
+    return rearrange(torch.cat(ys, dim=2), "b h t v -> b t h v").to(v.dtype), S
+
+
+def _parallel(q, k, v, log_a, beta, S):
+    """`parallel` on (B, H, T, ·) tensors: inside the chunk by pairs, from before the chunk through S."""
+    between, since_start, to_end = _decays(log_a)
+    q_in, k_in, k_out = (_times(q, since_start), _times(k, since_start), _times(k, to_end))
+    if beta is not None:
+        # Each write removes what the earlier ones left under its key: a triangular system, solved for all t at once.
+        beta = beta[..., None]
+        overlap = beta * _pairs(k, k, between).tril(-1)  # (B, H, T, T)
+        v = beta * (v - k_in @ S.mT)
+        v = torch.linalg.solve_triangular(overlap, v, upper=False, unitriangular=True)
+    y = q_in @ S.mT + _pairs(q, k, between) @ v
+    S = S if log_a is None else S * since_start[:, :, -1:]
+    return y, S + v.mT @ k_out
+
+
+def _decays(log_a: Float[Tensor, "B H T A"] | None):
+    """Decay from j to i (B, H, T, T, A), from the start to i and from j to the end (B, H, T, A).
+
+    Each sum of logs runs over its own span only, so exp never sees a positive number, a gate of exactly 0 is allowed,
+    and a strong decay early in the chunk costs no precision later: exp(G_i - G_j), never exp(G_i) exp(-G_j).
+    """
+    if log_a is None:
+        return None, None, None
+    T = log_a.shape[2]
+    causal = torch.ones(T, T, dtype=torch.bool, device=log_a.device).tril()
+    steps = repeat(log_a, "b h i a -> b h i j a", j=T).masked_fill(~causal.tril(-1)[..., None], 0)
+    spans = steps.cumsum(dim=2)
+    between = spans.masked_fill(~causal[..., None], -torch.inf)
+    return between.exp(), log_a.cumsum(dim=2).exp(), spans[:, :, -1].exp()
+
+
+def _pairs(q, k, between):
+    """Weight of token j in the read of token i, 0 for j > i (B, H, T, T)."""
+    if between is None:
+        return (q @ k.mT).tril()
+    if between.shape[-1] == 1:  # a scalar decay factors out of the dot product: nothing of size (T, T, K)
+        return (q @ k.mT) * between[..., 0]
+    return torch.einsum("bhik, bhijk, bhjk -> bhij", q, between, k)
+
+
+def _read(S, q):
+    return (S @ q[..., None])[..., 0]
+
+
+def _times(x, decay):
+    return x if decay is None else x * decay
+
+
+def _heads_first(q, k, v, log_a, beta, state):
+    """Inputs as (B, H, T, ·) in float32 or wider, and the first state."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    xs = [None if x is None else x.to(wide).transpose(1, 2) for x in (q, k, v, log_a, beta)]
+    B, _, H, K = q.shape
+    S = q.new_zeros(B, H, v.shape[-1], K, dtype=wide) if state is None else state.to(wide)
+    return xs, S
+
+
+def check_inputs(q, k, v, log_a=None, beta=None, state=None):
+    """Raise ValueError or TypeError, in one sentence, for inputs the equation has no meaning for."""
+    named = {"q": q, "k": k, "v": v, "log_a": log_a, "beta": beta}
+    named = {name: x for name, x in named.items() if x is not None}
+    for name, x in named.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} is a {type(x).__name__}: a torch.Tensor is needed")
+        if not x.is_floating_point():
+            raise TypeError(f"{name} has dtype {x.dtype}: a real floating-point tensor is needed")
+        if x.dtype != q.dtype and name != "log_a":  # log_a may be wider than q: decays are float32 in mixed precision
+            raise TypeError(f"{name} is {x.dtype}, q is {q.dtype}: use one dtype for all")
+        if x.ndim != (3 if name == "beta" else 4):
+            wanted = "(B, T, H)" if name == "beta" else "(B, T, H, width)"
+            raise ValueError(f"{name} has shape {tuple(x.shape)}: {wanted} is needed")
+        if x.shape[:3] != q.shape[:3]:
+            raise ValueError(f"{name} has (B, T, H) = {tuple(x.shape[:3])}, q has {tuple(q.shape[:3])}: they must match")
+    B, T, H, K = q.shape
+    if T == 0:
+        raise ValueError("the sequence is empty: T must be at least 1")
+    if k.shape[-1] != K:
+        raise ValueError(f"k has width {k.shape[-1]}, q has {K}: q and k must match")
+    if log_a is not None and log_a.shape[-1] not in (1, K):
+        raise ValueError(f"log_a has width {log_a.shape[-1]}: 1 (a decay per head) or {K} (one per key channel) is needed")
+    if log_a is not None and not torch.compiler.is_compiling() and (log_a > 0).any():
+        raise ValueError(f"log_a reaches {log_a.max():.3g}: a log decay is at most 0 (pass log a, with a in [0, 1])")
+    if state is not None and state.shape != (B, H, v.shape[-1], K):
+        raise ValueError(f"state has shape {tuple(state.shape)}: (B, H, V, K) = {(B, H, v.shape[-1], K)} is needed")
+
+
+FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
+
+
+def in_form(form, chunk_size=64):
+    """The function behind `form`: a name in FORMS, or any function with the signature of `recurrent` (a kernel)."""
+    if callable(form):
+        return form
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}: choose one of {', '.join(FORMS)}, or pass a function")
+    return partial(chunkwise, chunk_size=chunk_size) if form == "chunkwise" else FORMS[form]
