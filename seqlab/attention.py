@@ -28,7 +28,9 @@ def causal_mask(
 def repeat_heads(x: Float[Tensor, "B T h K"], n_heads: int) -> Float[Tensor, "B T H K"]:
     """Grouped queries: head h of k or v serves n_heads / h neighbouring heads of q."""
     if n_heads % x.shape[2]:
-        raise ValueError(f"k and v have {x.shape[2]} heads, q has {n_heads}: the second must be a multiple of the first")
+        raise ValueError(
+            f"k and v have {x.shape[2]} heads, q has {n_heads}: the second must be a multiple of the first"
+        )
     return repeat(x, "b t h k -> b t (h g) k", g=n_heads // x.shape[2])
 
 

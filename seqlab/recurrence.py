@@ -144,14 +144,18 @@ def check_inputs(q, k, v, log_a=None, beta=None, state=None):
             wanted = "(B, T, H)" if name == "beta" else "(B, T, H, width)"
             raise ValueError(f"{name} has shape {tuple(x.shape)}: {wanted} is needed")
         if x.shape[:3] != q.shape[:3]:
-            raise ValueError(f"{name} has (B, T, H) = {tuple(x.shape[:3])}, q has {tuple(q.shape[:3])}: they must match")
+            raise ValueError(
+                f"{name} has (B, T, H) = {tuple(x.shape[:3])}, q has {tuple(q.shape[:3])}: they must match"
+            )
     B, T, H, K = q.shape
     if T == 0:
         raise ValueError("the sequence is empty: T must be at least 1")
     if k.shape[-1] != K:
         raise ValueError(f"k has width {k.shape[-1]}, q has {K}: q and k must match")
     if log_a is not None and log_a.shape[-1] not in (1, K):
-        raise ValueError(f"log_a has width {log_a.shape[-1]}: 1 (a decay per head) or {K} (one per key channel) is needed")
+        raise ValueError(
+            f"log_a has width {log_a.shape[-1]}: 1 (a decay per head) or {K} (one per key channel) is needed"
+        )
     if log_a is not None and not torch.compiler.is_compiling() and (log_a > 0).any():
         raise ValueError(f"log_a reaches {log_a.max():.3g}: a log decay is at most 0 (pass log a, with a in [0, 1])")
     if state is not None and state.shape != (B, H, v.shape[-1], K):

@@ -34,7 +34,9 @@ class Attention(nn.Module):
         super().__init__()
         n_kv_heads, d_head = n_kv_heads or n_heads, d_head or d_model // n_heads
         if n_heads % n_kv_heads:
-            raise ValueError(f"n_heads is {n_heads}, n_kv_heads is {n_kv_heads}: the first must be a multiple of the second")
+            raise ValueError(
+                f"n_heads is {n_heads}, n_kv_heads is {n_kv_heads}: the first must be a multiple of the second"
+            )
         if form not in ("parallel", "sdpa"):
             raise ValueError(f"form is {form!r}: choose 'parallel' or 'sdpa'")
         self.d_head, self.window, self.form = d_head, window, form
