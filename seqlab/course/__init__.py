@@ -1,0 +1,35 @@
+"""The machinery of the course: checks in the notebook; grading, building and updating on the command line."""
+
+from typing import Any
+
+__all__ = ["check", "hint", "progress", "show_solution"]
+
+# The modules load on the first call, so that `import seqlab.course` costs nothing.
+
+
+def check(id: str, answer: Any) -> None:
+    """Check an answer to exercise `id`: show what passed, what did not and why, and record the result."""
+    from seqlab.course.checking import check
+
+    check(id, answer)
+
+
+def hint(id: str) -> None:
+    """Open one more of the three hints of exercise `id`: a direction, the key identity, nearly the code."""
+    from seqlab.course.checking import hint
+
+    hint(id)
+
+
+def show_solution(id: str) -> None:
+    """Show the explained solution of exercise `id`, once there has been an attempt."""
+    from seqlab.course.checking import show_solution
+
+    show_solution(id)
+
+
+def progress() -> None:
+    """Show what is done and what is left."""
+    from seqlab.course.checking import progress
+
+    progress()

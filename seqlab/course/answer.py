@@ -1,0 +1,164 @@
+"""Ask a learner's function for its answers, and turn whatever comes back into plain data.
+
+This is the only part that runs learner's code, in the notebook or in the grader's kernel. What it returns holds
+tensors, numbers and strings only, so that the judge can sit in another process.
+"""
+
+import linecache
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from seqlab.course.exercise import Case, Exercise
+
+BIGGEST = 10_000_000  # elements of a tensor worth looking at
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one call came to. kind: "returned", "raised", "stub", "slow" or "missing"."""
+
+    kind: str
+    value: Any = None  # tensors, numbers, None, tuples of these; a str names the type of anything else
+    type: str = ""
+    message: str = ""
+    line: str = ""  # 'line 3: y = S @ q'
+    binding: bool = False  # raised by the call itself, before the first line of the function
+    changed: tuple[str, ...] = ()  # inputs that the call changed in place
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def plan(exercise: Exercise, seed: int) -> tuple[list[Case], list[dict]]:
+    """The cases, and every input set to call: the cases, then each property's variants of each case, in order."""
+    cases = exercise.inputs_with(torch.Generator().manual_seed(seed))
+    variants = [v for p in exercise.properties for case in cases for v in p.variants(clone(case.inputs))]
+    return cases, [case.inputs for case in cases] + variants
+
+
+def answers(answer: Any, inputs: list[dict], seconds: float = 10.0) -> list[Outcome]:
+    """The outcome of `answer` on every input set. After the time limit the rest are "slow"."""
+    stop = time.monotonic() + seconds
+    done: list[Outcome] = []
+    for given in inputs:
+        left = stop - time.monotonic()
+        stub = done and done[0].kind == "stub"
+        done.append(Outcome("slow") if left <= 0 else done[0] if stub else call(answer, given, left))
+    return done
+
+
+def call(function: Any, inputs: dict, seconds: float = 10.0) -> Outcome:
+    """Call once, on a copy of the inputs."""
+    given = clone(inputs)
+    try:
+        with time_limit(seconds):
+            value = plain(function(**given))
+    except OutOfTime:
+        return Outcome("slow")
+    except NotImplementedError as error:
+        return Outcome("stub", message=_text(error))
+    except (Exception, SystemExit) as error:
+        return _raised(function, error)
+    changed = tuple(name for name in inputs if not _same(inputs[name], given[name]))
+    return Outcome("returned", value, changed=changed)
+
+
+def number(value: Any) -> Outcome:
+    """The outcome of a numeric question: the learner's variable itself."""
+    if value is ...:
+        return Outcome("stub")
+    value = plain(value)
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
+    return Outcome("returned", value)
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """`value` as tensors, numbers, None, and tuples of these; anything else becomes the name of its type, a str."""
+    kind = type(value)  # not isinstance: an object can lie about its class
+    if value is None or kind in (bool, int, float):
+        return value
+    if issubclass(kind, torch.Tensor):
+        return _plain_tensor(value)
+    if issubclass(kind, int | float):
+        return kind.__float__(value) if issubclass(kind, float) else int(value)
+    if issubclass(kind, tuple | list) and depth < 3:
+        return tuple(plain(x, depth + 1) for x in list(value)[:100])
+    if kind.__module__ == "numpy" and kind.__name__ != "ndarray":
+        return value.item()
+    return "numpy array" if kind.__module__ == "numpy" else str(kind.__name__)
+
+
+def clone(x: Any) -> Any:
+    """A copy whose tensors share no memory with x."""
+    if isinstance(x, torch.Tensor):
+        return x.detach().clone().requires_grad_(x.requires_grad)
+    if isinstance(x, dict):
+        return {name: clone(value) for name, value in x.items()}
+    return type(x)(clone(value) for value in x) if type(x) in (list, tuple) else x
+
+
+class OutOfTime(BaseException):
+    """Raised inside learner's code by the alarm."""
+
+
+@contextmanager
+def time_limit(seconds: float):
+    """Raise OutOfTime after `seconds`, and again every half second for code that swallows it (POSIX, main thread)."""
+    import signal
+    import threading
+
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_):
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds, 0.5)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _plain_tensor(x: torch.Tensor) -> torch.Tensor | str:
+    with torch._C.DisableTorchFunctionSubclass():
+        if x.layout != torch.strided or x.device.type == "meta":
+            return f"{x.layout} tensor on {x.device}"
+        if x.numel() > BIGGEST:
+            return f"tensor of {x.numel():,} numbers"
+        return x.detach().cpu().clone().as_subclass(torch.Tensor)
+
+
+def _raised(function, error: BaseException) -> Outcome:
+    frames = []
+    tb = error.__traceback__.tb_next  # the first frame is `call` itself
+    while tb is not None:
+        frames.append((tb.tb_frame.f_code.co_filename, tb.tb_lineno))
+        tb = tb.tb_next
+    home = getattr(getattr(function, "__code__", None), "co_filename", None)
+    at = next((f for f in reversed(frames) if f[0] == home), frames[-1] if frames else None)
+    line = f"line {at[1]}: {linecache.getline(*at).strip()[:80]}".removesuffix(": ") if at else ""
+    return Outcome("raised", type=type(error).__name__, message=_text(error), line=line, binding=not frames)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return " ".join(str(error).split())[:300]
+    except Exception:
+        return ""
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return True

@@ -1,0 +1,199 @@
+"""What a learner calls in a notebook: check, hint, show_solution, progress. None of them raises."""
+
+import os
+from html import escape
+from typing import Any
+
+import torch
+
+from seqlab.course import exercises, paths, records
+from seqlab.course.answer import Outcome, answers, number, plan
+from seqlab.course.exercise import Exercise
+from seqlab.course.judge import failure, judge
+from seqlab.course.report import Report
+
+SECONDS = 10.0
+
+
+class CheckFailed(AssertionError):
+    """Raised by `check` under SEQLAB_STRICT=1 (tests of the solutions) when an answer is not fully right."""
+
+
+def check(id: str, answer: Any) -> None:
+    """Check an answer, show the report (and where it parts from the reference), record the attempt."""
+    if os.environ.get("SEQLAB_GRADING"):  # the grader asks for the answers itself
+        return
+    exercise = _find(id)
+    if exercise is None:
+        _fail_if_strict(f"there is no exercise {id!r}")
+        return
+    report = report_on(exercise, answer)
+    _show(report)
+    if report.parting is not None:
+        _show_parting(report)
+    if report.kind != "not started" and not _strict():
+        _recorded(records.attempt, exercise.id, report.earned)
+    if not report.passed:
+        _fail_if_strict(f"{exercise.id}: {report.message}")
+
+
+def report_on(exercise: Exercise, answer: Any, seed: int = 0, seconds: float = SECONDS) -> Report:
+    """The report on an answer of this process: a function, or the number of a numeric question."""
+    cases, inputs = plan(exercise, seed)
+    if exercise.numeric:
+        return judge(exercise, cases, [_number(answer)])
+    if answer is ...:
+        return judge(exercise, cases, [Outcome("stub")] * len(inputs))
+    if not callable(answer):
+        sentence = f"{exercise.name} should be a function; a {type(answer).__name__} was passed to check."
+        return failure(exercise, "type", sentence)
+    return judge(exercise, cases, answers(answer, inputs, seconds))
+
+
+def hint(id: str) -> None:
+    """Open one more hint each call."""
+    exercise = _find(id)
+    if exercise is None:
+        return
+    opened = min(_recorded(records.of, exercise.id, default={"hints": 0})["hints"] + 1, len(exercise.hints))
+    _recorded(records.open_hint, exercise.id, opened)
+    lines = [f"Hint {i} of {len(exercise.hints)}: {text}" for i, text in enumerate(exercise.hints[:opened], 1)]
+    if opened == len(exercise.hints):
+        lines.append(f'That was the last one. After an attempt, show_solution("{exercise.id}") explains the answer.')
+    _show(Text(lines))
+
+
+def show_solution(id: str) -> None:
+    """Show the code and the explanation of the solution, after at least one attempt."""
+    exercise = _find(id)
+    if exercise is None:
+        return
+    if not _recorded(records.of, exercise.id, default={"attempts": 0})["attempts"]:
+        name = exercise.name
+        _show(Text([f'Try it first: run check("{exercise.id}", {name}) once with an answer of your own.']))
+        return
+    from seqlab.course.masters import solution
+
+    try:
+        _show(solution(exercise.id))
+    except (OSError, ValueError) as error:
+        _show(Text([f"The solution cannot be shown: {error}"]))
+
+
+def progress() -> None:
+    """Show every exercise: points earned, attempts, hints opened."""
+    _show(Table(progress_rows()))
+
+
+def progress_rows() -> list[tuple]:
+    """(id, title, earned, points, attempts, hints) of every exercise there is."""
+    done = _recorded(records.load, default={})
+    blank = {"earned": 0, "attempts": 0, "hints": 0}
+    rows = []
+    for chapter in exercises.chapters():
+        for e in exercises.of_chapter(chapter):
+            r = done.get(e.id, blank)
+            rows.append((e.id, e.title, min(r["earned"], e.points), e.points, r["attempts"], r["hints"]))
+    return rows
+
+
+class Text:
+    """Lines shown as paragraphs."""
+
+    def __init__(self, lines: list[str]):
+        self.lines = lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p style='margin:2px 0;max-width:760px'>{escape(line)}</p>" for line in self.lines)
+
+
+class Table:
+    """The progress table."""
+
+    HEAD = ("exercise", "", "points", "attempts", "hints", "")
+
+    def __init__(self, rows: list[tuple]):
+        self.rows = [
+            (id, title, f"{earned} of {points}", attempts, hints, _state(earned, points, attempts))
+            for id, title, earned, points, attempts, hints in rows
+        ]
+        self.total = f"{sum(r[2] for r in rows)} of {sum(r[3] for r in rows)} points"
+
+    def __str__(self) -> str:
+        lines = [f"{r[0]:6} {r[1][:44]:44} {r[2]:>8}  {r[5]}" for r in self.rows]
+        return "\n".join([*lines, self.total])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th style='text-align:left'>{h}</th>" for h in self.HEAD)
+        cells = ("".join(f"<td style='text-align:left'>{escape(str(c))}</td>" for c in r) for r in self.rows)
+        rows = "".join(f"<tr>{c}</tr>" for c in cells)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p><b>{self.total}</b></p>"
+
+
+def _state(earned: int, points: int, attempts: int) -> str:
+    return "✓ done" if earned >= points else "… tried" if attempts else "not started"
+
+
+def _number(answer: Any) -> Outcome:
+    try:
+        return number(answer)
+    except Exception:  # an object that cannot even be looked at
+        return Outcome("returned", str(type(answer).__name__))
+
+
+def _find(id: Any) -> Exercise | None:
+    try:
+        return exercises.find(id)
+    except ValueError as error:
+        _show(Text([f"{str(error)[0].upper()}{str(error)[1:]}"]))
+        return None
+
+
+def _recorded(function, *args, default=None):
+    """Call into the records; a full disk or a read-only folder costs a sentence, not the check."""
+    try:
+        result = function(*args)
+        return default if result is None else result
+    except OSError as error:
+        _show(Text([f"Progress could not be kept in {paths.root() / 'work'}: {error.strerror}."]))
+        return default
+
+
+def _strict() -> bool:
+    return os.environ.get("SEQLAB_STRICT") == "1"
+
+
+def _fail_if_strict(sentence: str) -> None:
+    if _strict():
+        raise CheckFailed(sentence)
+
+
+def _show_parting(report: Report) -> None:
+    from seqlab.course.parting import figure
+
+    with torch.no_grad():
+        _show(figure(report.parting))
+
+
+def _show(thing: Any) -> None:
+    """Display in a notebook, print elsewhere."""
+    if _in_notebook():
+        from IPython.display import display
+
+        display(thing)
+    elif not hasattr(thing, "to_plotly_json"):
+        print(thing)
+
+
+def _in_notebook() -> bool:
+    import sys
+
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    return shell is not None and hasattr(shell, "kernel")

@@ -1,0 +1,370 @@
+"""Judge answers: right, or which mistake it is. Pure: it calls the reference and the mistakes, never the learner."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqlab.course.answer import Outcome, call, clone
+from seqlab.course.exercise import Case, Exercise
+from seqlab.course.report import Parting, Report, Row
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """One case: its inputs, what is right, and what the learner's function did."""
+
+    case: Case
+    right: tuple[Any, ...]
+    outcome: Outcome
+    kind: str  # the kind of fault, "" when right
+    fault: str  # what is wrong in this case, in a few words
+
+
+def judge(exercise: Exercise, cases: list[Case], outcomes: list[Outcome]) -> Report:
+    """The report on `outcomes`, one for each input set of `answer.plan`, in its order."""
+    tried = [_try(exercise, case, outcome) for case, outcome in zip(cases, outcomes, strict=False)]
+    wrong = [t for t in tried if t.kind]
+    broken = None if wrong else _broken_property(exercise, cases, outcomes)
+    kind, message = _diagnose(exercise, tried, wrong) if wrong else broken or ("passed", "")
+    passed = kind == "passed"
+    return Report(
+        id=exercise.id,
+        title=exercise.title,
+        points=exercise.points,
+        earned=exercise.points if passed else 0,
+        kind=kind,
+        message=message if not passed else f"Right: {exercise.name} agrees with the reference on every case.",
+        rows=() if kind == "not started" else _rows(exercise, tried, broken),
+        notes=_notes(exercise, outcomes),
+        parting=_parting(exercise, wrong) if wrong and not exercise.numeric else None,
+    )
+
+
+def failure(exercise: Exercise, kind: str, message: str) -> Report:
+    """A report on an answer that could not even be asked."""
+    return Report(exercise.id, exercise.title, exercise.points, 0, kind, message)
+
+
+def right_answer(exercise: Exercise, function: Any, inputs: dict) -> Outcome:
+    """What a trusted function (reference, mistake) answers, whatever the notebook did to torch's defaults."""
+    if exercise.numeric:
+        return Outcome("returned", float(function() if callable(function) else function))
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.enable_grad():
+            return call(function, inputs)
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def _try(e: Exercise, case: Case, outcome: Outcome) -> _Tried:
+    reference = right_answer(e, e.reference, case.inputs)
+    if reference.kind != "returned":
+        raise ValueError(f"exercise {e.id}: the reference fails in case {case.name!r}: {reference.message}")
+    right = _outputs(reference.value)
+    if len(right) != len(e.outputs):
+        raise ValueError(f"exercise {e.id}: the reference returns {len(right)} outputs, {len(e.outputs)} are named")
+    return _Tried(case, right, outcome, *_fault(e, right, outcome))
+
+
+def _outputs(value: Any) -> tuple[Any, ...]:
+    return value if type(value) is tuple else (value,)
+
+
+def _fault(e: Exercise, right: tuple, outcome: Outcome) -> tuple[str, str]:
+    """(kind, a few words) on what is wrong with one outcome; ("", "") when nothing is."""
+    if outcome.kind != "returned":
+        words = {"slow": "out of time", "stub": "not written yet", "missing": "not defined"}
+        return outcome.kind, words.get(outcome.kind) or f"{outcome.type}: {outcome.message}"
+    got, names = outcome.value, e.outputs
+    needed = f"a tuple ({', '.join(names)})" if len(names) > 1 else _kind_of(right[0])
+    if got is None:
+        return "none", f"returned None: {needed} is needed (is a return missing?)"
+    if len(names) == 1 and type(got) is tuple:
+        return "count", f"returned a tuple of {len(got)}: {names[0]} alone is needed"
+    if len(names) > 1 and type(got) is not tuple:
+        return "count", f"returned {_kind_of(got)}: {needed} is needed"
+    if len(names) > 1 and len(got) != len(names):
+        return "count", f"returned a tuple of {len(got)}: {len(names)} outputs are needed, ({', '.join(names)})"
+    faults = [_fault_of_output(e, n, r, g) for n, r, g in zip(names, right, _outputs(got), strict=True)]
+    order = ("type", "shape", "dtype", "nan", "value")
+    return min((f for f in faults if f[0]), key=lambda f: order.index(f[0]), default=("", ""))
+
+
+def _fault_of_output(e: Exercise, name: str, right: Any, got: Any) -> tuple[str, str]:
+    if not isinstance(right, Tensor):
+        return _fault_of_number(e, name, right, got)
+    if isinstance(got, int | float) and right.ndim == 0:
+        got = torch.as_tensor(got, dtype=right.dtype)
+    if not isinstance(got, Tensor):
+        return "type", f"{name} is {_kind_of(got)}: a torch tensor is needed"
+    if got.shape != right.shape:
+        swapped = _swapped(got.shape, right.shape)
+        return "shape", f"{name} has shape {tuple(got.shape)}: {tuple(right.shape)} is needed{swapped}"
+    if _family(got) != _family(right):
+        return "dtype", f"{name} has dtype {_short(got.dtype)}: {_short(right.dtype)} is needed"
+    bad = ~got.isfinite() & ~(got == right)
+    if bad.any():
+        return "nan", f"{name} holds {_not_finite(got[bad])}{_first_at(bad, e.time_axis_of(name))}"
+    off = _off(right, got, e.tolerance)
+    if off.any():
+        return "value", f"{name} differs by {_gap(right, got):.2g} at most, where values reach {_scale(right):.2g}"
+    return "", ""
+
+
+def _fault_of_number(e: Exercise, name: str, right: float, got: Any) -> tuple[str, str]:
+    if isinstance(got, Tensor) and got.numel() == 1 and got.dtype != torch.bool:
+        got = got.item()
+    if isinstance(got, bool) or not isinstance(got, int | float):
+        return "type", f"{name} is {_kind_of(got)}: a number is needed"
+    if isinstance(got, float) and not math.isfinite(got):
+        return "nan", f"{name} is {got}"
+    close = abs(got - right) <= e.tolerance * (abs(right) or 1.0)
+    return ("", "") if close else ("value", f"{name} = {got:.6g} is not right")
+
+
+def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Tried]) -> tuple[str, str]:
+    """(kind, sentence): the first of these that explains the wrong answers."""
+    first = wrong[0]
+    kinds = {t.kind: t for t in reversed(wrong)}
+    if "stub" in kinds:
+        return "not started", f"Not started: {e.name} still raises NotImplementedError."
+    if "missing" in kinds:
+        return "missing", f"{e.name} is not defined: run (or write) the cell that defines it."
+    if sentence := _named_mistake(e, tried):
+        return "mistake", sentence
+    if "slow" in kinds:
+        return "slow", f"{e.name} was still running when its time was up{_in(kinds['slow'])}: does a loop never end?"
+    if "raised" in kinds:
+        return "exception", _exception_sentence(e, kinds["raised"])
+    if name := _handed_back(e, tried):
+        return "handed back", f"{e.name} hands back its input {name} unchanged."
+    for kind in ("none", "count", "type", "shape", "dtype", "nan"):
+        if kind in kinds:
+            return kind, f"{kinds[kind].fault}{_in(kinds[kind])}."
+    if e.numeric:
+        return "value", f"{first.fault}. Write down the units of each factor; hint({e.id!r}) helps."
+    return _constant(e, wrong) or _multiple(e, tried) or ("value", _where_it_parts(e, wrong))
+
+
+def _named_mistake(e: Exercise, tried: list[_Tried]) -> str | None:
+    """The mistake that gives these very answers, wherever it differs from the reference; exact matches first."""
+    partly = None
+    for sentence, function in e.mistakes.items():
+        made = [right_answer(e, function, t.case.inputs) for t in tried]
+        telling = [bool(_fault(e, t.right, m)[0]) for t, m in zip(tried, made, strict=True)]
+        same = [_alike(e, m, t.outcome) for t, m in zip(tried, made, strict=True)]
+        if not any(tells and m.kind == "returned" for tells, m in zip(telling, made, strict=True)):
+            continue  # a mistake that always raises explains nothing: the exception does
+        if all(same):
+            return sentence
+        if all(s for s, tells in zip(same, telling, strict=True) if tells):
+            partly = partly or sentence
+    return partly
+
+
+def _alike(e: Exercise, made: Outcome, got: Outcome) -> bool:
+    """Whether two outcomes are the same: the same values, NaN where NaN, or an exception in both."""
+    if made.kind != "returned" or got.kind != "returned":
+        return made.kind == got.kind and not got.binding
+    pairs = list(zip(_outputs(made.value), _outputs(got.value), strict=False))
+    if (type(made.value) is tuple, len(_outputs(made.value))) != (type(got.value) is tuple, len(_outputs(got.value))):
+        return False
+    return all(_close(a, b, e.tolerance) for a, b in pairs)
+
+
+def _close(a: Any, b: Any, tolerance: float) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and _family(a) == _family(b) and not _off(a, b, tolerance, nan=True).any()
+    if type(a) in (int, float) and type(b) in (int, float):
+        return a == b or abs(a - b) <= tolerance * (abs(a) or 1.0)
+    return type(a) is type(b) and not isinstance(a, Tensor) and a == b
+
+
+def _exception_sentence(e: Exercise, t: _Tried) -> str:
+    o = t.outcome
+    if o.binding and o.type == "TypeError":
+        call_ = f"{e.name}({', '.join(f'{name}=…' for name in t.case.inputs)})"
+        return f"{e.name} is called as {call_}, and that fails: keep the names of its parameters ({o.message})."
+    said = f"{o.type}: {o.message}" if o.message else o.type
+    return f"{e.name} raises {said}" + (f" ({o.line})" if o.line else "") + f"{_in(t)}."
+
+
+def _handed_back(e: Exercise, tried: list[_Tried]) -> str | None:
+    """The name of the input that every call returned as its (first) answer, where that is not right."""
+    got = [_outputs(t.outcome.value)[0] for t in tried if t.outcome.kind == "returned"]
+    if len(got) < len(tried) or any(not isinstance(g, Tensor) for g in got):
+        return None
+    for name in tried[0].case.inputs:
+        inputs = [t.case.inputs.get(name) for t in tried]
+        if all(isinstance(x, Tensor) and _close(x, g, 0.0) for x, g in zip(inputs, got, strict=True)):
+            wrong = (not _close(t.right[0], g, e.tolerance) for t, g in zip(tried, got, strict=True))
+            return name if any(wrong) else None
+    return None
+
+
+def _constant(e: Exercise, wrong: list[_Tried]) -> tuple[str, str] | None:
+    for i, name in enumerate(e.outputs):
+        got = [_outputs(t.outcome.value)[i] for t in wrong]
+        right = [t.right[i] for t in wrong]
+        if not all(isinstance(g, Tensor) and g.numel() > 0 and (g == g.flatten()[0]).all() for g in got):
+            continue
+        if all(isinstance(r, Tensor) and (r == r.flatten()[0]).all() for r in right):
+            continue
+        values = {g.flatten()[0].item() for g in got}
+        return "constant", f"{name} is {values.pop() if len(values) == 1 else 'one number'} everywhere{_in(wrong[0])}."
+    return None
+
+
+def _multiple(e: Exercise, tried: list[_Tried]) -> tuple[str, str] | None:
+    """Every output right up to one and the same factor (-1 too): a scale or a sign."""
+    factors = []
+    for t in tried:
+        for right, got in zip(t.right, _outputs(t.outcome.value), strict=True):
+            if not (isinstance(right, Tensor) and right.is_floating_point() and right.abs().max() > 0):
+                return None
+            r, g = right.double().flatten(), got.double().flatten()
+            if not (r.isfinite().all() and g.isfinite().all()):
+                return None
+            c = (g @ r / (r @ r)).item()
+            if abs(c) < 1e-3 or _off(c * r, g, e.tolerance).any():
+                return None
+            factors.append(c)
+    if max(factors) - min(factors) > 1e-3 * abs(factors[0]):
+        return None
+    factor = "-1" if abs(factors[0] + 1) < 1e-3 else f"{factors[0]:.4g}"
+    return (
+        "factor",
+        f"Everything is {factor} times what it should be: is a {'sign' if factor == '-1' else 'scale'} off?",
+    )
+
+
+def _where_it_parts(e: Exercise, wrong: list[_Tried]) -> str:
+    """The first wrong time step, in the case that stays right longest."""
+    steps = [(t, *_first_wrong_step(e, t)) for t in wrong]
+    timed = [s for s in steps if s[2] is not None]
+    if not timed:
+        return f"{wrong[0].fault}{_in(wrong[0])}."
+    t, name, when = max(timed, key=lambda s: s[2])
+    ask = f": {e.parts_hint(when, t.case.inputs)}" if e.parts_hint else "."
+    if when == 0:
+        return f"{name} is wrong from the first step, t = 0{_in(t)}{ask}"
+    return f"{name} is equal up to t = {when - 1}, wrong from t = {when}{_in(t)}{ask}"
+
+
+def _first_wrong_step(e: Exercise, t: _Tried) -> tuple[str, int | None]:
+    for name, right, got in zip(e.outputs, t.right, _outputs(t.outcome.value), strict=True):
+        axis = e.time_axis_of(name)
+        if isinstance(right, Tensor) and axis is not None and (off := _off(right, got, e.tolerance)).any():
+            return name, _first_along(off, axis)
+    return e.outputs[0], None
+
+
+def _broken_property(e: Exercise, cases: list[Case], outcomes: list[Outcome]) -> tuple[str, str] | None:
+    rest = list(outcomes[len(cases) :])
+    for p in e.properties:
+        for case, own in zip(cases, outcomes, strict=False):
+            n = len(p.variants(clone(case.inputs)))
+            family, rest = [own, *rest[:n]], rest[n:]
+            bad = next((o for o in family if o.kind != "returned"), None)
+            if bad is not None:
+                return "property", f"{p.message} ({bad.type}: {bad.message})" if bad.type else p.message
+            try:
+                holds = p.holds(clone(case.inputs), [clone(o.value) for o in family])
+            except Exception:  # an answer of another shape breaks the property's own code
+                holds = False
+            if not holds:
+                return "property", p.message
+    return None
+
+
+def _rows(e: Exercise, tried: list[_Tried], broken) -> tuple[Row, ...]:
+    rows = [Row(t.case.name, not t.kind, t.fault) for t in tried]
+    if e.properties and all(r.passed for r in rows):
+        rows += [Row(p.name, broken is None or not broken[1].startswith(p.message), "") for p in e.properties]
+    return tuple(rows)
+
+
+def _notes(e: Exercise, outcomes: list[Outcome]) -> tuple[str, ...]:
+    changed = sorted({name for o in outcomes for name in o.changed})
+    if not changed:
+        return ()
+    return (f"{e.name} changes its input {' and '.join(changed)} in place: whoever calls it loses the old value.",)
+
+
+def _parting(e: Exercise, wrong: list[_Tried]) -> Parting | None:
+    """The wrong output to draw, if the answer has the right shape."""
+    for t in reversed(wrong):  # the later cases are the larger ones
+        if t.kind not in ("value", "nan"):
+            continue
+        for name, right, got in zip(e.outputs, t.right, _outputs(t.outcome.value), strict=True):
+            if isinstance(right, Tensor) and right.ndim and (off := _off(right, got, e.tolerance)).any():
+                axis = e.time_axis_of(name)
+                return Parting(name, t.case.name, axis, None if axis is None else _first_along(off, axis), got, right)
+    return None
+
+
+def _off(right: Tensor, got: Tensor, tolerance: float, nan: bool = False) -> Tensor:
+    """Where got is further from right than the tolerance, relative to the largest finite value of right."""
+    right, got = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (right, got))
+    same = (got == right) | ((got - right).abs() <= tolerance * _scale(right))
+    return ~(same | (got.isnan() & right.isnan())) if nan else ~same
+
+
+def _scale(x: Tensor) -> float:
+    finite = x[x.isfinite()].abs()
+    return (finite.max().item() if finite.numel() else 0.0) or 1.0
+
+
+def _gap(right: Tensor, got: Tensor) -> float:
+    gap = (got.double() - right.double()).abs()
+    return gap[gap.isfinite()].max().item() if gap.isfinite().any() else math.inf
+
+
+def _first_along(off: Tensor, axis: int) -> int:
+    return off.movedim(axis, 0).flatten(1).any(1).nonzero()[0].item() if off.ndim > 1 else off.nonzero()[0].item()
+
+
+def _first_at(bad: Tensor, axis: int | None) -> str:
+    return "" if axis is None or bad.ndim <= axis else f", first at t = {_first_along(bad, axis)}"
+
+
+def _not_finite(x: Tensor) -> str:
+    return "NaN" if x.isnan().any() else "inf"
+
+
+def _family(x: Tensor) -> str:
+    if x.is_complex() or x.is_floating_point():
+        return "complex" if x.is_complex() else "float"
+    return "bool" if x.dtype == torch.bool else "int"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _swapped(got: torch.Size, right: torch.Size) -> str:
+    for i in range(len(got)):
+        for j in range(i + 1, len(got)):
+            axes = list(got)
+            axes[i], axes[j] = axes[j], axes[i]
+            if len(got) == len(right) and axes == list(right):
+                last = " (the last two)" if i == len(got) - 2 else ""
+                return f"; axes {i} and {j}{last} are swapped"
+    return ""
+
+
+def _kind_of(x: Any) -> str:
+    if isinstance(x, str):
+        return f"a {x}"
+    return {Tensor: "a tensor", tuple: "a tuple", type(None): "None"}.get(type(x), f"a number ({type(x).__name__})")
+
+
+def _in(t: _Tried) -> str:
+    return f", in the case {t.case.name!r}" if t.case.inputs else ""
