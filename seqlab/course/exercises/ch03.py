@@ -29,7 +29,7 @@ def _positive_tokens(rng, *sizes):
     return x | {name: F.elu(x[name]) + 1 for name in ("q", "k")}
 
 
-def _unmasked_sum(q, k, v, state=None):
+def _pair_by_pair(q, k, v, state=None):
     """y_t = S₀ q_t + Σ_{j≤t} (q_t·k_j) v_j and S_T = S₀ + Σ_j v_j k_jᵀ: every pair by itself."""
     ys = []
     for t in range(q.shape[1]):
@@ -95,7 +95,7 @@ def _second_half(inputs):
     if h == inputs["q"].shape[1]:
         return []
     first, second = ({name: x[:, span] for name, x in _along_time(inputs)} for span in (slice(h), slice(h, None)))
-    return [inputs | second | {"state": _unmasked_sum(**first, state=inputs.get("state"))[1]}]
+    return [inputs | second | {"state": _pair_by_pair(**first, state=inputs.get("state"))[1]}]
 
 
 def _continues(inputs, outputs):
@@ -146,15 +146,19 @@ PHI = Exercise(
     reference=_phi,
     cases=_phi_cases,
     mistakes={
-        "The + 1 is missing: elu(x) alone falls to -1, so scores can be negative. Print phi of a negative number.": F.elu,
+        "The + 1 is missing: elu(x) alone falls to -1, so scores can be negative. Print phi of -2.": lambda x: F.elu(x),
         "This is relu(x) + 1: all negative inputs give the same 1. Use elu, which is exp(x) - 1 there.": (
             lambda x: F.relu(x) + 1
         ),
-        "This is relu(x): it is 0 for all negative inputs, and their gradient is 0 too. Use elu(x) + 1.": F.relu,
+        "This is relu(x): it is 0 for all negative inputs, and their gradient is 0 too. Use elu(x) + 1.": lambda x: (
+            F.relu(x)
+        ),
         "The 1 is added before elu, not after: elu(x + 1) still falls to -1. Add it to the result.": (
             lambda x: F.elu(x + 1)
         ),
-        "This is exp(x) everywhere. φ is exp(x) only for x ≤ 0; for x > 0 it is x + 1. F.elu makes the choice.": torch.exp,
+        "This is exp(x) everywhere. φ is exp(x) for x ≤ 0 only; for x > 0 it is x + 1. F.elu chooses.": lambda x: (
+            x.exp()
+        ),
         "The map is applied twice: elu(elu(x) + 1) + 1. Its smallest value is 1, not 0. Apply it once.": (
             lambda x: F.elu(F.elu(x) + 1) + 1
         ),
@@ -165,7 +169,7 @@ PHI = Exercise(
             lambda x: x.softmax(-1)
         ),
         "This is softplus(x) = log(1 + exp(x)): also positive, but another map. At 0 it gives 0.69; elu(0) + 1 is 1.": (
-            F.softplus
+            lambda x: F.softplus(x)
         ),
     },
     alternatives=(lambda x: F.elu(x) + 1, lambda x: x.clamp(max=0).exp() + x.clamp(min=0)),
@@ -219,7 +223,7 @@ WRITE = Exercise(
     hints=(
         "The write adds a table of the shape of S: every entry of v times every entry of k.",
         "S has rows for the entries of v and columns for the entries of k: (v kᵀ)[i, j] = v[i] k[j].",
-        "Give v a last axis of size 1 and k a last-but-one axis of size 1; the product broadcasts to (B, H, V, K). Add S.",
+        "Give v a last axis of size 1 and k a last-but-one axis of size 1; their product is (B, H, V, K). Add S.",
     ),
     reference=_write,
     cases=_write_cases,
@@ -301,7 +305,7 @@ READ = Exercise(
         "The columns are averaged instead of summed: the result is K times too small. Use sum, not mean.": (
             lambda S, q: _apply(S, q) / q.shape[-1]
         ),
-        "Only the column under the largest entry of q is returned. A read takes all columns, each times its entry of q.": (
+        "Only the column under the largest entry of q is read. Sum all columns, each times its entry of q.": (
             lambda S, q: _apply(S, F.one_hot(q.argmax(-1), q.shape[-1]).to(S))
         ),
         "The reads of all heads are summed. Each head reads its own table: keep the axis h in the result.": (
@@ -334,22 +338,19 @@ SMEAR = Exercise(
     ),
     reference=10 + 0.6 * 5 + 4,
     mistakes={
-        "This is the read if k₁ and k₂ were orthogonal. Their overlap is 0.6: what does (k₂, 5) add to a read at k₁?": 14.0,
+        "This would be the read of orthogonal keys. The overlap is 0.6: what does (k₂, 5) add to a read at k₁?": 14.0,
         "This is the read if the third write had overwritten the first. A memory that only adds keeps both 10 and 4.": (
             0.6 * 5 + 4
         ),
-        "This is the last value written under k₁, as in a dictionary. Here the first write is still there, and k₂ leaks in.": 4.0,
-        "This is the plain sum of the three values. Each is weighted by the overlap of its key with k₁, and one overlap "
-        "is only 0.6.": 19.0,
+        "This is the last value written under k₁, as in a dictionary. The first write is still there, and k₂ leaks.": 4.0,
+        "This is the plain sum of the three values. Each is weighted by the overlap of its key with k₁: "
+        "one overlap is only 0.6.": 19.0,
         "This is the read at k₂, not at k₁. At k₁ the values 10 and 4 count whole and 5 counts 0.6.": 0.6 * 14 + 5,
         "This is divided by the sum of the overlaps. No normaliser is used here: y = S k₁.": 17 / 2.6,
         "This is divided by the number of writes. A read is a sum, not a mean.": 17 / 3,
         "The overlap is subtracted. A positive k₂·k₁ adds to the read; only a negative one would take away.": 11.0,
         "The overlap is squared. The key meets the query once, in k₂·k₁ = 0.6.": 10 + 0.36 * 5 + 4,
         "The third write is missing: 10 + 0.6 · 5 are the first two. What does (k₁, 4) add?": 13.0,
-        "The first write came with the overlap 0.6 too. k₁ overlaps with itself wholly: k₁·k₁ = 1.": 0.6 * 10
-        + 0.6 * 5
-        + 4,
     },
     alternatives=(17, torch.tensor(17.0).item()),
 )
@@ -357,8 +358,16 @@ SMEAR = Exercise(
 
 # 03.5 State against cache ---------------------------------------------------------------------------------------------
 
-_CACHE = 28 * 2 * 32_768 * 8 * 128 * 2
-_STATE = 28 * 24 * 129 * 128 * 4
+
+def _cache_over_state(
+    *, k_and_v=2, tokens=32_768, cached_heads=8, layers=28, heads=12, rows=257, columns=128, width=2, state_width=4
+):
+    """Bytes of the KV cache over bytes of the state. `layers` counts in both, so it cancels."""
+    cache = layers * k_and_v * tokens * cached_heads * 128 * width
+    return cache / (layers * heads * rows * columns * state_width)
+
+
+_RATIO = _cache_over_state()
 
 RATIO = Exercise(
     id="03.5",
@@ -369,31 +378,608 @@ RATIO = Exercise(
     minutes=8,
     difficulty=2,
     hints=(
-        "Count numbers first, then multiply by the bytes of each number: 2 for bfloat16, 4 for float32.",
-        "Cache: layers × 2 (k and v) × tokens × key-value heads × 128. State: layers × heads × (V + 1) × K.",
-        "(28 * 2 * 32_768 * 8 * 128 * 2) / (28 * 24 * (128 + 1) * 128 * ...)",
+        "Count the numbers first, then multiply by the bytes of each number: 2 for bfloat16, 4 for float32.",
+        "Cache: layers × 2 (a key and a value) × tokens × key-value heads × 128. State: layers × heads × (V + 1) × K.",
+        "cache = 28 * 2 * 32_768 * 8 * 128 * 2; state = 28 * 12 * (256 + 1) * ... * ...; cache / state",
     ),
-    reference=_CACHE / _STATE,
+    reference=_RATIO,
     mistakes={
         "The cache is half of what it should be: it keeps a key and a value for each token. Is the factor 2 there?": (
-            _CACHE / 2 / _STATE
+            _cache_over_state(k_and_v=1)
         ),
         "The cache is counted with the 24 query heads. Grouped queries share keys and values: 8 heads are cached.": (
-            3 * _CACHE / _STATE
+            _cache_over_state(cached_heads=24)
         ),
-        "The layers are counted in the cache but not in the state. Every layer has a state of its own.": (
-            28 * _CACHE / _STATE
+        "The layers are counted in the cache but not in the state. Every layer has a state of its own.": 28 * _RATIO,
+        "The layers are counted in the state but not in the cache. Every layer has a cache of its own.": _RATIO / 28,
+        "One table is counted for all heads. Each of the 12 heads of a layer has its own state, 257 × 128.": (
+            _cache_over_state(heads=1)
         ),
-        "The layers are counted in the state but not in the cache. Every layer has a cache of its own.": (
-            _CACHE / 28 / _STATE
+        "The state is counted with the 8 heads of the cache. The linear model has 12 heads of its own.": (
+            _cache_over_state(heads=8)
         ),
-        "One table is counted for all heads. Each of the 24 heads has its own state, 129 × 128.": 24 * _CACHE / _STATE,
-        "The state is counted with the 8 key-value heads. The linear model has 24 heads, each with its own state.": (
-            3 * _CACHE / _STATE + 0.0 if False else _CACHE / (_STATE / 3) * 1.0
+        "The normaliser's row is missing: a 1 is appended to v, so the state of a head is (V + 1) × K.": (
+            _cache_over_state(rows=256)
         ),
-        "The normaliser's row is missing: the state of a head is (V + 1) × K, because a 1 is appended to v.": (
-            _CACHE / _STATE * 129 / 128
+        "The state of a head is counted as K × K. Its rows belong to v with its 1, its columns to k: (V + 1) × K.": (
+            _cache_over_state(rows=128)
+        ),
+        "Both are counted with the same bytes a number. The cache is bfloat16 (2 bytes), the state float32 (4).": (
+            _cache_over_state(state_width=2)
+        ),
+        "The cache is counted in bits, the state in bytes. bfloat16 has 16 bits, which are 2 bytes.": 8 * _RATIO,
+        "The state is counted in bits, the cache in bytes. float32 has 32 bits, which are 4 bytes.": _RATIO / 8,
+        "The tokens are counted at the wrong place. The cache keeps a key and a value for each of the 32,768 tokens; "
+        "the state is one table, the same size after any number of them.": _RATIO / 32_768,
+        "The fraction is upside down: this is state over cache. The question asks cache / state.": 1 / _RATIO,
+    },
+    alternatives=(32_768 * 2 * 8 * 128 * 2 / (12 * 257 * 128 * 4), 85.0013),
+)
+
+
+# 03.6 The recurrent form ----------------------------------------------------------------------------------------------
+
+SIZES = [
+    ("T = 1", 1, 1, 1, 2, 3),
+    ("one head, K = V", 1, 5, 1, 3, 3),
+    ("odd T, K ≠ V", 2, 7, 2, 5, 3),
+    ("three heads, K = V", 2, 13, 3, 4, 4),
+]  # name, B, T, H, K, V
+
+
+def _sequence_cases(rng):
+    """Without and with a given state, K = V and K ≠ V in both."""
+    cases = [Case(name, _tokens(rng, *sizes)) for name, *sizes in SIZES]
+    return cases + [_with_state(rng, name, *sizes) for name, *sizes in SIZES[::-1]]
+
+
+def _with_state(rng, name, B, T, H, K, V):
+    return Case(f"{name}, a state is given", _tokens(rng, B, T, H, K, V) | {"state": _numbers(rng, B, H, V, K)})
+
+
+def _fold(start=_start, write=lambda S, k, v: S + _outer(v, k), read=_apply, read_first=False):
+    """Linear attention token by token, with one part exchanged: how the wrong answers are made."""
+
+    def fold(q, k, v, state=None):
+        S, ys = start(q, k, v, state), []
+        for q_t, k_t, v_t in zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True):
+            before, S = S, write(S, k_t, v_t)
+            ys.append(read(before if read_first else S, q_t))
+        return torch.stack(ys, 1), S
+
+    return fold
+
+
+def _then(function, change):
+    """`function` with its outputs changed: change(*outputs, inputs)."""
+    return lambda **inputs: change(*function(**inputs), inputs)
+
+
+FOLD = Exercise(
+    id="03.6",
+    title="The recurrent form",
+    objective="Walk over time with one carried state: write, then read, at each token.",
+    name="fold",
+    points=2,
+    minutes=12,
+    difficulty=2,
+    hints=(
+        "Start from the given state, or from zeros. At each token you need your 03.2 and 03.3: in which order?",
+        "S_t = S_{t-1} + v_t k_tᵀ comes first, then y_t = S_t q_t: a token can read what it has just written.",
+        "S = zeros (B, H, V, K) or state; for t in range(T): S = write(S, k[:, t], v[:, t]); "
+        "ys.append(read(S, q[:, t])). At the end torch.stack(ys, dim=1).",
+    ),
+    reference=_pair_by_pair,
+    cases=_sequence_cases,
+    mistakes={
+        "Each token is read before it is written: y_t uses S_{t-1}. Write first, so that y_t = S_t q_t.": (
+            _fold(read_first=True)
+        ),
+        "Each token replaces the state: S holds only v_t k_tᵀ of the last token. Add the write to the S before it.": (
+            _fold(write=lambda S, k, v: _outer(v, k))
+        ),
+        "The given state is ignored: the fold always starts from zeros. Start from `state` when it is not None.": (
+            _fold(start=lambda q, k, v, state: _start(q, k, v, None))
+        ),
+        "The state is added to the result at the end, but the reads never see it. Put it into S before the loop.": (
+            _then(
+                _fold(start=lambda q, k, v, state: _start(q, k, v, None)),
+                lambda y, S, inputs: (y, S + inputs.get("state", 0)),
+            )
+        ),
+        "The given state is returned unchanged, although y is right. Return the S that the loop ends with.": (
+            _then(_fold(), lambda y, S, inputs: (y, inputs.get("state", torch.zeros_like(S))))
+        ),
+        "The last token is missing from the returned state: S_{T-1} comes back instead of S_T. "
+        "Return S after the last write.": _then(
+            _fold(), lambda y, S, inputs: (y, S - _outer(inputs["v"][:, -1], inputs["k"][:, -1]))
+        ),
+        "The state is transposed: k vᵀ is written and Sᵀ q is read. y is right where no state is given, but S must be "
+        "(B, H, V, K), a row for each entry of v.": _fold(
+            start=lambda q, k, v, state: _start(q, k, v, None).mT if state is None else state,
+            write=lambda S, k, v: S + einsum("bhk,bhv->bhkv", k, v),
+            read=lambda S, q: einsum("bhkv,bhk->bhv", S, q),
+        ),
+        "k vᵀ is written where v kᵀ belongs, and S q is read: writing and reading disagree about which axis is k's.": (
+            _fold(write=lambda S, k, v: S + einsum("bhk,bhv->bhkv", k, v))
+        ),
+        "The scores are scaled by K^-1/2. Linear attention here uses q·k as it is: remove the factor.": (
+            _fold(read=lambda S, q: _apply(S, q) / q.shape[-1] ** 0.5)
+        ),
+        "Every y is read from the last state: token t sees the tokens after it. Read inside the loop, "
+        "right after the write.": lambda q, k, v, state=None: (
+            einsum("bhvk,bthk->bthv", _pair_by_pair(q, k, v, state)[1], q),
+            _pair_by_pair(q, k, v, state)[1],
+        ),
+        "The feature map is applied here, although q and k come with it already. Use q and k as they are.": (
+            lambda q, k, v, state=None: _fold()(_phi(q), _phi(k), v, state)
+        ),
+        "The reads are summed over time: y_t is a running sum. The past is already in S_t; read it once.": (
+            _then(_fold(), lambda y, S, inputs: (y.cumsum(1), S))
         ),
     },
-    alternatives=(),
+    alternatives=(
+        _fold(),
+        core.recurrent,
+        lambda q, k, v, state=None: core.parallel(q, k, v, state=state),
+    ),
+    properties=(CAUSAL, HALVES),
+    outputs=("y", "S"),
+    time_axis={"y": 1, "S": None},
+    parts_hint=lambda t, inputs: (
+        "does the first read see the given state, and the token itself?"
+        if t == 0
+        else "the first token is right: is S carried from one token to the next?"
+    ),
 )
+
+
+# 03.7 The parallel form -----------------------------------------------------------------------------------------------
+
+
+def _pairs_cases(rng):
+    return [Case(name, _tokens(rng, *sizes)) for name, *sizes in SIZES]
+
+
+def _pairs(weights):
+    """All pairs at once, with `weights` (scores (B, H, T, T), K) in place of the causal mask."""
+
+    def all_pairs(q, k, v):
+        scores = einsum("bihk,bjhk->bhij", q, k)
+        return einsum("bhij,bjhv->bihv", weights(scores, q.shape[-1]), v)
+
+    return all_pairs
+
+
+def _causal_softmax(scores):
+    future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+    return scores.masked_fill(future, -torch.inf).softmax(-1)
+
+
+PAIRS = Exercise(
+    id="03.7",
+    title="The parallel form",
+    objective="Compute all reads at once from the T × T scores and a causal mask, without a state.",
+    name="all_pairs",
+    points=2,
+    minutes=12,
+    difficulty=2,
+    hints=(
+        "This is causal attention without the softmax. What must the score of a later token be, to add nothing?",
+        "y_t = Σ_{j ≤ t} (q_t·k_j) v_j: scores q kᵀ in each head, 0 where j > t, times v. The diagonal stays.",
+        'scores = einsum("bihk,bjhk->bhij", q, k).tril(), then another einsum of scores with v, which gives "bihv".',
+    ),
+    reference=lambda q, k, v: _pair_by_pair(q, k, v)[0],
+    cases=_pairs_cases,
+    mistakes={
+        "There is no causal mask: token t reads the tokens after it. Set the scores with j > t to 0.": (
+            _pairs(lambda s, K: s)
+        ),
+        "The mask hides the diagonal: token t cannot read itself. Keep j = t: tril(), not tril(-1).": (
+            _pairs(lambda s, K: s.tril(-1))
+        ),
+        "The mask is the wrong way round: token t reads only itself and the later ones. Rows are queries, columns are "
+        "keys: keep the lower triangle.": _pairs(lambda s, K: s.triu()),
+        "A softmax is left in. Linear attention weighs v_j with the score itself: q_t·k_j, and 0 in the future.": (
+            _pairs(lambda s, K: _causal_softmax(s))
+        ),
+        "A softmax with 1/√K is left in: this is the usual attention. Use the score itself, and 0 in the future.": (
+            _pairs(lambda s, K: _causal_softmax(s / K**0.5))
+        ),
+        "The future is masked after a softmax, so it still takes part in the sum below the fraction. Here no softmax "
+        "is wanted at all.": _pairs(lambda s, K: s.softmax(-1).tril()),
+        "The scores are scaled by K^-1/2. Linear attention here uses q·k as it is: remove the factor.": (
+            _pairs(lambda s, K: s.tril() / K**0.5)
+        ),
+        "The scores are transposed: row t holds k_t·q_j. Queries are the rows and keys the columns: q kᵀ, then mask.": (
+            _pairs(lambda s, K: s.mT.tril())
+        ),
+        "The future is masked with -inf. That is for scores which go through exp; here a masked score must be 0.": (
+            _pairs(lambda s, K: s.masked_fill(torch.ones_like(s, dtype=torch.bool).triu(1), -torch.inf))
+        ),
+        "Each row is divided by its sum. The normaliser is the next exercise; here y_t is the plain sum.": (
+            _pairs(lambda s, K: s.tril() / s.tril().sum(-1, keepdim=True))
+        ),
+        "The heads attend to each other, not the tokens: `@` multiplies the last two axes, which are H and K. "
+        "Move time next to K first, to (B, H, T, K), and back at the end.": lambda q, k, v: (q @ k.mT).tril() @ v,
+        "The heads attend to each other, and without a mask: `@` multiplies the last two axes, which are H and K. "
+        "Move time next to K first, to (B, H, T, K), and back at the end.": lambda q, k, v: (q @ k.mT) @ v,
+        "The scores of all heads are summed: every head uses the same weights. Keep the axis h in the scores.": (
+            _pairs(lambda s, K: s.tril().sum(1, keepdim=True).expand_as(s))
+        ),
+    },
+    alternatives=(
+        _pairs(lambda s, K: s.tril()),
+        lambda q, k, v: ((q.transpose(1, 2) @ k.transpose(1, 2).mT).tril() @ v.transpose(1, 2)).transpose(1, 2),
+        lambda q, k, v: core.recurrent(q, k, v)[0],
+    ),
+    properties=(CAUSAL,),
+    parts_hint=lambda t, inputs: (
+        "may token 0 read itself, and only itself?" if t == 0 else "which tokens does the mask let this one read?"
+    ),
+)
+
+
+# 03.8 The normaliser --------------------------------------------------------------------------------------------------
+
+
+def _with_ones(v):
+    return torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)
+
+
+def _normalised(q, k, v, state=None):
+    y, S = _pair_by_pair(q, k, _with_ones(v), state)
+    return y[..., :-1] / y[..., -1:], S
+
+
+def _normaliser_cases(rng):
+    def case(name, B, T, H, K, V, given):
+        inputs = _positive_tokens(rng, B, T, H, K, V)
+        state = {"state": F.pad(_numbers(rng, B, H, V, K), (0, 0, 0, 1), value=2.0)} if given else {}
+        return Case(name + ", a state is given" * given, inputs | state)
+
+    return [case(name, *sizes, False) for name, *sizes in SIZES] + [case(n, *sizes, True) for n, *sizes in SIZES[::-1]]
+
+
+def _divide(by):
+    """Read with the column of ones, then divide by `by(y, S, q, k)` (B, T, H, 1)."""
+
+    def normalised(q, k, v, state=None):
+        y, S = core.parallel(q, k, _with_ones(v), state=state)
+        return y[..., :-1] / by(y, S, q, k), S
+
+    return normalised
+
+
+def _ones_kept(q, k, v, state=None):
+    y, S = core.parallel(q, k, _with_ones(v), state=state)
+    return y / y[..., -1:], S
+
+
+def _ones_first(q, k, v, state=None):
+    y, S = core.parallel(q, k, F.pad(v, (1, 0), value=1.0), state=state)
+    return y[..., 1:] / y[..., :1], S
+
+
+NORMALISER = Exercise(
+    id="03.8",
+    title="The normaliser is one more row of the state",
+    objective="Append a 1 to every v, run the unchanged recurrence, and divide by what the 1 became.",
+    name="normalised",
+    points=1,
+    minutes=8,
+    difficulty=2,
+    hints=(
+        "The recurrence sums weight times value. Which value must be stored for it to sum the weights alone?",
+        "With v' = [v, 1] the last entry of S_t q_t is Σ_{j≤t} q_t·k_j, the normaliser of token t.",
+        "y, S = core.recurrent(q, k, torch.cat([v, torch.ones_like(v[..., :1])], dim=-1), state=state); "
+        "divide y[..., :-1] by y[..., -1:].",
+    ),
+    reference=_normalised,
+    cases=_normaliser_cases,
+    mistakes={
+        "y is not divided: the last column of the read is dropped. Divide the other columns by it.": (
+            _divide(lambda y, S, q, k: 1)
+        ),
+        "The normaliser of the last token divides every y: token t knows the keys that come after it. "
+        "Divide each y_t by its own last entry.": _divide(
+            lambda y, S, q, k: einsum("bhk,bthk->bth", S[:, :, -1], q)[..., None]
+        ),
+        "All y are divided by one number, the normaliser of the last token. Divide each y_t by its own last entry.": (
+            _divide(lambda y, S, q, k: y[:, -1:, :, -1:])
+        ),
+        "y is divided by the number of tokens so far: that is a mean. Divide by the sum of the weights q_t·k_j.": (
+            _divide(lambda y, S, q, k: torch.arange(1.0, 1 + q.shape[1])[:, None, None])
+        ),
+        "y is divided by the sum of the keys, without the query. The sum of the weights is q_t·(k_1 + … + k_t).": (
+            _divide(lambda y, S, q, k: k.cumsum(1).sum(-1, keepdim=True))
+        ),
+        "y is divided by the sum of all its columns. Only the last column, which the ones became, is the normaliser.": (
+            _divide(lambda y, S, q, k: y.sum(-1, keepdim=True))
+        ),
+        "y is divided by this token's own weight q_t·k_t. The normaliser sums the weights of all tokens up to t.": (
+            _divide(lambda y, S, q, k: (q * k).sum(-1, keepdim=True))
+        ),
+        "The given state is ignored: pass it on to the recurrence, it has the row of the normaliser already.": (
+            lambda q, k, v, state=None: _normalised(q, k, v)
+        ),
+        "The 1 stands before v, not after it: y is right without a given state, but the normaliser is the first row "
+        "of S where the last is asked for.": _ones_first,
+        "The column of ones is still in y: it has V + 1 columns. Return y[..., :-1] divided by y[..., -1:].": (
+            lambda q, k, v, state=None: core.parallel(q, k, _with_ones(v), state=state)
+        ),
+        "The last column of y is always 1: y was divided by it but it was not taken away. Return y[..., :-1] of it.": (
+            _ones_kept
+        ),
+        "The row of the normaliser is cut off the returned state. Without it the next call cannot go on: "
+        "return S as (B, H, V + 1, K).": _then(_normalised, lambda y, S, inputs: (y, S[:, :, :-1])),
+    },
+    alternatives=(
+        _divide(lambda y, S, q, k: y[..., -1:]),
+        _divide(lambda y, S, q, k: y[..., -1:] + 1e-6),
+    ),
+    properties=(CAUSAL,),
+    outputs=("y", "S"),
+    time_axis={"y": 1, "S": None},
+    parts_hint=lambda t, inputs: "is y_t divided by the sum of the weights up to t, and no further?",
+)
+
+
+# 03.9 The bug hunt ----------------------------------------------------------------------------------------------------
+
+
+def _stream_reference(q, k, v, S, z):
+    y, SZ = _normalised(q, k, v, torch.cat([S, z[:, :, None]], dim=2))
+    return y, SZ[:, :, :-1], SZ[:, :, -1]
+
+
+def _stream_cases(rng):
+    cases = []
+    for name, B, T, H, K, V in SIZES:
+        memory = {"S": torch.zeros(B, H, V, K), "z": torch.zeros(B, H, K)}
+        cases.append(Case(f"{name}, an empty memory", _positive_tokens(rng, B, T, H, K, V) | memory))
+    for name, B, T, H, K, V in SIZES[::-1]:
+        memory = {"S": _numbers(rng, B, H, V, K), "z": 1 + _numbers(rng, B, H, K).abs()}
+        cases.append(Case(f"{name}, S and z are given", _positive_tokens(rng, B, T, H, K, V) | memory))
+    return cases
+
+
+def _stream(before=lambda z, k: z, add=lambda z, k: z + k, read_S="new", read_z="new", divide=True):
+    """The code to mend, with its parts open: z before the loop, z at a token, and which S and z a read uses."""
+
+    def stream(q, k, v, S, z):
+        ys, z = [], before(z, k)
+        for q_t, k_t, v_t in zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True):
+            Ss, zs = {"old": S, "new": S + _outer(v_t, k_t)}, {"old": z, "new": add(z, k_t)}
+            S, z = Ss["new"], zs["new"]
+            total = (zs[read_z] * q_t).sum(-1, keepdim=True) if divide else 1
+            ys.append(_apply(Ss[read_S], q_t) / total)
+        return torch.stack(ys, 1), S, z
+
+    return stream
+
+
+_ALL_KEYS = {"before": lambda z, k: z + k.sum(1), "add": lambda z, k: z}
+
+
+def _all_at_once(q, k, v, S, z):
+    Ss = S[:, None] + (v[..., :, None] * k[..., None, :]).cumsum(1)  # (B, T, H, V, K)
+    zs = z[:, None] + k.cumsum(1)
+    return (Ss @ q[..., None])[..., 0] / (zs * q).sum(-1, keepdim=True), Ss[:, -1], zs[:, -1]
+
+
+HUNT = Exercise(
+    id="03.9",
+    title="Bug hunt: the model that knew the future",
+    objective="Find and mend two faults in a normalised linear attention that leaves a perfect state behind.",
+    name="stream",
+    points=2,
+    minutes=12,
+    difficulty=2,
+    hints=(
+        "Change only the last token and look at which y move. Then ask what the first y may depend on.",
+        "z_t = z_{t-1} + k_t grows token by token, as S does; and y_t = S_t q_t / z_t·q_t uses both after the write.",
+        "In the loop, in this order: S = S + v_t k_tᵀ, z = z + k_t, then the read. No sum over time before the loop.",
+    ),
+    reference=_stream_reference,
+    cases=_stream_cases,
+    mistakes={
+        "Both faults are still there. Which keys are in z at the first token? Does a token read its own write?": (
+            _stream(**_ALL_KEYS, read_S="old")
+        ),
+        "One fault is mended. The other: z sums the keys of the whole sequence before the loop, so every y knows the "
+        "keys to come.": _stream(**_ALL_KEYS),
+        "One fault is mended, z grows token by token. The other: S is read before the token is written.": (
+            _stream(read_S="old")
+        ),
+        "S and z are both read before the token is written. y_t uses S_t and z_t: update both, then read.": (
+            _stream(read_S="old", read_z="old")
+        ),
+        "z lags one token behind S: it is read before k_t is added. Update both, then read.": _stream(read_z="old"),
+        "Every key enters z twice: once in the sum before the loop, once inside it. Keep only the one inside.": (
+            _stream(before=lambda z, k: z + k.sum(1))
+        ),
+        "z restarts from zeros: the given z, the keys of earlier calls, is lost. Start from z as it comes in.": (
+            _stream(before=lambda z, k: torch.zeros_like(z))
+        ),
+        "z is replaced by the newest key. It is a sum over all keys so far: z = z + k_t.": _stream(add=lambda z, k: k),
+        "z never changes: the new keys are not added to it. Add k_t inside the loop.": _stream(add=lambda z, k: z),
+        "The division is gone: y is S q, without the normaliser. Divide by z·q.": _stream(divide=False),
+        "y is right, but the z that came in is returned. Return the z the loop ends with, for the next call.": (
+            _then(_stream(), lambda y, S, z, inputs: (y, S, inputs["z"]))
+        ),
+        "The returned z averages the keys. It is their plain sum, like the z inside the loop.": (
+            _then(_stream(), lambda y, S, z, inputs: (y, S, inputs["z"] + inputs["k"].mean(1)))
+        ),
+    },
+    alternatives=(_stream(), _all_at_once),
+    properties=(CAUSAL,),
+    outputs=("y", "S", "z"),
+    time_axis={"y": 1, "S": None, "z": None},
+    parts_hint=lambda t, inputs: "which keys are in z, and which writes are in S, at the moment y_t is read?",
+)
+
+
+# 03.10 The chunkwise form ---------------------------------------------------------------------------------------------
+
+
+def _chunk_cases(rng):
+    sizes = [
+        ("T = 1", 1, 1, 1, 2, 3, 4),
+        ("two chunks, one head, K = V", 1, 6, 1, 3, 3, 3),
+        ("chunks of one token", 1, 5, 2, 3, 2, 1),
+        ("one chunk longer than T", 2, 5, 1, 2, 3, 8),
+        ("a last chunk that is not full, K ≠ V", 2, 7, 2, 5, 3, 3),
+        ("T = 33, chunks of 8, three heads, K = V", 2, 33, 3, 4, 4, 8),
+    ]
+    plain = [Case(name, _tokens(rng, *s) | {"chunk_size": C}) for name, *s, C in sizes]
+    given = [_with_state(rng, name, *s) for name, *s, _ in sizes]
+    return plain + [Case(c.name, c.inputs | {"chunk_size": C}) for c, (*_, C) in zip(given, sizes, strict=True)]
+
+
+def _chunked(
+    start=_start,
+    inside=lambda s: s.tril(),
+    reads=lambda S, S_next, first: S,
+    write=lambda S, k, v: S + einsum("bjhv,bjhk->bhvk", v, k),
+    scale=lambda K: 1,
+):
+    """The chunkwise form with one part exchanged: the scores inside a chunk, the state that is read, the write."""
+
+    def chunked(q, k, v, state=None, chunk_size=4):
+        q = q * scale(q.shape[-1])
+        first = S = start(q, k, v, state)
+        ys = []
+        for q_c, k_c, v_c in zip(*(x.split(chunk_size, dim=1) for x in (q, k, v)), strict=True):
+            S_next = write(S, k_c, v_c)
+            scores = einsum("bihk,bjhk->bhij", q_c, k_c)
+            y_before = einsum("bhvk,bihk->bihv", reads(S, S_next, first), q_c)
+            ys.append(y_before + einsum("bhij,bjhv->bihv", inside(scores), v_c))
+            S = S_next
+        return torch.cat(ys, 1), S
+
+    return chunked
+
+
+def _whole_chunks_only(q, k, v, state=None, chunk_size=4):
+    T = q.shape[1] // chunk_size * chunk_size
+    return _chunked()(q[:, :T], k[:, :T], v[:, :T], state, chunk_size)
+
+
+def _zeros_in_the_rest(q, k, v, state=None, chunk_size=4):
+    y, S = _whole_chunks_only(q, k, v, state, chunk_size)
+    return F.pad(y, (0, 0, 0, 0, 0, q.shape[1] - y.shape[1])), S
+
+
+def _before_the_last_chunk(q, k, v, state=None, chunk_size=4):
+    y, S = _pair_by_pair(q, k, v, state)
+    start = (q.shape[1] - 1) // chunk_size * chunk_size
+    return y, S - einsum("bjhv,bjhk->bhvk", v[:, start:], k[:, start:])
+
+
+def _from_the_first_state(q, k, v, state=None, chunk_size=4):
+    first = _start(q, k, v, state)
+    chunks = zip(*(x.split(chunk_size, dim=1) for x in (q, k, v)), strict=True)
+    ys, Ss = zip(*(_pair_by_pair(*chunk, first) for chunk in chunks), strict=True)
+    return torch.cat(ys, 1), Ss[-1]
+
+
+def _where_chunks_part(t, inputs):
+    C = inputs["chunk_size"]
+    if t == 0:
+        return "does the first token see the given state, and itself?"
+    if t % C == 0:
+        return f"t = {t} is where a new chunk begins: is the state carried across chunks?"
+    return f"t = {t} is inside a chunk of {C}: does it read the carried state, and the tokens of its own chunk up to t?"
+
+
+def _other_chunk_sizes(inputs):
+    return [inputs | {"chunk_size": C} for C in (1, 2, inputs["q"].shape[1])]
+
+
+ANY_CHUNK_SIZE = Property(
+    "the chunk size does not matter",
+    _other_chunk_sizes,
+    lambda inputs, outputs: all(_equal(a, b) for out in outputs[1:] for a, b in zip(outputs[0], out, strict=True)),
+    "Another chunk_size gives another answer. The size only groups the work: look at what one chunk hands to the next.",
+)
+
+CHUNKED = Exercise(
+    id="03.10",
+    title="The chunkwise form",
+    objective="Join the two forms: pairs inside a chunk, the carried state for everything before it.",
+    name="chunked",
+    points=3,
+    minutes=25,
+    difficulty=3,
+    hints=(
+        "Split time into chunks. A read has two parts: the tokens of the own chunk, and all before the chunk.",
+        "Inside: the parallel form on the chunk. Before: S q with the S from before the chunk. "
+        "After both: S + Σ_j v_j k_jᵀ over the chunk.",
+        "for t in range(0, T, chunk_size): slice q, k, v with t : t + chunk_size; y = (S read by q) + "
+        'all_pairs(q, k, v); then S = S + einsum("bjhv,bjhk->bhvk", v, k).',
+    ),
+    reference=lambda q, k, v, state=None, chunk_size=4: _pair_by_pair(q, k, v, state),
+    cases=_chunk_cases,
+    mistakes={
+        "The state is not carried across chunks: every chunk starts from the same first state. Keep the S that "
+        "one chunk leaves for the next.": _from_the_first_state,
+        "The S of a chunk replaces the one before: a chunk sees only the chunk just before it. Add to S: "
+        "S = S + Σ_j v_j k_jᵀ.": _chunked(write=lambda S, k, v: einsum("bjhv,bjhk->bhvk", v, k)),
+        "S is carried and returned rightly, but no y reads it: the tokens before the chunk are forgotten. Add S q.": (
+            _chunked(reads=lambda S, S_next, first: 0 * S)
+        ),
+        "Every chunk reads the first state, not the carried one, although S is summed rightly. Read the S from just "
+        "before the chunk.": _chunked(reads=lambda S, S_next, first: first),
+        "The tokens of the own chunk are forgotten: y reads the S from before the chunk and nothing else. "
+        "Add the parallel form of the chunk.": _chunked(inside=lambda s: 0 * s),
+        "A token reads later tokens of its own chunk: there is no causal mask inside it, or S is read after the "
+        "chunk was written.": (_chunked(inside=lambda s: s)),
+        "The mask inside the chunk hides the diagonal: a token cannot read itself. Use tril(), not tril(-1).": (
+            _chunked(inside=lambda s: s.tril(-1))
+        ),
+        "The mask inside the chunk is the wrong way round: keep the lower triangle, rows are queries.": (
+            _chunked(inside=lambda s: s.triu())
+        ),
+        "S is updated before the chunk reads it: the tokens of the chunk count twice, later ones too. Read first, "
+        "then write the chunk.": _chunked(reads=lambda S, S_next, first: S_next),
+        "Only the last token of each chunk is written to S. Sum v_j k_jᵀ over all tokens j of the chunk.": (
+            _chunked(write=lambda S, k, v: S + _outer(v[:, -1], k[:, -1]))
+        ),
+        "The write into S is transposed: k vᵀ instead of v kᵀ. S is (B, H, V, K).": (
+            _chunked(write=lambda S, k, v: S + einsum("bjhk,bjhv->bhkv", k, v))
+        ),
+        "The given state is ignored: the first chunk starts from zeros. Start from `state` when it is not None.": (
+            _chunked(start=lambda q, k, v, state: _start(q, k, v, None))
+        ),
+        "The returned S lacks the last chunk: it is the one the last chunk started from. Update S after the last "
+        "chunk too.": _before_the_last_chunk,
+        "The last chunk is left out when it is not full: y is shorter than T. Go on to T: "
+        "range(0, T, chunk_size), and a slice may be shorter.": _whole_chunks_only,
+        "The last chunk is left out when it is not full: y stays 0 there. Go on to T: "
+        "range(0, T, chunk_size), and a slice may be shorter.": _zeros_in_the_rest,
+        "The scores are scaled by K^-1/2. Linear attention here uses q·k as it is: remove the factor.": (
+            _chunked(scale=lambda K: K**-0.5)
+        ),
+        "Only the scores inside the chunk are scaled by K^-1/2, which no longer fits the read of S. Remove it.": (
+            lambda q, k, v, state=None, chunk_size=4: _chunked(inside=lambda s: s.tril() / q.shape[-1] ** 0.5)(
+                q, k, v, state, chunk_size
+            )
+        ),
+        "A softmax is left in inside the chunk. The weights are the scores themselves, 0 in the future.": (
+            _chunked(inside=_causal_softmax)
+        ),
+    },
+    alternatives=(
+        _chunked(),
+        lambda q, k, v, state=None, chunk_size=4: core.chunkwise(q, k, v, state=state, chunk_size=chunk_size),
+        lambda q, k, v, state=None, chunk_size=4: core.recurrent(q, k, v, state=state),
+    ),
+    properties=(CAUSAL, HALVES, ANY_CHUNK_SIZE),
+    outputs=("y", "S"),
+    time_axis={"y": 1, "S": None},
+    parts_hint=_where_chunks_part,
+)
+
+
+EXERCISES: list[Exercise] = [PHI, WRITE, READ, SMEAR, RATIO, FOLD, PAIRS, NORMALISER, HUNT, CHUNKED]
