@@ -15,11 +15,12 @@ import torch
 from seqlab.course.exercise import Case, Exercise
 
 BIGGEST = 10_000_000  # elements of a tensor worth looking at
+KINDS = ("returned", "raised", "stub", "slow", "missing")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one call came to. kind: "returned", "raised", "stub", "slow" or "missing"."""
+    """What one call came to; kind is one of KINDS."""
 
     kind: str
     value: Any = None  # tensors, numbers, None, tuples of these; a str names the type of anything else
@@ -31,6 +32,15 @@ class Outcome:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "Outcome":
+        """Read `as_dict` back, from a process that is not trusted: every field is made what it should be."""
+        if data["kind"] not in KINDS:
+            raise ValueError(f"unknown kind of outcome {data['kind']!r}")
+        words = {name: str(data[name])[:400] for name in ("kind", "type", "message", "line")}
+        changed = tuple(str(name) for name in data["changed"][:20])
+        return cls(value=_reread(data["value"]), binding=bool(data["binding"]), changed=changed, **words)
 
 
 def plan(exercise: Exercise, seed: int) -> tuple[list[Case], list[dict]]:
@@ -126,6 +136,13 @@ def time_limit(seconds: float):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _reread(value: Any) -> Any:
+    """A value that went through `plain` once already: here a str is the name of a type."""
+    if type(value) is tuple:
+        return tuple(_reread(x) for x in value[:100])
+    return value[:100] if type(value) is str else plain(value)
 
 
 def _plain_tensor(x: torch.Tensor) -> torch.Tensor | str:

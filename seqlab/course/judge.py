@@ -362,7 +362,7 @@ def _swapped(got: torch.Size, right: torch.Size) -> str:
 
 def _kind_of(x: Any) -> str:
     if isinstance(x, str):
-        return f"a {x}"
+        return f"an {x}" if x[:1].lower() in "aeiou" else f"a {x}"
     return {Tensor: "a tensor", tuple: "a tuple", type(None): "None"}.get(type(x), f"a number ({type(x).__name__})")
 
 

@@ -1,0 +1,106 @@
+"""A kernel that may hang, crash or flood: run code in it with a time limit, and always get rid of it."""
+
+import os
+import queue
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from subprocess import DEVNULL
+from uuid import uuid4
+
+import psutil
+from jupyter_client import KernelManager
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+
+
+class ThisPython(KernelSpecManager):
+    """Every kernel name means ipykernel in the Python that runs now, whatever is installed for the user."""
+
+    def get_kernel_spec(self, kernel_name):
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="Python 3 (ipykernel)", language="python", interrupt_mode="signal")
+
+
+class Sandbox:
+    """One kernel process. Its output is not read at all, so no amount of printing can hurt."""
+
+    def __init__(self, folder: Path):
+        self.mark = uuid4().hex  # in the environment of the kernel and of everything it starts
+        quiet = {"TQDM_DISABLE": "1", "MPLBACKEND": "agg", "MALLOC_ARENA_MAX": "4"}
+        env = {**os.environ, **quiet, "SEQLAB_GRADING": self.mark}
+        self.manager = KernelManager(kernel_spec_manager=ThisPython())
+        self.manager.start_kernel(cwd=str(folder), env=env, stdout=DEVNULL, stderr=DEVNULL)
+        self.client = self.manager.client()
+        self.client.start_channels(iopub=False, stdin=False, hb=False, control=False)
+        self.client.allow_stdin = False
+
+    def run(self, code: str, seconds: float) -> str:
+        """Run one cell. Returns "" when it ends well, else what happened, as the end of a sentence.
+
+        After "died" or "stuck" (the interrupt was swallowed) the kernel is gone.
+        """
+        self._drain()
+        id = self.client.execute(code, silent=False, store_history=True, allow_stdin=False, stop_on_error=False)
+        reply = self._reply(id, seconds)
+        if reply is None and self.alive:
+            self.manager.interrupt_kernel()
+            reply = self._reply(id, 2.0)
+            if reply is not None:
+                return f"ran longer than {seconds:g} s and was stopped"
+        if reply is None:
+            died = not self.alive
+            self.close()
+            return "ended the Python process" if died else f"ran longer than {seconds:g} s and would not stop"
+        if reply["status"] == "ok":
+            return ""
+        said = " ".join(str(reply.get("evalue", "")).split())[:200]
+        return f"raised {reply.get('ename', 'an error')}" + (f": {said}" if said else "")
+
+    @property
+    def alive(self) -> bool:
+        return self.manager.is_alive()
+
+    def close(self) -> None:
+        """Kill the kernel and everything it started."""
+        self.client.stop_channels()
+        with suppress(Exception):
+            self.manager.shutdown_kernel(now=True)
+        left = [process for process in psutil.process_iter() if self._started(process)]
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=3)
+        self.manager.context.destroy(linger=0)
+
+    def _started(self, process: psutil.Process) -> bool:
+        """Whether this kernel started the process, even if it has left for a session of its own."""
+        try:
+            return process.environ().get("SEQLAB_GRADING") == self.mark
+        except (psutil.Error, OSError):
+            return False
+
+    def _reply(self, id: str, seconds: float) -> dict | None:
+        """The reply to message `id`; None at the time limit or when the kernel is dead."""
+        stop = time.monotonic() + seconds
+        while (left := stop - time.monotonic()) > 0:
+            try:
+                message = self.client.get_shell_msg(timeout=min(left, 0.25))
+            except queue.Empty:
+                if not self.alive:
+                    return None
+                continue
+            if message["parent_header"].get("msg_id") == id:
+                return message["content"]
+        return None
+
+    def _drain(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self.client.get_shell_msg(timeout=0)
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
