@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from einops import rearrange
 
+import seqlab.recurrence as core
 from seqlab.course.exercise import Case, Exercise, Property
 
 
@@ -57,7 +58,7 @@ CAUSAL = Property(
     holds=lambda inputs, outputs: _close(
         _first(outputs[0])[:, : _middle(inputs) + 1], _first(outputs[1])[:, : _middle(inputs) + 1]
     ),
-    message="changing later tokens changed earlier outputs: token i may read token j only where j ≤ i",
+    message="Changing later tokens changed earlier outputs: token i may read token j only where j ≤ i.",
 )
 
 
@@ -75,7 +76,7 @@ def _decays(n_heads, exponent=lambda h: -5 - h, base=2.0):
 DECAYS = Exercise(
     id="04.1",
     title="The decays of H heads",
-    objective="give each head its own memory span",
+    objective="Give each head its own memory span.",
     name="decays",
     points=1,
     minutes=4,
@@ -88,27 +89,27 @@ DECAYS = Exercise(
     reference=decays_reference,
     cases=lambda rng: [Case(f"H = {H}", {"n_heads": H}) for H in (1, 3, 4, 8)],
     mistakes={
-        "h is counted from 1: the first head must get 1 - 2⁻⁵ = 0.96875, so look at where the range starts": partial(
+        "The heads are counted from 1: the first must get 1 - 2⁻⁵ = 0.96875. Look at where the range starts.": partial(
             _decays, exponent=lambda h: -6 - h
         ),
-        "this is the share that is forgotten, 2^(-5-h): γ is what is kept, so look for the missing 1 -": (
+        "This is the share that is forgotten, 2^(-5-h): γ is what is kept, so look for the missing 1 -.": (
             lambda n_heads: 1 - _decays(n_heads)
         ),
-        "the exponent has lost its minus: a γ below 0 flips the state at every token; look at the sign of 5 + h": partial(
+        "The exponent has lost its minus: a γ below 0 flips the state at each token. Look at 5 + h.": partial(
             _decays, exponent=lambda h: 5 + h
         ),
-        "the sign of h is wrong: later heads must forget more slowly, so look at -5 + h and make it -5 - h": partial(
+        "The sign of h is wrong: later heads must forget more slowly, so look at -5 + h and make it -5 - h.": partial(
             _decays, exponent=lambda h: -5 + h
         ),
-        "the base is e, not 2: look for exp where a power of 2 is wanted": partial(_decays, base=math.e),
-        "this is log γ: the exercise asks for γ itself, so look for a log at the end": (
+        "The base is e, not 2: look for exp where a power of 2 is wanted.": partial(_decays, base=math.e),
+        "This is log γ: the exercise asks for γ itself, so look for a log at the end.": (
             lambda n_heads: _decays(n_heads).log()
         ),
-        "the heads are spread between 1/32 and 1/512 whatever H is, as some code does: in the paper each head halves "
-        "1 - γ of the one before it, so look at the spacing": (
+        "The heads are spread between 1/32 and 1/512 whatever H is, as some code does: "
+        "in the paper each head halves 1 - γ of the one before it, so look at the spacing.": (
             lambda n_heads: 1 - torch.linspace(math.log(1 / 32), math.log(1 / 512), n_heads).exp()
         ),
-        "all heads have the decay of the first: look for h in the exponent": partial(
+        "All heads have the decay of the first: look for h in the exponent.": partial(
             _decays, exponent=lambda h: -5 - 0 * h
         ),
     },
@@ -127,7 +128,7 @@ DECAYS = Exercise(
 HALF_LIFE = Exercise(
     id="04.2",
     title="The half-life of a memory",
-    objective="turn a decay into a length in tokens",
+    objective="Turn a decay into a length in tokens.",
     name="half_life",
     points=1,
     minutes=5,
@@ -139,31 +140,30 @@ HALF_LIFE = Exercise(
     ),
     reference=math.log(0.5) / math.log(1 - 2**-7),
     mistakes={
-        "this is 1 / (1 - γ), the time constant: there a pair still weighs 1/e, about 0.37; look at γⁿ = ½": 128.0,
-        "this is 0.5 / (1 - γ), as if each token took away the same amount: each takes the same *share* of what is left; "
-        "look at γⁿ = ½": 64.0,
-        "this is ln 2 / (1 - γ), which uses ln γ ≈ γ - 1: close, but not within 0.1 token; use ln γ itself": (
+        "This is 1 / (1 - γ), the time constant: there a pair still weighs 1/e, about 0.37. Look at γⁿ = ½.": 128.0,
+        "This is 0.5 / (1 - γ), as if each token took away the same amount: "
+        "each takes the same share of what is left. Look at γⁿ = ½.": 64.0,
+        "This is ln 2 / (1 - γ), which uses ln γ ≈ γ - 1: close, but not within 0.1 token; use ln γ itself.": (
             math.log(2) * 128
         ),
-        "the minus is missing: ln ½ and ln γ are both below 0 and their quotient is positive; look for ln 2 over ln γ": (
-            math.log(2) / math.log(1 - 2**-7)
-        ),
-        "two bases are mixed, log₂ ½ over ln γ: look at the logarithm in the numerator": -1 / math.log(1 - 2**-7),
-        "two bases are mixed, ln ½ over log₂ γ: look at the logarithm in the denominator": (
+        "The minus is missing: ln ½ and ln γ are both below 0 and their quotient is positive. "
+        "Look for ln 2 over ln γ.": (math.log(2) / math.log(1 - 2**-7)),
+        "Two bases are mixed, log₂ ½ over ln γ: look at the logarithm in the numerator.": -1 / math.log(1 - 2**-7),
+        "Two bases are mixed, ln ½ over log₂ γ: look at the logarithm in the denominator.": (
             math.log(0.5) / math.log2(1 - 2**-7)
         ),
-        "h is taken one too high, γ = 1 - 2⁻⁸: that is the head h = 3; h = 2 has 5 + 2 in the exponent": (
+        "The head is taken one too high, γ = 1 - 2⁻⁸: that is the head h = 3; h = 2 has 5 + 2 in the exponent.": (
             math.log(0.5) / math.log(1 - 2**-8)
         ),
-        "h is taken one too low, γ = 1 - 2⁻⁶: that is the head h = 1; h counts from 0, look at 5 + h": (
+        "The head is taken one too low, γ = 1 - 2⁻⁶: that is the head h = 1; h counts from 0, look at 5 + h.": (
             math.log(0.5) / math.log(1 - 2**-6)
         ),
-        "this is rounded down to a whole token: the answer is asked for to within 0.1, so do not round": 88.0,
-        "this is rounded up to a whole token: the answer is asked for to within 0.1, so do not round": 89.0,
-        "this is γ itself: it is the weight after one token; look for the n with γⁿ = ½": 1 - 2**-7,
+        "This is rounded down to a whole token: the answer is asked for to within 0.1, so do not round.": 88.0,
+        "This is rounded up to a whole token: the answer is asked for to within 0.1, so do not round.": 89.0,
+        "This is γ itself: it is the weight after one token. Look for the n with γⁿ = ½.": 1 - 2**-7,
     },
-    alternatives=(-1 / math.log2(1 - 2**-7), 7 * 0 + math.log(2) / -math.log1p(-(2**-7)), 88.4),
-    tolerance=0.1,
+    alternatives=(-1 / math.log2(1 - 2**-7), math.log(2) / -math.log1p(-(2**-7)), 88.4),
+    tolerance=0.1 / 88.376,  # the text promises ±0.1 token
 )
 
 
@@ -197,7 +197,7 @@ def _step_cases(rng):
 STEP = Exercise(
     id="04.3",
     title="One token with decay",
-    objective="add forgetting to the linear-attention step",
+    objective="Add forgetting to the linear-attention step.",
     name="step",
     points=1,
     minutes=8,
@@ -211,29 +211,28 @@ STEP = Exercise(
     reference=step_reference,
     cases=_step_cases,
     mistakes={
-        "the state is not decayed: this is linear attention; look for γ S": partial(_step, decay=False),
-        "the new pair is decayed too: γ multiplies S after the write; look at the order, decay first, then write": partial(
+        "The state is not decayed: this is linear attention. Look for γ S.": partial(_step, decay=False),
+        "The new pair is decayed too: γ multiplies S after the write. Decay first, then write.": partial(
             _step, decay_write=True
         ),
-        "y is read from the old state: a token reads its own pair too; look at which S meets q": partial(
+        "The read meets the old state: a token reads its own pair too. Look at which S meets q.": partial(
             _step, read="before"
         ),
-        "y is read after the decay but before the write: a token reads its own pair too; look at which S meets q": partial(
-            _step, read="kept"
-        ),
-        "the write is scaled by 1 - γ, a moving average: retention adds v kᵀ whole; look at what multiplies it": (
+        "The read comes after the decay but before the write: a token reads its own pair too. "
+        "Look at which S meets q.": partial(_step, read="kept"),
+        "The write is scaled by 1 - γ, a moving average: retention adds v kᵀ whole. Look at what multiplies it.": (
             lambda S, q, k, v, gamma: _step(S, q, k, v, gamma, write=(1 - gamma)[:, None, None])
         ),
-        "the write replaces the state instead of adding to it: look for γ S in the sum": (
+        "The write replaces the state instead of adding to it: look for γ S in the sum.": (
             lambda S, q, k, v, gamma: _step(0 * S, q, k, v, gamma)
         ),
-        "only the write is decayed and the old state is kept whole: look at what γ multiplies": partial(
+        "Only the write is decayed and the old state is kept whole: look at what γ multiplies.": partial(
             _step, decay=False, decay_write=True
         ),
-        "all heads use the decay of the first: look at how gamma (H,) is lined up with S (B, H, V, K)": (
+        "All heads use the decay of the first: look at how gamma (H,) is lined up with S (B, H, V, K).": (
             lambda S, q, k, v, gamma: _step(S, q, k, v, gamma[:1])
         ),
-        "gamma is used as if it were log γ: it is the factor itself, between 0 and 1; look for an exp": (
+        "Here gamma is used as if it were log γ: it is the factor itself, between 0 and 1. Look for an exp.": (
             lambda S, q, k, v, gamma: _step(S, q, k, v, gamma.exp())
         ),
     },
@@ -284,61 +283,58 @@ def _mask_cases(rng):
 DECAY_MASK = Exercise(
     id="04.4",
     title="The decay mask",
-    objective="write all decays between all pairs of tokens at once, without overflow",
+    objective="Write all decays between all pairs of tokens at once, without overflow.",
     name="decay_mask",
     points=2,
     minutes=12,
     difficulty=2,
     hints=(
-        "Row i is the reader, column j what it reads. The entry depends on the distance i - j alone; above the diagonal it is 0.",
+        "Row i is the reader, column j what it reads. The entry depends on the distance i - j alone; "
+        "above the diagonal it is 0.",
         "γ^(i-j) = exp((i - j) ln γ). Put -inf where j > i before the exp: exp(-inf) = 0, and no exponent is positive.",
-        "n = torch.arange(T); distance = n[:, None] - n; "
-        "logs = distance * gamma.log()[:, None, None]; fill logs with -inf where distance < 0; then exp.",
+        "n = torch.arange(T); distance = n[:, None] - n; logs = distance * gamma.log()[:, None, None]; "
+        "fill logs with -inf where distance < 0; then exp.",
     ),
     reference=decay_mask_reference,
     cases=_mask_cases,
     mistakes={
-        "γ^i · γ^(-j) overflows where γ is small: the answer holds inf or nan; "
-        "take the difference i - j first, then the power": _factored_mask,
-        "nothing is masked to 0 above the diagonal: token i would read the future; look at j > i": (
+        "The product γ^i · γ^(-j) overflows where γ is small: the answer holds inf or nan. "
+        "Take the difference i - j first, then the power.": _factored_mask,
+        "1 stands above the diagonal: 0 was filled in before the exp, and exp(0) = 1; fill in -inf.": (
             lambda gamma, T: _mask(gamma, T, keep=lambda D: D)
         ),
-        "the mask is symmetric, γ^|i-j|: token i would read the future; look at j > i": (
+        "The mask is symmetric, γ^|i-j|: token i would read the future. Look at j > i.": (
             lambda gamma, T: torch.maximum(_mask(gamma, T), _mask(gamma, T).mT)
         ),
-        "above the diagonal stands γ^(i-j), which is more than 1: the mask is missing; look at j > i": (
+        "Above the diagonal stands γ^(i-j), which is more than 1: the mask is missing. Look at j > i.": (
             lambda gamma, T: gamma[:, None, None] ** (torch.arange(T)[:, None] - torch.arange(T))
         ),
-        "D is transposed: row i is the reader, column j what it reads; look at which arange stands in the rows": (
+        "D is transposed: row i is the reader, column j what it reads. Look at which arange stands in the rows.": (
             lambda gamma, T: _mask(gamma, T).mT
         ),
-        "one power too many, γ^(i-j+1): a token reads its own pair undecayed, so the diagonal is 1; look at i = j": partial(
+        "One power too many, γ^(i-j+1): a token reads its own pair undecayed. Look at the diagonal, i = j.": partial(
             _mask, shift=1
         ),
-        "the diagonal is masked away: a token reads its own pair, D_ii = 1; look at < against ≤": (
+        "The diagonal is masked away: a token reads its own pair, D_ii = 1. Look at < against ≤.": (
             lambda gamma, T: _mask(gamma, T).tril(-1)
         ),
-        "one power too few, γ^(i-j-1): look at i = j, where the power is 0, and at i = j + 1, where it is 1": partial(
-            _mask, shift=-1
+        "One power too few, γ^(i-j-1): look at i = j, where the power is 0, and at i = j + 1, where it is 1.": (
+            lambda gamma, T: _mask(gamma, T) / gamma[:, None, None]
         ),
-        "this is a plain causal mask without decay: look for γ^(i-j)": (
+        "This is a plain causal mask without decay: look for γ^(i-j).": (
             lambda gamma, T: _mask(torch.ones_like(gamma), T)
         ),
-        "this is log D, or D before the exp: look at the last step": (lambda gamma, T: _mask(gamma, T).log()),
-        "all heads have the decay of the first: look at how gamma (H,) is lined up with (T, T)": (
+        "This is log D, or D before the exp: look at the last step.": (lambda gamma, T: _mask(gamma, T).log()),
+        "All heads have the decay of the first: look at how gamma (H,) is lined up with (T, T).": (
             lambda gamma, T: _mask(gamma[:1].expand_as(gamma), T)
         ),
-        "rows are normalised to sum to 1: retention does not do this here; look for a division or a softmax": (
+        "Rows are normalised to sum to 1: retention does not do this here. Look for a division or a softmax.": (
             lambda gamma, T: _mask(gamma, T) / _mask(gamma, T).sum(-1, keepdim=True)
         ),
     },
     alternatives=(
         _mask,
-        lambda gamma, T: (
-            torch.stack([torch.stack([g**n * torch.ones(T - n) for n in range(T)]) for g in gamma])
-            if T == 1
-            else sum(torch.diag_embed((gamma**n)[:, None].expand(-1, T - n), offset=-n) for n in range(T))
-        ),
+        lambda gamma, T: sum(torch.diag_embed((gamma**n)[:, None].expand(-1, T - n), offset=-n) for n in range(T)),
         lambda gamma, T: (
             torch.einsum("h, ij -> hij", gamma.log(), (torch.arange(T)[:, None] - torch.arange(T)).float())
             .masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf)
@@ -390,7 +386,7 @@ def _softmax(q, k, v, D):
 PARALLEL = Exercise(
     id="04.5",
     title="Retention, all pairs at once",
-    objective="read retention as attention with D in the place of the softmax",
+    objective="Read retention as attention with D in the place of the softmax.",
     name="parallel",
     points=1,
     minutes=8,
@@ -404,32 +400,32 @@ PARALLEL = Exercise(
     reference=parallel_reference,
     cases=_parallel_cases,
     mistakes={
-        "D only cuts off the future, its decay is lost: look for scores masked instead of multiplied by D": (
+        "D only cuts off the future, its decay is lost: look for scores masked instead of multiplied by D.": (
             lambda q, k, v, D: _mix(_scores(q, k).tril(), v)
         ),
-        "D is left out: every token reads the future too; look for the product of the scores with D": (
+        "D is left out: every token reads the future too. Look for the product of the scores with D.": (
             lambda q, k, v, D: _mix(_scores(q, k), v)
         ),
-        "D is added to the scores: it is a factor; look for + between the scores and D": (
+        "D is added to the scores: it is a factor. Look for + between the scores and D.": (
             lambda q, k, v, D: _mix(_scores(q, k) + D, v)
         ),
-        "D is transposed, or q and k have changed places in the scores: row i must be the reader; look at the einsum": (
+        "D is transposed: row i of the scores and of D must be the reader. Look at the einsum.": (
             lambda q, k, v, D: _mix(_scores(q, k) * D.mT, v)
         ),
-        "q and k have changed places: score ij is q_i · k_j; look at the order of i and j": (
+        "Here q and k have changed places: score ij is q_i · k_j. Look at the order of i and j.": (
             lambda q, k, v, D: _mix(_scores(k, q) * D, v)
         ),
-        "a softmax is taken over the weighted scores: retention has none; look for softmax": _softmax,
-        "the scores are divided by √K: here the caller scales, so look for a 1/√K": (
+        "A softmax is taken over the weighted scores: retention has none. Look for softmax.": _softmax,
+        "The scores are divided by √K: here the caller scales, so look for a 1/√K.": (
             lambda q, k, v, D: _mix(_scores(q, k) * D / q.shape[-1] ** 0.5, v)
         ),
-        "the weights are divided by their row sums: retention has no normaliser; look for a division": (
+        "The weights are divided by their row sums: retention has no normaliser. Look for a division.": (
             lambda q, k, v, D: _mix(_scores(q, k) * D / (_scores(q, k) * D).sum(-1, keepdim=True), v)
         ),
-        "the decay is applied twice, D²: look for a second product with D": (
+        "The decay is applied twice, D²: look for a second product with D.": (
             lambda q, k, v, D: _mix(_scores(q, k) * D * D, v)
         ),
-        "all heads use the mask of the first: look at how D (H, T, T) is lined up with the scores": (
+        "All heads use the mask of the first: look at how D (H, T, T) is lined up with the scores.": (
             lambda q, k, v, D: _mix(_scores(q, k) * D[0], v)
         ),
     },
@@ -446,11 +442,8 @@ PARALLEL = Exercise(
 
 
 def head_norm_reference(y, eps):
-    out = torch.empty_like(y)
-    for index in torch.cartesian_prod(*(torch.arange(n) for n in y.shape[:3])).view(-1, 3).tolist():
-        row = y[tuple(index)]
-        out[tuple(index)] = row / math.sqrt(sum(x * x for x in row.tolist()) / len(row) + eps)
-    return out
+    rows = [row / math.sqrt(sum(x * x for x in row.tolist()) / len(row) + eps) for row in y.flatten(0, 2)]
+    return torch.stack(rows).view_as(y)
 
 
 def _norm(y, eps, axes=(-1,), mean=True, root=True):
@@ -481,39 +474,37 @@ def _norm_cases(rng):
 HEAD_NORM = Exercise(
     id="04.6",
     title="Norm each head alone",
-    objective="see what the paper's GroupNorm divides by",
+    objective="See what the paper's GroupNorm divides by.",
     name="head_norm",
     points=1,
     minutes=6,
     difficulty=1,
     hints=(
         "Heads that remember long add up more pairs, so their y is larger. Each is brought to size 1 on its own.",
-        "Divide by √(mean(y²) + eps), where the mean runs over the V channels of one head of one token. No mean is "
-        "subtracted.",
+        "Divide by √(mean(y²) + eps), where the mean runs over the V channels of one head of one token. "
+        "No mean is subtracted.",
         "y.square().mean(-1, keepdim=True) is the mean square; add eps, take torch.rsqrt, multiply by y.",
     ),
     reference=head_norm_reference,
     cases=_norm_cases,
     mistakes={
-        "the mean runs over all heads together: a loud head then silences the quiet ones; look at the axes of the mean": (
-            partial(_norm, axes=(-2, -1))
-        ),
-        "the mean runs over the heads, one channel at a time: it belongs over the V channels; look at the axis": partial(
-            _norm, axes=(-2,)
-        ),
-        "the mean runs over time: token i would see the future; look at the axis of the mean": partial(
+        "The mean runs over all heads together: a loud head then silences the quiet ones. "
+        "Look at the axes of the mean.": (partial(_norm, axes=(-2, -1))),
+        "The mean runs over the heads, one channel at a time: it belongs "
+        "over the V channels. Look at the axis.": partial(_norm, axes=(-2,)),
+        "The mean runs over time: token i would see the future. Look at the axis of the mean.": partial(
             _norm, axes=(1,)
         ),
-        "the squares are summed, not averaged: y comes out √V too small; look for sum": partial(_norm, mean=False),
-        "the root is missing: y is divided by its mean square; look for rsqrt or sqrt": partial(_norm, root=False),
-        "the mean is subtracted first, a LayerNorm: an RMS norm only divides; look for y - y.mean(...)": (
+        "The squares are summed, not averaged: y comes out √V too small. Look for sum.": partial(_norm, mean=False),
+        "The root is missing: y is divided by its mean square. Look for rsqrt or sqrt.": partial(_norm, root=False),
+        "The mean is subtracted first, a LayerNorm: an RMS norm only divides. Look for y - y.mean(...).": (
             lambda y, eps: _norm(y - y.mean(-1, keepdim=True), eps)
         ),
-        "eps is added outside the root: it belongs under it, next to the mean square; look at where eps stands": (
+        "The eps is added outside the root: it belongs under it, next to the mean square. Look at where eps stands.": (
             lambda y, eps: y / (y.square().mean(-1, keepdim=True).sqrt() + eps)
         ),
-        "eps is left out: a token of zeros becomes nan; look under the root": (lambda y, eps: _norm(y, 0)),
-        "y is multiplied by the root mean square, not divided by it: look at sqrt against rsqrt": (
+        "The eps is left out: a token of zeros becomes nan. Look under the root.": (lambda y, eps: _norm(y, 0)),
+        "Here y is multiplied by the root mean square, not divided by it: look at sqrt against rsqrt.": (
             lambda y, eps: y * (y.square().mean(-1, keepdim=True) + eps).sqrt()
         ),
     },
@@ -548,10 +539,6 @@ def _rotate(x, start, *, pairs="b t h (k two) -> two b t h k", join=None, theta=
     return rearrange(torch.stack([first, second]), join or " -> ".join(reversed(pairs.split(" -> "))))
 
 
-def _halves_of_joined(x):
-    return rearrange(x, "b t h (two k) -> b t h (k two)", two=2)
-
-
 def _rotate_cases(rng):
     def case(name, B, T, H, K, start):
         return Case(name, {"x": _randn(rng, B, T, H, K), "start": start})
@@ -574,54 +561,52 @@ RELATIVE = Property(
     "only distance counts",
     variants=lambda inputs: [{**inputs, "start": inputs["start"] + 11}],
     holds=lambda inputs, outputs: _close(_gram(outputs[0]), _gram(outputs[1]), 1e-2),
-    message="moving all tokens by 11 positions changed their dot products: after a rotation these depend on i - j alone",
+    message="Moving all tokens by 11 positions changed their dot products: "
+    "after a rotation these depend on i - j alone.",
 )
 
 ROTATE = Exercise(
     id="04.7",
     title="Turn a query by its position",
-    objective="make a dot product depend on distance, as RetNet does it",
+    objective="Make a dot product depend on distance, as RetNet does it.",
     name="rotate",
     points=2,
     minutes=15,
     difficulty=2,
     hints=(
         "Take the channels two by two. Each pair is a point in the plane; token n turns it by the angle n θ_i.",
-        "(a, b) becomes (a cos φ - b sin φ, b cos φ + a sin φ). θ runs from 1 down to 1/10000, both ends included: "
-        "θ_i = 10000^(-i / (K/2 - 1)).",
-        "theta = 10000 ** -torch.linspace(0, 1, K // 2); the angle is positions[:, None] * theta, with an axis for H put "
-        "in; a = x[..., 0::2], b = x[..., 1::2]; torch.stack([new_a, new_b], dim=-1).flatten(-2) puts the pairs back.",
+        "(a, b) becomes (a cos φ - b sin φ, b cos φ + a sin φ). "
+        "θ runs from 1 down to 1/10000, both ends included: θ_i = 10000^(-i / (K/2 - 1)).",
+        "theta = 10000 ** -torch.linspace(0, 1, K // 2); the angle is positions[:, None] * theta, "
+        "with an axis for H put in; a = x[..., 0::2], b = x[..., 1::2]; "
+        "torch.stack([new_a, new_b], dim=-1).flatten(-2) puts the pairs back.",
     ),
     reference=rotate_reference,
     cases=_rotate_cases,
     mistakes={
-        "the pairs are channels (i, i + K/2), as in Llama: RetNet pairs (2i, 2i + 1); look at how x is split": partial(
+        "The pairs are channels (i, i + K/2), as in Llama: RetNet pairs (2i, 2i + 1). Look at how x is split.": partial(
             _rotate, pairs="b t h (two k) -> two b t h k"
         ),
-        "the angles are those of RoPE, 10000^(-2i/K), which stop short of 1/10000: RetNet includes both ends; look at θ": (
-            partial(_rotate, theta=lambda K: 10000 ** -(torch.arange(0, K, 2).double() / K))
-        ),
-        "the pairs turn the wrong way: look at the signs in front of sin": partial(_rotate, sign=-1),
-        "start is left out: a token's angle comes from its position in the whole text; look at the positions": (
+        "The angles are those of RoPE, 10000^(-2i/K), which stop short of 1/10000: RetNet includes both ends. "
+        "Look at θ.": (partial(_rotate, theta=lambda K: 10000 ** -(torch.arange(0, K, 2).double() / K))),
+        "The pairs turn the wrong way: look at the signs in front of sin.": partial(_rotate, sign=-1),
+        "The start is left out: a token's angle comes from its position in the whole text. Look at the positions.": (
             lambda x, start: _rotate(x, 0)
         ),
-        "the positions count from 1: the first token of a text has position 0; look at the arange": (
+        "The positions count from 1: the first token of a text has position 0. Look at the arange.": (
             lambda x, start: _rotate(x, start + 1)
         ),
-        "the second of a pair is made from the first one already turned: keep both old values; look for overwriting": (
+        "The second of a pair is made from the first one already turned: keep both old values. Look for overwriting.": (
             partial(_rotate, stop="overwritten")
         ),
-        "all pairs turn at the same speed: look for θ_i in the angle": partial(
+        "All pairs turn at the same speed: look for θ_i in the angle.": partial(
             _rotate, theta=lambda K: torch.ones(K // 2).double()
         ),
-        "the turned pairs are put back as two halves, all firsts and then all seconds: look at the last reshape": partial(
+        "The turned pairs are put back as two halves, firsts then seconds: look at the last reshape.": partial(
             _rotate, join="two b t h k -> b t h (two k)"
         ),
-        "θ grows from 1/10000 up to 1: the first pair turns fastest; look at the order of θ": partial(
+        "The angles θ grow from 1/10000 up to 1: the first pair turns fastest. Look at the order of θ.": partial(
             _rotate, theta=lambda K: (10000 ** -torch.linspace(0, 1, K // 2).double()).flip(0)
-        ),
-        "θ_i uses i / (K/2), one step short of the end: the last θ must be 1/10000; look at K/2 - 1": partial(
-            _rotate, theta=lambda K: 10000 ** -(torch.arange(K // 2).double() / (K // 2)) * (1 + 1e-300)
         ),
     },
     alternatives=(
@@ -641,3 +626,320 @@ ROTATE = Exercise(
 def _angle(x, start):
     theta = 10000 ** -torch.linspace(0, 1, x.shape[-1] // 2)
     return torch.einsum("t, k -> tk", torch.arange(start, start + x.shape[1]).float(), theta)[:, None]
+
+
+# 04.8  Bug hunt: decoding
+
+
+def retention_by_pairs(q, k, v, gamma, S):
+    """y_i = γ^(i+1) S q_i + Σ_{j≤i} γ^(i-j) (q_i·k_j) v_j, and S_T in the same way: every pair by itself."""
+    T, ys = q.shape[1], []
+    for i in range(T):
+        decay = gamma ** (i - torch.arange(i + 1))[:, None]  # (i + 1, H)
+        weights = decay * (q[:, i, None] * k[:, : i + 1]).sum(-1)
+        from_start = (S * q[:, i, :, None]).sum(-1) * (gamma ** (i + 1))[:, None]
+        ys.append((weights[..., None] * v[:, : i + 1]).sum(1) + from_start)
+    decay = gamma ** (T - 1 - torch.arange(T))[:, None]
+    writes = (decay[..., None, None] * v[..., None] * k[..., None, :]).sum(1)
+    return torch.stack(ys, 1), (gamma**T)[:, None, None] * S + writes
+
+
+def mended_reference(q, k, v, gamma, S, start):
+    return retention_by_pairs(rotate_reference(q, start), rotate_reference(k, start), v, gamma, S)
+
+
+def _decode(q, k, v, gamma, S, start, *, order="decay write read", q_start=1, k_start=1, later=0):
+    """The function of the bug hunt with the order of its three lines, and its positions, as dials."""
+    q, k = _rotate(q, q_start * start + later), _rotate(k, k_start * start + later)
+    g, ys = gamma[:, None, None], []
+    for t in range(q.shape[1]):
+        for line in order.split():
+            if line == "decay":
+                S = g * S
+            elif line == "write":
+                S = S + v[:, t, :, :, None] * k[:, t, :, None, :]
+            else:
+                ys.append((S @ q[:, t, :, :, None])[..., 0])
+    return torch.stack(ys, 1), S
+
+
+def _decode_cases(rng):
+    def case(name, B, T, H, K, V, start, gamma):
+        S = torch.zeros(B, H, V, K) if start == 0 else _randn(rng, B, H, V, K)
+        return Case(name, {**_qkv(rng, B, T, H, K, V), "gamma": gamma, "S": S, "start": start})
+
+    return [
+        case("T = 1, the first token", 1, 1, 2, 4, 4, 0, _gammas(rng, 2)),
+        case("odd T, from the start", 2, 7, 2, 4, 4, 0, _gammas(rng, 2)),
+        case("T = 1, after 6 tokens", 1, 1, 2, 4, 4, 6, _gammas(rng, 2)),
+        case("K ≠ V, after 3 tokens", 2, 5, 3, 6, 2, 3, _gammas(rng, 3)),
+        case("the decays of the paper, after 40 tokens", 1, 11, 4, 8, 3, 40, _retnet_gammas(4)),
+        case("γ near 0, after 2 tokens", 1, 9, 2, 4, 5, 2, _gammas(rng, 2, 0.001, 0.05)),
+    ]
+
+
+def _halfway(inputs):
+    return (inputs["q"].shape[1] + 1) // 2
+
+
+def _second_half(inputs):
+    """The second half of the tokens, from the true state after the first half."""
+    t = _halfway(inputs)
+    if t == inputs["q"].shape[1]:
+        return []
+    first, second = ({n: inputs[n][:, part] for n in "qkv"} for part in (slice(t), slice(t, None)))
+    if "start" in inputs:
+        _, S = mended_reference(**{**inputs, **first})
+        return [{**inputs, **second, "S": S, "start": inputs["start"] + t}]
+    _, S = chunkwise_reference(**{**inputs, **first})
+    return [{**inputs, **second, "state": S}]
+
+
+def _continues(inputs, outputs):
+    if len(outputs) == 1:
+        return True
+    (y, S), (y_second, S_second) = outputs
+    return _close(y[:, _halfway(inputs) :], y_second) and _close(S, S_second)
+
+
+HALVES = Property(
+    "two halves = the whole",
+    variants=_second_half,
+    holds=_continues,
+    message="The second half of a text, started from the state after the first half, "
+    "gives something else than the whole text at once: look at where the given state enters y and the returned S.",
+)
+
+MENDED = Exercise(
+    id="04.8",
+    title="Bug hunt: a decoder that drifts",
+    objective="Find what is wrong in code that runs, from how its answers differ.",
+    name="mended",
+    points=2,
+    minutes=15,
+    difficulty=2,
+    hints=(
+        "There are two bugs. One shows with T = 1 and an empty state, the other only when a text is fed in two parts.",
+        "A token's own pair is not decayed: S ← γ S + v kᵀ. And token t of this call stands at position start + t.",
+        "Swap the two lines that change S, so that γ comes first, and build the position from start + t.",
+    ),
+    reference=mended_reference,
+    cases=_decode_cases,
+    mistakes={
+        "Both bugs are still there. Feed one token into an empty state and compare y with (k·q) v; "
+        "then feed a text in two parts and compare with the whole.": partial(
+            _decode, order="write decay read", q_start=0, k_start=0
+        ),
+        "The order is mended, the positions are not: the second part of a text turns q and k from angle 0 again, "
+        "but the keys in S were turned further. Look at where start is used.": partial(_decode, q_start=0, k_start=0),
+        "The positions are mended, the order is not: γ still multiplies the new pair, "
+        "so y is γ times too small even for one token. Look at the two lines that change S.": partial(
+            _decode, order="write decay read"
+        ),
+        "The start reaches q but not k: their distance is wrong by start. Look at the positions given to k.": partial(
+            _decode, k_start=0
+        ),
+        "The start reaches k but not q: their distance is wrong by start. Look at the positions given to q.": partial(
+            _decode, q_start=0
+        ),
+        "The decay is gone: this is linear attention with rotations. γ S must stay, before the write.": partial(
+            _decode, order="write read"
+        ),
+        "The read stands before the write: a token reads its own pair too. The order is decay, write, read.": partial(
+            _decode, order="decay read write"
+        ),
+        "The read stands between the write and the decay: y is right from an empty state, "
+        "but the S handed over has been decayed once too often. Look at the order decay, write, read.": partial(
+            _decode, order="write read decay"
+        ),
+        "The state is decayed twice for each token. Look for a second product with γ.": partial(
+            _decode, order="decay write decay read"
+        ),
+        "The positions are one too high: start is the position of the first "
+        "token of this call. Look for a + 1.": partial(_decode, later=1),
+        "The start is subtracted. Token t of this call stands at start + t.": partial(_decode, q_start=-1, k_start=-1),
+    },
+    alternatives=(
+        _decode,
+        lambda q, k, v, gamma, S, start: _chunkwise(_rotate(q, start), _rotate(k, start), v, gamma, S, 3),
+    ),
+    properties=(HALVES, CAUSAL),
+    outputs=("y", "S"),
+    time_axis={"y": 1, "S": None},
+    parts_hint=lambda t, inputs: (
+        "is the old state decayed, and the new pair not?"
+        if t == 0
+        else "what happens to S, and to the position, from one token to the next?"
+    ),
+)
+
+
+# 04.9  Chunkwise retention
+
+
+def chunkwise_reference(q, k, v, gamma, state, chunk_size):
+    B, _, H, K = q.shape
+    return retention_by_pairs(q, k, v, gamma, torch.zeros(B, H, v.shape[-1], K) if state is None else state)
+
+
+def _chunkwise(
+    q,
+    k,
+    v,
+    gamma,
+    state,
+    chunk_size,
+    *,
+    read=lambda i, n: i + 1,
+    write=lambda j, n: n - 1 - j,
+    keep=lambda n: n,
+    inside=lambda gamma, n: _mask(gamma, n),
+    padded=False,
+    carried=True,
+    given=True,
+    updated=False,
+):
+    """Chunkwise retention with the powers of γ, and what happens to the state, as dials."""
+    q, k, v = (rearrange(x, "b t h d -> b h t d") for x in (q, k, v))
+    fresh = torch.zeros(*q.shape[:2], v.shape[-1], q.shape[-1])
+    S, ys = fresh if state is None or not given else state, []
+    for t in range(0, q.shape[2], chunk_size):
+        qc, kc, vc = (x[:, :, t : t + chunk_size] for x in (q, k, v))
+        i, n = torch.arange(qc.shape[2]), chunk_size if padded else qc.shape[2]
+        r, w = ((gamma[:, None] ** (0 * i + f(i, n)))[..., None] for f in (read, write))  # (H, n, 1)
+        after = (gamma ** keep(n))[:, None, None] * S + vc.mT @ (w * kc)
+        ys.append((qc @ kc.mT * inside(gamma, len(i))) @ vc + (r * qc) @ (after if updated else S).mT)
+        S = after if carried else fresh
+    return rearrange(torch.cat(ys, 2), "b h t d -> b t h d"), after
+
+
+def _global_reads(q, k, v, gamma, state, chunk_size):
+    """The power on the read counts from the start of the text, not of the chunk."""
+    t = iter(range(0, q.shape[1], chunk_size))
+    return _chunkwise(q, k, v, gamma, state, chunk_size, read=lambda i, n: next(t) + i + 1)
+
+
+def _chunk_cases(rng):
+    def case(name, B, T, H, K, V, C, gamma, given):
+        state = _randn(rng, B, H, V, K) if given else None
+        return Case(name, {**_qkv(rng, B, T, H, K, V), "gamma": gamma, "state": state, "chunk_size": C})
+
+    return [
+        case("T = 1, no state", 2, 1, 2, 4, 4, 4, _gammas(rng, 2), False),
+        case("one chunk, no state", 1, 6, 2, 4, 4, 6, _gammas(rng, 2), False),
+        case("two chunks, no state", 1, 8, 2, 4, 4, 4, _gammas(rng, 2), False),
+        case("two chunks, a state given", 2, 8, 2, 3, 5, 4, _gammas(rng, 2), True),
+        case("T = 13 in chunks of 5, a state given", 2, 13, 3, 4, 2, 5, _gammas(rng, 3), True),
+        case("chunks of 1", 1, 5, 2, 4, 4, 1, _gammas(rng, 2), True),
+        case("a chunk longer than T, a state given", 1, 7, 2, 4, 4, 64, _gammas(rng, 2), True),
+        case("the decays of the paper", 2, 37, 4, 6, 3, 16, _retnet_gammas(4), True),
+        case("γ near 0, long chunks", 1, 70, 2, 4, 4, 64, torch.tensor([1e-3, 0.02]), True),
+    ]
+
+
+CHUNK_SIZE = Property(
+    "the chunk size does not matter",
+    variants=lambda inputs: [{**inputs, "chunk_size": C} for C in (1, 3, inputs["q"].shape[1])],
+    holds=lambda inputs, outputs: all(
+        _close(a, b) for out in outputs[1:] for a, b in zip(outputs[0], out, strict=True)
+    ),
+    message="Another chunk_size gives another answer: it may change the speed, never y or S. "
+    "Compare chunk_size = 1, the recurrent form, with chunk_size = T, the parallel form.",
+)
+
+
+def _chunk_hint(t, inputs):
+    C = inputs["chunk_size"]
+    if t >= C:
+        return "is the state carried from chunk to chunk, decayed by γⁿ, and read with γ^(i+1), where i starts anew?"
+    if inputs["state"] is not None:
+        return "how is the given state read inside the first chunk? Token i of it needs γ^(i+1)."
+    return "no state is at work yet: look at the pairs inside the chunk, (Q Kᵀ ⊙ D) V."
+
+
+CHUNKWISE = Exercise(
+    id="04.9",
+    title="Chunkwise retention with a carried state",
+    objective="Write the form that models are trained with: pairs inside a chunk, a state between chunks.",
+    name="chunkwise",
+    points=3,
+    minutes=30,
+    difficulty=3,
+    hints=(
+        "Each chunk does two things. Its y comes from pairs inside it and from the state before it. "
+        "Then it makes the state that the next chunk needs. Count the decays between each write and its read.",
+        "With n tokens in the chunk, i and j from 0: y_i = Σ_{j≤i} γ^(i-j) (q_i·k_j) v_j + γ^(i+1) S q_i, "
+        "and then S ← γⁿ S + Σ_j γ^(n-1-j) v_j k_jᵀ.",
+        "For each chunk, heads first: y = (qc @ kc.mT * D) @ vc + (gamma[:, None] ** (i + 1))[..., "
+        "None] * (qc @ S.mT); then S = (gamma ** n)[:, None, None] * S + vc.mT @ ((gamma[:, "
+        "None] ** (n - 1 - i))[..., None] * kc). n is the length of this chunk: the last one may be shorter.",
+    ),
+    reference=chunkwise_reference,
+    cases=_chunk_cases,
+    mistakes={
+        "The read from the state has one power of γ too few: "
+        "token i = 0 already stands one step after the state, so it needs γ^(i+1), not γ^i. "
+        "Look at the factor on q.": partial(_chunkwise, read=lambda i, n: i),
+        "The writes have one power of γ too many: the last token of a chunk writes undecayed, "
+        "so token j needs γ^(n-1-j), not γ^(n-j). Look at the factor on k.": partial(
+            _chunkwise, write=lambda j, n: n - j
+        ),
+        "The state is decayed by γ once a chunk: a chunk of n tokens decays it n times. Look for γⁿ on S.": partial(
+            _chunkwise, keep=lambda n: 1
+        ),
+        "The state is not decayed between chunks: look for γⁿ on S before the writes are added.": partial(
+            _chunkwise, keep=lambda n: 0
+        ),
+        "The writes into the state are not decayed: token j is n-1-j steps old when its chunk ends. "
+        "Look for γ^(n-1-j) on the writes.": partial(_chunkwise, write=lambda j, n: 0),
+        "The read from the state is not decayed: token i stands i+1 steps after it. Look for γ^(i+1) on q.": partial(
+            _chunkwise, read=lambda i, n: 0
+        ),
+        "The powers on the writes run the wrong way: token j has γ^j, so the oldest counts most. It needs γ^(n-1-j).": (
+            partial(_chunkwise, write=lambda j, n: j)
+        ),
+        "The powers on the read and on the writes have changed places: the read needs γ^(i+1), the writes γ^(n-1-j).": (
+            partial(_chunkwise, read=lambda i, n: n - 1 - i, write=lambda j, n: j + 1)
+        ),
+        "The read counts its power of γ from the start of the text: "
+        "i starts anew in each chunk, because S has already been decayed up to the chunk's start.": _global_reads,
+        "No state is carried: each chunk starts from an empty one. Keep S from one chunk to the next.": partial(
+            _chunkwise, carried=False
+        ),
+        "The given state is ignored: the first chunk starts empty. Look at what S is before the loop.": partial(
+            _chunkwise, given=False
+        ),
+        "The last chunk decays the state as if it were full: "
+        "its own length n counts, not chunk_size (padding with zeros does the same). "
+        "Look at the powers in a chunk that is cut short.": partial(_chunkwise, padded=True),
+        "The chunk reads the state that already holds its own writes: its pairs are counted twice. "
+        "Compute y before S.": (partial(_chunkwise, updated=True)),
+        "The pairs inside a chunk are not decayed, only cut off at the diagonal. Look for D on the scores.": partial(
+            _chunkwise, inside=lambda gamma, n: torch.ones(n, n).tril()
+        ),
+        "Inside a chunk a token reads the future: D must be 0 above the diagonal.": partial(
+            _chunkwise, inside=lambda gamma, n: torch.maximum(_mask(gamma, n), _mask(gamma, n).mT)
+        ),
+        "Inside a chunk a token does not read its own pair: the diagonal of D is 1. Look at < against ≤.": partial(
+            _chunkwise, inside=lambda gamma, n: _mask(gamma, n).tril(-1)
+        ),
+        "The product γ^i · γ^(-j) overflows inside a chunk where γ is small, and y holds inf or nan. "
+        "Take the difference i - j first, then the power.": partial(_chunkwise, inside=_factored_mask),
+    },
+    alternatives=(
+        _chunkwise,
+        lambda q, k, v, gamma, state, chunk_size: core.recurrent(
+            q, k, v, log_a=gamma.log()[:, None].expand(*q.shape[:3], 1), state=state
+        ),
+        lambda q, k, v, gamma, state, chunk_size: core.chunkwise(
+            q, k, v, log_a=gamma.log()[:, None].expand(*q.shape[:3], 1), state=state, chunk_size=chunk_size
+        ),
+    ),
+    properties=(CAUSAL, CHUNK_SIZE, HALVES),
+    outputs=("y", "S"),
+    time_axis={"y": 1, "S": None},
+    parts_hint=_chunk_hint,
+)
+
+
+EXERCISES = [DECAYS, HALF_LIFE, STEP, DECAY_MASK, PARALLEL, HEAD_NORM, ROTATE, MENDED, CHUNKWISE]
