@@ -35,7 +35,7 @@ def repeat_heads(x: Float[Tensor, "B T h K"], n_heads: int) -> Float[Tensor, "B 
 
 
 def attend(q, k, v, *, causal=False, window=None, scale=None, return_lse=False):
-    """softmax(scale · q kᵀ + mask) v. Returns y (B, T, H, V), and with `return_lse` also log Σ exp of the scores (B, T, H).
+    """softmax(scale · q kᵀ + mask) v. Returns y (B, T, H, V); with `return_lse` also log Σ exp(scores) (B, T, H).
 
     scale defaults to K^-1/2. A window needs causal=True. A query that may see nothing gives y = 0 and lse = -inf.
     When k is longer than q, the last query stands at the last key.

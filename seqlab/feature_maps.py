@@ -52,8 +52,8 @@ class Taylor(nn.Module):
 class RandomFeatures(nn.Module):
     """φ(x) = exp(w_i·x̂ - ‖x̂‖²/2) / √F with x̂ = x / K^¼ and random w_i (Performer, arXiv:2009.14794).
 
-    The mean of φ(q)·φ(k) over w is exp(q·k / √K) exactly; its spread falls as 1/√F. Rows w_i are orthogonal in blocks of
-    K, which lowers the spread. They are drawn once, from `seed`, and kept with the weights.
+    The mean of φ(q)·φ(k) over w is exp(q·k / √K) exactly; its spread falls as 1/√F. Rows w_i are orthogonal in blocks
+    of K, which lowers the spread. They are drawn once, from `seed`, and kept with the weights.
     """
 
     positive = True
@@ -62,7 +62,7 @@ class RandomFeatures(nn.Module):
         super().__init__()
         rng = torch.Generator().manual_seed(seed)
         n_blocks = math.ceil(n_features / d_head)
-        blocks = [torch.linalg.qr(torch.randn(d_head, d_head, generator=rng)).Q for _ in range(n_blocks)]
+        blocks = [_random_rotation(d_head, rng) for _ in range(n_blocks)]
         lengths = torch.randn(n_features, d_head, generator=rng).norm(dim=-1, keepdim=True)
         self.register_buffer("w", torch.cat(blocks)[:n_features] * lengths)  # (F, K)
 
@@ -72,6 +72,12 @@ class RandomFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x / x.shape[-1] ** 0.25
         return (x @ self.w.mT - x.square().sum(-1, keepdim=True) / 2).exp() / math.sqrt(len(self.w))
+
+
+def _random_rotation(n: int, rng: torch.Generator) -> Tensor:
+    """Uniform among the orthogonal n×n matrices. QR alone is not: LAPACK fixes signs by R, so R's signs are undone."""
+    Q, R = torch.linalg.qr(torch.randn(n, n, generator=rng))
+    return Q * R.diagonal().sign()
 
 
 def feature_map(name: str, d_head: int, n_features: int = 64) -> nn.Module:

@@ -72,7 +72,10 @@ def stream(
     top_k: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Int[Tensor, " B"]]:
-    """Yield n_tokens new tokens one by one. temperature 0 takes the likeliest token; top_k samples among the k likeliest."""
+    """Yield n_tokens new tokens one by one.
+
+    temperature 0 takes the likeliest token; top_k samples among the k likeliest.
+    """
     if prompt.shape[1] == 0:
         raise ValueError("the prompt is empty: give at least one token to continue from")
     if temperature < 0:

@@ -11,6 +11,7 @@ rounding. Nothing here scales q or normalises k: callers do. State and decays ar
 """
 
 from functools import partial
+from itertools import repeat as repeat_forever
 
 import torch
 from einops import rearrange, repeat
@@ -38,12 +39,11 @@ def step(
 def recurrent(q, k, v, *, log_a=None, beta=None, state=None):
     """Fold `step` over time: O(T) work, O(1) memory, no parallelism. How a model decodes."""
     check_inputs(q, k, v, log_a, beta, state)
-    (q_, k_, v_, a_, beta_), S = _heads_first(q, k, v, log_a, beta, state)
+    xs, S = _heads_first(q, k, v, log_a, beta, state)
     ys = []
-    for t in range(q.shape[1]):
-        a_t, beta_t = (None if x is None else x[:, :, t] for x in (a_, beta_))
-        y_t, S = step(S, q_[:, :, t], k_[:, :, t], v_[:, :, t], a_t, beta_t)
-        ys.append(y_t)
+    for token in _over_time(xs, lambda x: x.unbind(dim=2)):
+        y, S = step(S, *token)
+        ys.append(y)
     return torch.stack(ys, dim=1).to(v.dtype), S
 
 
@@ -65,8 +65,7 @@ def chunkwise(q, k, v, *, log_a=None, beta=None, state=None, chunk_size=64):
         raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
     xs, S = _heads_first(q, k, v, log_a, beta, state)
     ys = []
-    for t in range(0, q.shape[1], chunk_size):
-        chunk = (None if x is None else x[:, :, t : t + chunk_size] for x in xs)
+    for chunk in _over_time(xs, lambda x: x.split(chunk_size, dim=2)):
         y, S = _parallel(*chunk, S)
         ys.append(y)
     return rearrange(torch.cat(ys, dim=2), "b h t v -> b t h v").to(v.dtype), S
@@ -88,28 +87,26 @@ def _parallel(q, k, v, log_a, beta, S):
 
 
 def _decays(log_a: Float[Tensor, "B H T A"] | None):
-    """Decay from j to i (B, H, T, T, A), from the start to i and from j to the end (B, H, T, A).
+    """Decay from j to i (B, H, A, T, T), from the start to i and from j to the end (B, H, T, A).
 
-    Each sum of logs runs over its own span only, so exp never sees a positive number, a gate of exactly 0 is allowed,
-    and a strong decay early in the chunk costs no precision later: exp(G_i - G_j), never exp(G_i) exp(-G_j).
+    Each sum of logs runs over its own span (j, i] only. So exp never sees a positive number, a gate of exactly 0 is
+    allowed, and a strong decay early in the chunk costs no precision later: exp(G_i - G_j), never exp(G_i) exp(-G_j).
     """
     if log_a is None:
         return None, None, None
     T = log_a.shape[2]
-    causal = torch.ones(T, T, dtype=torch.bool, device=log_a.device).tril()
-    steps = repeat(log_a, "b h i a -> b h i j a", j=T).masked_fill(~causal.tril(-1)[..., None], 0)
-    spans = steps.cumsum(dim=2)
-    between = spans.masked_fill(~causal[..., None], -torch.inf)
-    return between.exp(), log_a.cumsum(dim=2).exp(), spans[:, :, -1].exp()
+    steps = repeat(log_a, "b h i a -> b h a i j", j=T).tril(-1)
+    spans = steps.cumsum(-2)
+    return spans.exp().tril(), log_a.cumsum(2).exp(), spans[..., -1, :].mT.exp()
 
 
 def _pairs(q, k, between):
     """Weight of token j in the read of token i, 0 for j > i (B, H, T, T)."""
     if between is None:
         return (q @ k.mT).tril()
-    if between.shape[-1] == 1:  # a scalar decay factors out of the dot product: nothing of size (T, T, K)
-        return (q @ k.mT) * between[..., 0]
-    return torch.einsum("bhik, bhijk, bhjk -> bhij", q, between, k)
+    if between.shape[2] == 1:  # a scalar decay factors out of the dot product: nothing of size (T, T, K)
+        return (q @ k.mT) * between[:, :, 0]
+    return torch.einsum("bhik, bhkij, bhjk -> bhij", q, between, k)
 
 
 def _read(S, q):
@@ -118,6 +115,12 @@ def _read(S, q):
 
 def _times(x, decay):
     return x if decay is None else x * decay
+
+
+def _over_time(xs, cut):
+    """The pieces of all inputs, time by time. Cut once, not sliced: a slice's gradient is as long as the sequence."""
+    pieces = [repeat_forever(None) if x is None else cut(x) for x in xs]
+    return zip(*pieces, strict=False)  # an absent input goes on for ever
 
 
 def _heads_first(q, k, v, log_a, beta, state):

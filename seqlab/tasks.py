@@ -21,10 +21,10 @@ class RecallBatch(NamedTuple):
 class Recall:
     """Associative recall with overwriting: the *latest* value of a key counts.
 
-    n_pairs tokens each write one (key, value) pair, keys and values drawn at random, so keys are written again; then each
-    key that occurred is asked for once, in random order, and the target is the value written last. One token holds
-    the whole pair, so that one layer of memory is enough and nothing but the memory is tested. Chance: 1 / n_values.
-    Keys that never occurred are asked for too, with target IGNORE, so that all rows have one length.
+    n_pairs tokens each write one (key, value) pair, keys and values drawn at random, so keys are written again. Then
+    every key is asked for once, in random order; the target is the value written last (IGNORE for a key that never
+    occurred). One token holds the whole pair, so one layer of memory is enough and nothing but the memory is tested.
+    Chance: 1 / n_values.
     """
 
     n_keys: int = 8

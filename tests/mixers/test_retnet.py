@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from seqlab.mixers import RetNet
+from seqlab.recurrence import chunkwise
+
+D, H, T = 32, 4, 19
+
+
+def test_it_is_the_papers_complex_sum():
+    """o_n = Σ_m γ^(n-m) Re⟨q_n e^{inθ}, k_m e^{imθ}⟩ v_m, with pairs of channels as complex numbers."""
+    mixer, x = RetNet(D, H).double(), torch.randn(2, T, D, dtype=torch.float64)
+    K = D // H
+    q, k = (torch.view_as_complex(W(x).unflatten(-1, (H, K // 2, 2))) for W in (mixer.q, mixer.k))
+    v = mixer.v(x).unflatten(-1, (H, 2 * K))
+    theta = torch.tensor([10000 ** (-i / (K // 2 - 1)) for i in range(K // 2)], dtype=torch.float64)
+    y = torch.zeros_like(v)
+    for n in range(T):
+        for m in range(n + 1):
+            turn = torch.polar(torch.ones_like(theta), (n - m) * theta)
+            score = (q[:, n] * k[:, m].conj() * turn).sum(-1).real / K**0.5  # (B, H)
+            for h in range(H):
+                y[:, n, h] += (1 - 2 ** (-5 - h)) ** (n - m) * score[:, h, None] * v[:, m, h]
+    y = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    gate = mixer.g(x)
+    expected = mixer.out(gate * torch.sigmoid(gate) * y.flatten(-2))
+    torch.testing.assert_close(mixer(x)[0], expected, rtol=0, atol=1e-8)
+
+
+def test_the_papers_rescalings_of_the_parallel_form_vanish_in_the_norm():
+    """D divided by its row sums' root and R by its absolute row sum change no output: a per-head norm follows."""
+    mixer, x = RetNet(D, H).double(), torch.randn(1, T, D, dtype=torch.float64)
+    inputs = mixer.project(x)
+    span = torch.arange(T)[:, None] - torch.arange(T)
+    mask = (mixer.log_gamma.double()[:, None, None] * span).exp().tril()  # (H, T, T)
+    mask = mask / mask.sum(-1, keepdim=True).sqrt()
+    R = torch.einsum("bihk, bjhk -> bhij", inputs["q"], inputs["k"]) * mask
+    R = R / R.abs().sum(-1, keepdim=True).clamp(min=1, max=5e4)
+    rescaled = torch.einsum("bhij, bjhv -> bihv", R, inputs["v"])
+    unit = lambda y: y / y.norm(dim=-1, keepdim=True)  # noqa: E731
+    torch.testing.assert_close(unit(rescaled), unit(chunkwise(**inputs)[0]), rtol=0, atol=1e-9)
+
+
+def test_an_old_token_counts_less_by_gamma_per_step():
+    """With q and k at rest (θ turns nothing at channel width 2 and position 0), the weights are γ^(t-s)."""
+    mixer = RetNet(D, H)
+    half_lives = torch.log(torch.tensor(0.5)) / mixer.log_gamma
+    assert half_lives[0] == pytest.approx(21.83, abs=0.01)  # 1 - 2^-5
+    assert (half_lives[1:] / half_lives[:-1]).round().eq(2).all()  # each head remembers twice as long as the one before
+
+
+def test_positions_go_on_where_the_state_stopped():
+    mixer, x = RetNet(D, H), torch.randn(1, 7, D)
+    _, state = mixer(x)
+    assert state.position == 7
+    assert mixer(x, state)[1].position == 14
+
+
+def test_an_odd_head_width_gets_one_clear_sentence():
+    with pytest.raises(ValueError, match="d_model is 12, n_heads is 4: each head needs an even width"):
+        RetNet(12, 4)
+
+
+@pytest.mark.oracle
+def test_retention_against_fla(fla):
+    """fla scales q by K^-1/2 where RetNet scales k; both together are ours."""
+    mixer, x = RetNet(D, H), torch.randn(2, 50, D)
+    inputs = mixer.project(x)
+    q, k, v = (inputs[name].transpose(1, 2) for name in "qkv")
+    y = fla("retention").naive_retention(q * (D // H) ** 0.5, k, v).transpose(1, 2)
+    torch.testing.assert_close(chunkwise(**inputs)[0], y, rtol=1e-4, atol=1e-5)

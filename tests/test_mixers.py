@@ -1,0 +1,113 @@
+"""The contract of DESIGN §4, run over every row of the zoo."""
+
+import pytest
+import torch
+
+from seqlab.zoo import ZOO, row
+
+B, T, D = 2, 21, 32
+rows = pytest.mark.parametrize("r", ZOO, ids=lambda r: r.name)
+
+
+def make(r, **options):
+    torch.manual_seed(0)
+    return r.make(D, **options).double()
+
+
+def draw(T=T, B=B):
+    return torch.randn(B, T, D, dtype=torch.float64)
+
+
+def tensors(state):
+    if isinstance(state, torch.Tensor):
+        return [state]
+    return [t for part in state for t in tensors(part)] if isinstance(state, tuple | list) else []
+
+
+def assert_same_state(ours, theirs):
+    for a, b in zip(tensors(ours), tensors(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+@rows
+def test_causal(r):
+    mixer, x = make(r), draw()
+    changed = x.clone()
+    changed[:, 12:] += torch.randn_like(changed[:, 12:])
+    assert torch.equal(mixer(changed)[0][:, :12], mixer(x)[0][:, :12])
+    assert not torch.allclose(mixer(changed)[0][:, 12:], mixer(x)[0][:, 12:])
+
+
+@rows
+@pytest.mark.parametrize("cuts", [[8], [1, 2, 20], list(range(1, T))], ids=["halves", "odd parts", "token by token"])
+def test_parts_with_the_state_carried_are_the_whole(r, cuts):
+    mixer, x = make(r), draw()
+    y, whole = mixer(x)
+    state, parts = None, []
+    for part in torch.tensor_split(x, cuts, dim=1):
+        y_part, state = mixer(part, state)
+        parts.append(y_part)
+    torch.testing.assert_close(torch.cat(parts, dim=1), y, rtol=0, atol=1e-9)
+    assert_same_state(state, whole)
+
+
+@rows
+def test_every_form_agrees_with_its_gradients(r):
+    x, results = draw(70), {}
+    for form in r.forms:
+        mixer, leaf = make(r, form=form), x.clone().requires_grad_()
+        y, state = mixer(leaf)
+        loss = y.square().sum() + sum(t.cos().sum() for t in tensors(state))
+        results[form] = (y, state, torch.autograd.grad(loss, [leaf, *mixer.parameters()]))
+    y, state, grads = results[r.forms[0]]
+    for form in r.forms[1:]:
+        torch.testing.assert_close(results[form][0], y, rtol=0, atol=1e-9)
+        assert_same_state(results[form][1], state)
+        for ours, theirs in zip(results[form][2], grads, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@rows
+def test_a_row_of_a_batch_is_that_row_alone(r):
+    mixer, x = make(r), draw(B=3)
+    y, _ = mixer(x)
+    torch.testing.assert_close(y[1:2], mixer(x[1:2])[0], rtol=0, atol=1e-12)
+
+
+@rows
+def test_the_state_is_as_large_as_the_zoo_says(r):
+    mixer = make(r)
+    for T in (1, 5, 16, 40):
+        assert sum(t.numel() for t in tensors(mixer(draw(T, B=1))[1])) == r.state_floats(T, D)
+
+
+@rows
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e3])
+def test_outputs_and_gradients_are_finite(r, scale, dtype):
+    mixer, x = make(r).to(dtype), (draw(40) * scale).to(dtype).requires_grad_()
+    y, state = mixer(x)
+    y.square().mean().backward()
+    assert y.dtype == dtype
+    for t in [y, *tensors(state), x.grad, *(p.grad for p in mixer.parameters())]:
+        assert t.isfinite().all()
+
+
+@rows
+def test_bf16_runs(r):
+    mixer, x = make(r), draw()
+    exact, _ = mixer(x)
+    y, _ = mixer.bfloat16()(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    assert (y - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@rows
+def test_a_row_names_its_source(r):
+    assert r.paper.startswith("arXiv:") and r.oracle and r.gate and 1986 <= r.year <= 2027 and 0 <= r.chapter <= 29
+
+
+def test_an_unknown_row_is_named_with_what_there_is():
+    with pytest.raises(KeyError, match="no architecture is called 'S6': there are linear attention"):
+        row("S6")
+    assert row("RetNet").year == 2023
