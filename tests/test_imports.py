@@ -1,0 +1,70 @@
+"""Who may import whom (DESIGN §2), and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "seqlab"
+CORE = ["recurrence", "scan", "attention", "convolution", "discretize", "position", "norm", "feature_maps"]
+# Each layer may import the layers before it, and itself where the name stands in SELF.
+LAYERS = [CORE, ["mixers", "ffn"], ["model"], ["zoo", "tasks", "train", "hub", "microscope"], ["figures"], ["widgets"]]
+TOP = ["course"]
+HEAVY = ("plotly", "ipywidgets", "IPython", "nbformat", "nbclient", "jupytext", "jupyter_client", "typer", "rich")
+
+
+def layer_of(part):
+    return next((i for i, layer in enumerate([*LAYERS, TOP]) if part in layer), None)
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+        for name in names:
+            yield name.split(".")
+
+
+SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent.name != "gpu")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    here = path.relative_to(PACKAGE).with_suffix("").parts
+    if here == ("__init__",):
+        return
+    assert layer_of(here[0]) is not None, f"{here[0]} has no place in the layers: give it one here and in DESIGN"
+    for name in imports(path):
+        assert name[:2] != ["seqlab", "kernels"], "nothing imports kernels except the person who chooses one"
+        if name[0] == "seqlab" and len(name) > 1 and name[1] != here[0]:
+            assert layer_of(name[1]) is not None and layer_of(name[1]) <= layer_of(here[0]), f"imports {'.'.join(name)}"
+        if here[0] == "mixers" and here[1:] != ("__init__",):
+            assert name[:2] != ["seqlab", "mixers"], "mixers never import mixers"
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_mathematics_loads_without_the_notebook_stack():
+    """So that the same code runs on a bare GPU box."""
+    code = f"import sys, seqlab.zoo, seqlab.model, seqlab.train; print([m for m in {HEAVY} if m in sys.modules])"
+    assert python(code).strip() == "[]"
+
+
+@pytest.mark.slow
+def test_importing_seqlab_costs_little_more_than_torch():
+    code = """
+import time, torch
+start = time.perf_counter()
+import seqlab, seqlab.zoo, seqlab.model
+print(time.perf_counter() - start)
+"""
+    assert min(float(python(code)) for _ in range(3)) < 0.3
