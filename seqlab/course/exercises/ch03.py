@@ -342,7 +342,7 @@ SMEAR = Exercise(
         "This is the read if the third write had overwritten the first. A memory that only adds keeps both 10 and 4.": (
             0.6 * 5 + 4
         ),
-        "This is the last value written under k₁, as in a dictionary. The first write is still there, and k₂ leaks.": 4.0,
+        "This is the last value written under k₁, as in a dictionary. The first write is still there; k₂ leaks.": 4.0,
         "This is the plain sum of the three values. Each is weighted by the overlap of its key with k₁: "
         "one overlap is only 0.6.": 19.0,
         "This is the read at k₂, not at k₁. At k₁ the values 10 and 4 count whole and 5 counts 0.6.": 0.6 * 14 + 5,
