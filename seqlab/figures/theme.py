@@ -22,8 +22,10 @@ COLORS = {
     "attention": "#CC79A7",  # purple
     "softmax": "#222222",  # near black
 }
+LINES = tuple(COLORS[name] for name in ("q", "write", "v", "k", "attention", "state", "softmax", "decay"))
+"""The order in which lines and bars of a comparison take their colours."""
+
 INK = "#2B2B2B"
-FAINT = "#DDDDDD"
 
 SIGNED = [[0.0, "#00456E"], [0.25, "#5AA5D2"], [0.5, "#FFFFFF"], [0.75, "#EE9A62"], [1.0, "#8F3A00"]]
 """For numbers with a sign, such as a state: blue below 0, white at 0, orange above. Use with zmid=0."""
@@ -44,7 +46,7 @@ def figure(*traces, title: str = "", x: str = "", y: str = "", height: int = 380
     return fig
 
 
-def wrap(text: str, width: int = 74) -> str:
+def wrap(text: str, width: int = 80) -> str:
     """Break a long title over lines, so that it fits 700 px."""
     return "<br>".join(line for part in text.split("<br>") for line in (textwrap.wrap(part, width) or [""]))
 
@@ -78,7 +80,7 @@ def _template() -> go.layout.Template:
             "modebar": {"orientation": "v"},
             "paper_bgcolor": "white",
             "plot_bgcolor": "white",
-            "colorway": [COLORS[name] for name in ("q", "write", "v", "k", "attention", "state", "softmax", "decay")],
+            "colorway": LINES,
             "hoverlabel": {"font": {"size": 12}},
             "legend": {"bgcolor": "rgba(255,255,255,0.8)"},
             "xaxis": axis,

@@ -1,0 +1,80 @@
+"""Measurements as pictures: loss curves, timings against T, accuracies."""
+
+import math
+
+import plotly.graph_objects as go
+
+from seqlab.figures.theme import INK, LINES, figure
+
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up")
+
+
+def loss_curves(
+    losses: dict[str, list[float]], *, title: str = "", y: str = "loss (nats)", every: int = 1
+) -> go.Figure:
+    """One curve per name. `every`: training steps between two numbers of a list."""
+    lines = [
+        go.Scatter(
+            x=[i * every for i in range(len(ys))], y=_short(ys), name=name, line_dash=DASHES[n % 4], mode="lines"
+        )
+        for n, (name, ys) in enumerate(losses.items())
+    ]
+    return _legend_below(figure(*lines, title=title, x="training step", y=y))
+
+
+def timing_lines(seconds: dict[str, dict[int, float]], *, title: str = "", y: str = "seconds") -> go.Figure:
+    """Time against T, both logarithmic. The legend gives each line's fitted slope: 1 is linear in T, 2 quadratic."""
+    lines = [
+        go.Scatter(
+            x=list(times),
+            y=_short(times.values()),
+            name=name if len(times) < 2 else f"{name}: T<sup>{slope(times):.2f}</sup>",
+            mode="lines+markers",
+            line_dash=DASHES[n % 4],
+            marker={"size": 8, "symbol": SYMBOLS[n % 6]},
+        )
+        for n, (name, times) in enumerate(seconds.items())
+    ]
+    fig = figure(*lines, title=title, x="tokens T (log scale)", y=f"{y} (log scale)")
+    shown = sorted({T for times in seconds.values() for T in times})
+    fig.update_xaxes(type="log", tickvals=shown, ticktext=[f"{T:,}" for T in shown])
+    fig.update_yaxes(type="log", dtick=1, exponentformat="power")
+    return _legend_below(fig)
+
+
+def slope(times: dict[int, float]) -> float:
+    """The exponent p of the least-squares fit seconds = c T^p."""
+    xs, ys = ([math.log(u) for u in us] for us in (times.keys(), times.values()))
+    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+
+
+def bars(values: dict[str, float], *, title: str = "", y: str = "accuracy", chance: float | None = None) -> go.Figure:
+    """One bar per name, its number above it; a dotted line at `chance`, what guessing would give."""
+    names = list(values)
+    bar = go.Bar(
+        x=names,
+        y=_short(values.values()),
+        text=[f"{value:.0%}" if 0 <= value <= 1 else f"{value:.3g}" for value in values.values()],
+        textposition="outside",
+        cliponaxis=False,
+        width=min(0.6, 0.15 * len(names)),
+        marker={"color": [LINES[n % 8] for n in range(len(names))]},
+    )
+    fig = figure(bar, title=title, y=y, showlegend=False)
+    if chance is not None:
+        words = {"annotation_text": f"guessing: {chance:.2%}", "annotation_position": "top right"}
+        fig.add_hline(chance, line={"dash": "dot", "width": 1.5, "color": INK}, **words)
+    if max(values.values()) <= 1:
+        fig.update_yaxes(range=[min(0, *values.values()), 1.08], tickformat=".0%")
+    return fig
+
+
+def _short(values) -> list[float]:
+    return [float(f"{float(value):.4g}") for value in values]
+
+
+def _legend_below(fig: go.Figure) -> go.Figure:
+    fig.update_layout(legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}, showlegend=True)
+    return fig.update_layout(margin_b=96, height=fig.layout.height + 30)
