@@ -20,7 +20,7 @@ def model():
 def test_greedy_decoding_is_the_whole_sequence_read_again(model):
     """Each new token, drawn with carried states, is the argmax of one fresh forward over everything before it."""
     prompt = torch.randint(29, (2, 5))
-    tokens = generate(model, prompt, 12, temperature=0)
+    tokens = generate(model, prompt, 12, temperature=0.0)
     assert tokens.shape == (2, 17) and torch.equal(tokens[:, :5], prompt)
     logits, _ = model(tokens[:, :-1])
     assert torch.equal(tokens[:, 5:], logits[:, 4:].argmax(-1))
@@ -30,7 +30,7 @@ def test_sampling_is_seeded_and_top_k_limits_it(model):
     prompt = torch.randint(29, (3, 4))
     first, again = (generate(model, prompt, 8, generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first, again)
-    assert torch.equal(generate(model, prompt, 8, top_k=1), generate(model, prompt, 8, temperature=0))
+    assert torch.equal(generate(model, prompt, 8, top_k=1), generate(model, prompt, 8, temperature=0.0))
     assert len(list(stream(model, prompt, 3))) == 3
     assert torch.equal(generate(model, prompt, 0), prompt)
 
@@ -39,7 +39,7 @@ def test_wrong_sampling_gets_one_clear_sentence(model):
     with pytest.raises(ValueError, match="the prompt is empty"):
         generate(model, torch.zeros(1, 0, dtype=torch.long), 3)
     with pytest.raises(ValueError, match="temperature is -1"):
-        generate(model, torch.zeros(1, 1, dtype=torch.long), 3, temperature=-1)
+        generate(model, torch.zeros(1, 1, dtype=torch.long), 3, temperature=-1.0)
 
 
 @pytest.mark.parametrize("r", ZOO, ids=lambda r: r.name)
