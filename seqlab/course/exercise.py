@@ -51,7 +51,7 @@ class Exercise:
     alternatives: tuple[Callable | float, ...] = ()  # right answers written differently
     properties: tuple[Property, ...] = ()
     outputs: tuple[str, ...] = ("y",)  # names of the returned tensors, in order
-    time_axis: int | None | dict[str, int | None] = 1  # which axis of an output is time; None: no time
+    time_axis: int | dict[str, int | None] | None = 1  # which axis of an output is time; None: no time
     parts_hint: Callable[[int, dict], str] | None = None  # (first wrong t, inputs) -> a question
     tolerance: float = 1e-4  # largest error allowed, relative to the largest value of the reference
 

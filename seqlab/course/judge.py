@@ -31,6 +31,8 @@ def judge(exercise: Exercise, cases: list[Case], outcomes: list[Outcome]) -> Rep
     wrong = [t for t in tried if t.kind]
     broken = None if wrong else _broken_property(exercise, cases, outcomes)
     kind, message = _diagnose(exercise, tried, wrong) if wrong else broken or ("passed", "")
+    if kind == "value" and not exercise.numeric and (also := _broken_property(exercise, cases, outcomes)):
+        message += " " + also[1]
     passed = kind == "passed"
     return Report(
         id=exercise.id,

@@ -21,8 +21,8 @@ def _is_course(folder: Path) -> bool:
 
 
 def work() -> Path:
-    """The learner's folder: copies of exercises, progress, backups. Created when first asked for."""
-    folder = root() / "work"
+    """The learner's folder: copies of exercises, progress, backups. $SEQLAB_WORK moves it. Created when asked for."""
+    folder = Path(os.environ.get("SEQLAB_WORK") or root() / "work")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

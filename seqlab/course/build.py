@@ -1,0 +1,213 @@
+"""Turn every source into its notebooks, one way: chapters and solutions executed, exercises cleared.
+
+Two builds give identical files. Outputs that the machine or the clock decides (cells tagged `measured`) are kept
+from the notebook that is there, as long as no code up to that cell has changed.
+"""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import DEVNULL
+
+import nbformat
+from jupyter_client import KernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+from seqlab.course import masters, paths
+from seqlab.course.sandbox import ThisPython
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PLOTLY = "application/vnd.plotly.v1+json"
+NOTE = "<p><i>Run this cell in JupyterLab to move the controls; below is their first position.</i></p>"
+SECONDS = 300
+
+
+class BuildFailed(RuntimeError):
+    """The build stopped; the message is one sentence."""
+
+
+def sources(chapters: list[str] | None = None) -> list[tuple[str, Path]]:
+    """("chapters" or "solutions", source) of the chosen chapters, or of all."""
+    root = paths.root()
+    found = [(kind, p) for kind in ("chapters", "solutions") for p in sorted((root / kind / "src").glob("[0-9]*.py"))]
+    found = [(kind, p) for kind, p in found if not chapters or p.name[:2] in chapters]
+    if not found:
+        raise BuildFailed(
+            f"there is no source for {', '.join(chapters or ['any chapter'])} in chapters/src or solutions/src"
+        )
+    return found
+
+
+def build(kind: str, source: Path, fresh: bool = False) -> list[Path]:
+    """Build one source. Returns the notebooks written."""
+    target = paths.root() / kind / f"{source.stem}.ipynb"
+    notebook = _read(kind, source)
+    written = [target]
+    if kind == "solutions":
+        written.append(write(_cleared(source), _exercise_file(source)))
+    stored = nbformat.read(target, 4) if target.exists() and not fresh else None
+    execute(notebook, target.parent, where=source.name)
+    freeze_widgets(notebook)
+    clean(notebook)
+    keep_measured(notebook, stored)
+    write(notebook, target)
+    if kind == "solutions":
+        _stubs_earn_nothing(source)
+    return written
+
+
+def stale(kind: str, source: Path) -> list[str]:
+    """One sentence for each notebook of `source` that is not what the source would give (outputs are not run)."""
+    target = paths.root() / kind / f"{source.stem}.ipynb"
+    found = [f"{paths.shown(target)} {why}" for why in _differences(_read(kind, source), target)]
+    if kind == "solutions":
+        exercise = _exercise_file(source)
+        if not exercise.exists() or exercise.read_text(encoding="utf-8") != text(_cleared(source)):
+            found.append(f"{paths.shown(exercise)} is not what {source.name} gives")
+    return found
+
+
+def execute(notebook: NotebookNode, folder: Path, where: str) -> None:
+    """Run all cells in a fresh kernel of this Python, with nothing of the learner's in reach."""
+    with tempfile.TemporaryDirectory() as work, _environment(work):
+        manager = KernelManager(kernel_spec_manager=ThisPython())
+        resources = {"metadata": {"path": str(folder)}}
+        client = NotebookClient(
+            notebook, km=manager, timeout=SECONDS, record_timing=False, coalesce_streams=True, resources=resources
+        )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the notebook stack's own
+                client.execute(stdout=DEVNULL, stderr=DEVNULL)
+        except CellTimeoutError:
+            raise BuildFailed(f"{where}: a cell ran longer than {SECONDS} s") from None
+        except DeadKernelError:
+            raise BuildFailed(f"{where}: the kernel died") from None
+        except CellExecutionError as error:
+            raise BuildFailed(f"{where}: a cell raises {error.ename}: {error.evalue}\n{error}") from None
+        finally:
+            if manager.has_kernel:
+                manager.shutdown_kernel(now=True)
+
+
+def freeze_widgets(notebook: NotebookNode) -> None:
+    """Put what a widget's Output shows in its place: readable on a static page, and a hundred times smaller."""
+    states = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [frozen for output in cell.outputs for frozen in _frozen(output, states)]
+
+
+def clean(notebook: NotebookNode) -> None:
+    """Drop what differs from build to build or from machine to machine."""
+    for name in ("widgets", "language_info", "jupytext"):
+        notebook.metadata.pop(name, None)
+    for i, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{i:03d}"
+        cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            if PLOTLY in output.get("data", {}):
+                output.data.pop("image/png", None)
+                output.data.pop("text/html", None)
+
+
+def keep_measured(notebook: NotebookNode, stored: NotebookNode | None) -> None:
+    """Give cells tagged `measured` their stored outputs back while all code up to them is as it was."""
+    if stored is None:
+        return
+    new, old = ([c for c in nb.cells if c.cell_type == "code"] for nb in (notebook, stored))
+    for cell, before in zip(new, old, strict=False):
+        if cell.source != before.source:
+            return
+        if "measured" in cell.metadata.get("tags", []) and before.outputs:
+            cell.outputs = before.outputs
+
+
+def text(notebook: NotebookNode) -> str:
+    return nbformat.writes(notebook) + "\n"
+
+
+def write(notebook: NotebookNode, path: Path) -> Path:
+    from seqlab.course.records import write_whole
+
+    write_whole(path, text(notebook))
+    path.chmod(0o644)
+    return path
+
+
+def _read(kind: str, source: Path) -> NotebookNode:
+    notebook = masters.read(source)
+    if kind == "solutions":
+        masters.validate(notebook, source.name[:2], source.name)
+    return notebook
+
+
+def _cleared(source: Path) -> NotebookNode:
+    return masters.cleared(masters.read(source), source.name[:2], source.name)
+
+
+def _exercise_file(source: Path) -> Path:
+    return paths.root() / "exercises" / f"{source.stem}.ipynb"
+
+
+def _stubs_earn_nothing(source: Path) -> None:
+    """Grade the unsolved notebook: a stub that earns points is not a stub."""
+    from seqlab.course.grade import grade
+
+    for report in grade(source.name[:2], _exercise_file(source)):
+        if report.earned:
+            raise BuildFailed(f"{source.name}: the unsolved stub of {report.id} earns {report.earned} points")
+
+
+def _differences(fresh: NotebookNode, target: Path) -> Iterator[str]:
+    if not target.exists():
+        yield "is not built yet"
+        return
+    stored = nbformat.read(target, 4)
+    if [_seen(c) for c in fresh.cells] != [_seen(c) for c in stored.cells]:
+        yield "has other cells than its source"
+    elif any(c.execution_count is None for c in stored.cells if c.cell_type == "code" and c.source.strip()):
+        yield "holds a cell that was never run"
+
+
+def _seen(cell: NotebookNode) -> tuple:
+    return cell.cell_type, cell.source, cell.id, dict(cell.metadata)
+
+
+def _frozen(output: NotebookNode, states: dict) -> list[NotebookNode]:
+    if WIDGET not in output.get("data", {}):
+        return [output]
+    inside = list(_outputs_inside(output.data[WIDGET]["model_id"], states))
+    note = nbformat.v4.new_output("display_data", data={"text/html": NOTE, "text/plain": "(a widget)"})
+    return [note, *(nbformat.from_dict(o) for o in inside)] if inside else []
+
+
+def _outputs_inside(model: str, states: dict) -> Iterator[dict]:
+    state = states.get(model, {}).get("state", {})
+    yield from state.get("outputs", ())
+    for child in state.get("children", ()):
+        yield from _outputs_inside(child.removeprefix("IPY_MODEL_"), states)
+
+
+@contextmanager
+def _environment(work: str):
+    """The environment of a build: strict checks, no progress bars, no progress kept, plotly's JSON."""
+    wanted = {
+        "SEQLAB_STRICT": "1",
+        "SEQLAB_WORK": work,
+        "TQDM_DISABLE": "1",
+        "PLOTLY_RENDERER": "plotly_mimetype",
+        "PYTHONHASHSEED": "0",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
