@@ -52,9 +52,10 @@ from seqlab.figures.theme import COLORS, SIGNED, WEIGHTS, figure
 def when_written(draw):
     """Show what `draw` makes of your answers, or say what it still waits for."""
     try:
-        display(draw())
+        shown = draw()
     except Exception as error:
-        print(f"This picture waits for your answer. ({error})")
+        shown = f"This waits for an answer of yours that runs. ({error})"
+    print(shown) if isinstance(shown, str) else display(shown)
 
 
 # %% [markdown]
@@ -171,8 +172,7 @@ check("03.3", read)
 
 # %% [markdown]
 # Below, your `write` stores four values under four one-hot keys, one after the other. Each write fills one column of
-# the table, and nothing else changes. Colours to the right of the white are positive numbers, to the left negative
-# ones.
+# the table, and nothing else changes. Orange is positive, blue negative, white zero.
 
 
 # %%
@@ -459,12 +459,17 @@ def stream_given(q, k, v, S, z):
     return torch.stack(ys, dim=1), S, z
 
 
-torch.manual_seed(0)
-q, k, v = torch.rand(1, 6, 1, 4), torch.rand(1, 6, 1, 4), torch.randn(1, 6, 1, 3)
-S, z = torch.ones(1, 1, 3, 4), torch.ones(1, 1, 4)
-k_other = torch.cat([k[:, :-1], 3 * k[:, -1:]], dim=1)  # only the last key is another one
-moved = (stream_given(q, k, v, S, z)[0] - stream_given(q, k_other, v, S, z)[0]).abs().amax((0, 2, 3)) > 1e-6
-print("Does y_t move when only the last key changes?", moved.tolist())
+def moved_by_the_last_key(stream):
+    """For each token, whether y_t moves when only the last key becomes another one."""
+    torch.manual_seed(0)
+    q, k, v = torch.rand(1, 6, 1, 4), torch.rand(1, 6, 1, 4), torch.randn(1, 6, 1, 3)
+    S, z = torch.ones(1, 1, 3, 4), torch.ones(1, 1, 4)
+    k_other = torch.cat([k[:, :-1], 3 * k[:, -1:]], dim=1)
+    moved = (stream(q, k, v, S, z)[0] - stream(q, k_other, v, S, z)[0]).abs().amax((0, 2, 3)) > 1e-6
+    return f"Does y_t move when only the last key changes? {moved.tolist()}"
+
+
+print(moved_by_the_last_key(stream_given))
 
 # %% [markdown]
 # ## 03.9  Bug hunt: the model that knew the future
@@ -508,6 +513,9 @@ check("03.9", stream)
 #
 # *Common mistakes:* adding k_t inside the loop and leaving the first line in, so that each key counts twice; moving
 # the write of S but not that of z; starting z from zeros, which forgets earlier calls.
+
+# %%
+when_written(lambda: moved_by_the_last_key(stream))
 
 # %% [markdown]
 # ## 03.10  The chunkwise form
@@ -562,7 +570,8 @@ check("03.10", chunked)
 
 # %% [markdown]
 # Three forms, one answer, three costs. The cell measures your own functions on this machine, with one head of width
-# 64. `all_pairs` bends upwards, the other two are straight lines of slope 1, and the chunks lie below the loop.
+# 64 and both axes logarithmic. Look at the slopes: `all_pairs` gets steep, because its work grows with T². The other
+# two grow about as T does, and the chunks lie well below the loop.
 
 
 # %% tags=["measured"]
@@ -589,8 +598,8 @@ def picture_of_times():
         inputs = {T: torch.randn(3, 1, T, 1, 64) for T in lengths}
         ms = [1000 * seconds(lambda form=form, x=x: form(*x)) for x in inputs.values()]
         lines.append(go.Scatter(x=lengths, y=ms, name=name, mode="lines+markers", line_color=colour))
-    fig = figure(*lines, title="The chunkwise form grows like the loop and starts far below it", x="tokens T", y="ms")
-    return fig.update_xaxes(type="log", tickvals=lengths).update_yaxes(type="log")
+    fig = figure(*lines, title="Chunks grow like the loop, at a fraction of its time", x="tokens T", y="milliseconds")
+    return fig.update_xaxes(type="log", tickvals=lengths).update_yaxes(type="log", dtick=1)
 
 
 # %% [markdown]
