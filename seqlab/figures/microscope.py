@@ -18,7 +18,7 @@ LEFT, RIGHT = [0.0, 0.395], [0.575, 1.0]
 ROW, STRIP, GAP = 180, 64, 92  # heights in px: a row of panels, the half-lives, and what lies between
 
 WORDS = {  # what the state's rows and columns are, and the titles of its two panels
-    "state": ("value channel", "key channel", "State S; outlined: written now", "Written now: S − decayed S"),
+    "state": ("value channel", "key channel", "State S; outlined: written now", "Written now"),
     "cache": ("channels of k, then v", "token kept", "Cache; outlined: written now", "Written now: one more column"),
     "any": ("", "all entries, wrapped into a table", "State", "Changed now"),
 }
@@ -255,11 +255,12 @@ def _name_axes(fig, trace, *shown):
         for name, some in zip(WORDS[trace.kind], shown, strict=False)
     )
     n_rows, n_columns = trace.states.shape[1:]
-    tokens, top_down = ticks(trace.labels, 12), {"autorange": "reversed"}
+    room = 16 if max(map(len, trace.labels)) == 1 else 12
+    tokens, top_down = ticks(trace.labels, room), {"autorange": "reversed"}
     side = ticks(range(n_rows - trace.normalised), 8)
     if trace.normalised:
         side = {"tickvals": [*side["tickvals"], n_rows - 1], "ticktext": [*side["ticktext"], "z"]}
-    over = ticks(trace.labels, 12) if trace.kind == "cache" else ticks(range(n_columns), 8)
+    over = tokens if trace.kind == "cache" else ticks(range(n_columns), 8)
     table = {"title_text": columns, "tickangle": 0} | over
     fig.update_layout(
         xaxis=table,
@@ -290,7 +291,8 @@ def _name_axes(fig, trace, *shown):
 
 def _name_panels(fig, trace, tops):
     last = "What y<sub>t</sub> depends on" if trace.recall is None else "Does each key still return its value?"
-    names = [WORDS[trace.kind][2], WORDS[trace.kind][3], "Weight of token s in read t (t outlined)", last]
+    now = WORDS[trace.kind][3] + (": S − decayed S" if trace.half_lives is not None else "")
+    names = [WORDS[trace.kind][2], now, "Weight of token s in read t (t outlined)", last]
     if trace.kind == "any":
         names[2] = "Influence of token s on y<sub>t</sub> (t outlined)"
     at = [(LEFT[0], tops[0]), (RIGHT[0], tops[0]), (LEFT[0], tops[1]), (RIGHT[0], tops[1])]
