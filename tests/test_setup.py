@@ -57,3 +57,20 @@ def test_every_package_is_listed_for_installation():
 def test_kernels_is_the_folder_at_the_top():
     kernels = pytest.importorskip("seqlab.kernels", exc_type=ImportError, reason="needs Triton (Linux only)")
     assert Path(kernels.__file__).resolve() == ROOT / "kernels" / "__init__.py"
+
+
+def test_the_readmes_syllabus_is_the_syllabus():
+    from seqlab.course.syllabus import table
+
+    readme = (ROOT / "README.md").read_text()
+    assert table() in readme, "paste what `python -m seqlab.course.syllabus` prints into README.md"
+
+
+def test_the_readmes_example_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_every_file_the_readme_links_to_is_there():
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
+    assert links and not [link for link in links if not (ROOT / link).exists()]

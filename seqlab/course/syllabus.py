@@ -65,3 +65,23 @@ SYLLABUS = tuple(
         ]
     )
 )
+
+
+def written() -> set[str]:
+    """Numbers of the chapters that are there to open."""
+    from seqlab.course import paths
+
+    return {c.number for c in SYLLABUS if (paths.root() / f"chapters/src/{c.number}_{c.name}.py").is_file()}
+
+
+def table() -> str:
+    """The syllabus as a Markdown table, for the README: `python -m seqlab.course.syllabus` prints it."""
+    here, lines = written(), ["| | chapter | part | it opens with |", "|---|---|---|---|"]
+    for c in SYLLABUS:
+        title = f"**[{c.title}](chapters/{c.number}_{c.name}.ipynb)**" if c.number in here else c.title
+        lines.append(f"| {c.number} | {title} | {PARTS[c.part]} | {c.opens_with} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
