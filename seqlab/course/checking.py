@@ -106,6 +106,8 @@ class Text:
     def __str__(self) -> str:
         return "\n".join(self.lines)
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         return "".join(f"<p style='margin:2px 0;max-width:760px'>{escape(line)}</p>" for line in self.lines)
 
@@ -125,6 +127,8 @@ class Table:
     def __str__(self) -> str:
         lines = [f"{r[0]:6} {r[1][:44]:44} {r[2]:>8}  {r[5]}" for r in self.rows]
         return "\n".join([*lines, self.total])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th style='text-align:left'>{h}</th>" for h in self.HEAD)

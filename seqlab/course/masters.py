@@ -119,7 +119,7 @@ def solution(id: str) -> "Solution":
     return Solution(code, "\n\n".join(c.source for c in part.explanation))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution:
     """A solution as it is shown: the code, then why."""
 
@@ -128,6 +128,8 @@ class Solution:
 
     def __str__(self) -> str:
         return f"{self.code}\n\n{self.explanation}"
+
+    __repr__ = __str__
 
     def _repr_markdown_(self) -> str:
         return f"```python\n{self.code}\n```\n\n{self.explanation}"

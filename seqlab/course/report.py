@@ -27,7 +27,7 @@ class Parting:
     reference: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The verdict. `kind` is "passed" or what sort of wrong it is; `message` is the sentence for the learner."""
 
@@ -50,6 +50,8 @@ class Report:
         lines += [f"   {self.message}", *(f"   Note: {note}" for note in self.notes)]
         lines += [f"   {_mark(r.passed)}  {r.name}" + (f": {r.detail}" if r.detail else "") for r in self.rows]
         return "\n".join(lines)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         notes = "".join(f"<div style='margin-top:4px'>Note: {escape(note)}</div>" for note in self.notes)
