@@ -6,12 +6,13 @@ microscope_frames(trace)                 # plays on a static page
 state_surface(trace)                     # the state through time, to turn
 """
 
+import html
 import math
 
 import plotly.graph_objects as go
 
 from seqlab.figures.table import colour_range, largest, outline, rounded, thinned, ticks
-from seqlab.figures.theme import COLORS, SIGNED, WEIGHTS, figure
+from seqlab.figures.theme import COLORS, SIGNED, WEIGHTS, figure, wrap
 from seqlab.microscope import COMES_BACK, Trace
 
 LEFT, RIGHT = [0.0, 0.395], [0.575, 1.0]
@@ -21,6 +22,11 @@ WORDS = {  # what the state's rows and columns are, and the titles of its two pa
     "state": ("value channel", "key channel", "State S; outlined: written now", "Written now"),
     "cache": ("channels of k, then v", "token kept", "Cache; outlined: written now", "Written now: one more column"),
     "any": ("", "all entries, wrapped into a table", "State", "Changed now"),
+}
+STAYS = {
+    "state": "nothing decays; what is written stays.",
+    "cache": "nothing decays; the table grows, or drops what leaves the window.",
+    "any": "unknown; this mixer does not say what it decays.",
 }
 
 
@@ -40,7 +46,9 @@ def microscope_frames(trace: Trace) -> go.Figure:
         panels = _panels(trace, t, cells=1000)
         moved = [i for i, panel in enumerate(panels) if panel.meta != "still"]
         data = [_only_what_moves(panels[i]) for i in moved]
-        frames.append(go.Frame(name=str(t), data=data, traces=moved, layout={"title": {"text": finding(trace, t)}}))
+        frames.append(
+            go.Frame(name=str(t), data=data, traces=moved, layout={"title": {"text": wrap(finding(trace, t))}})
+        )
     fig.frames = frames
     return _with_slider(fig, trace, steps)
 
@@ -57,7 +65,7 @@ def finding(trace: Trace, t: int) -> str:
     if not weights.any():
         return f"{after}: the output depends on no token ({who})"
     s = int(weights.argmax())
-    return f"{after}: the output depends most on token {s}, ‘{trace.labels[s]}’ ({who})"
+    return f"{after}: the output depends most on token {s}, ‘{html.escape(trace.labels[s])}’ ({who})"
 
 
 def state_surface(trace: Trace, title: str = "") -> go.Figure:
@@ -116,7 +124,7 @@ def _state(trace, t, rows, columns) -> list:
     look = {"x": columns, "y": rows, "colorscale": SIGNED, "xgap": gap, "ygap": gap}
     look |= {"hovertemplate": "row %{y}, column %{x}: %{z}<extra></extra>"}
     scales = [colour_range(S[:, values]) for S in (trace.states, trace.written)]
-    bars = [{"x": x, "xanchor": "left", "y": None, "len": ROW, "lenmode": "pixels"} for x in (LEFT[1] + 0.01, 1.01)]
+    bars = [_colour_bar(x, 1) for x in (LEFT[1] + 0.01, 1.01)]
     x, y = _written_columns(written[t], rows, columns) if trace.kind != "any" else ([], [])
     return [
         go.Heatmap(z=rounded(states[t]), colorbar=bars[0], **scales[0], **look),
@@ -151,7 +159,7 @@ def _weights(trace, t) -> list:
         zmin=-top if signed else 0,
         zmax=top,
         colorscale=SIGNED if signed else WEIGHTS,
-        colorbar={"x": LEFT[1] + 0.01, "xanchor": "left", "len": ROW, "lenmode": "pixels"},
+        colorbar=_colour_bar(LEFT[1] + 0.01, 1 - (ROW + GAP) / _inside(trace)),
         xgap=int(T <= 32),
         ygap=int(T <= 32),
         hovertemplate="read %{y}, token %{x}: %{z}<extra></extra>",
@@ -220,95 +228,111 @@ def _is_ours(trace, i: int) -> bool:
     return trace.half_life_of != "head" or i == trace.head
 
 
+def _colour_bar(x: float, top: float) -> dict:
+    place = {"x": x, "xanchor": "left", "y": top, "yanchor": "top", "len": ROW, "lenmode": "pixels"}
+    return place | {"tickfont": {"size": 10}, "nticks": 5, "exponentformat": "e"}
+
+
 def _line(width: int = 2) -> dict:
     return {"mode": "lines", "line": {"color": "black", "width": width}, "hoverinfo": "skip"}
 
 
 def _layout(trace, t, cells) -> go.Figure:
-    panels = _panels(trace, t, cells)
-    heights = [ROW, ROW] + ([STRIP] if trace.half_lives is not None else [])
-    inside = sum(heights) + GAP * (len(heights) - 1)
+    heights, inside = [ROW, ROW, STRIP][: 2 + (trace.half_lives is not None)], _inside(trace)
     tops = [1 - (sum(heights[:i]) + GAP * i) / inside for i in range(len(heights))]
     bands = [[max(top - height / inside, 0), top] for top, height in zip(tops, heights, strict=True)]
-    for panel, band in ((0, bands[0]), (2, bands[0]), (3, bands[1])):
-        panels[panel].colorbar.update(y=sum(band) / 2, yanchor="middle", tickfont_size=10, nticks=5, exponentformat="e")
-    note = 0 if trace.half_lives is not None else 26
-    fig = figure(*panels, title=finding(trace, t), height=inside + 84 + 56 + note, showlegend=False)
-    fig.update_layout(margin={"l": 62, "r": 58, "t": 84, "b": 56 + note}, font_size=11)
-    for n, (x, y) in enumerate([(LEFT, 0), (RIGHT, 0), (LEFT, 1), (RIGHT, 1), ([0, 1], 2)][: len(bands) * 2 + 1], 1):
-        if y < len(bands):
-            axis = {"showgrid": False, "zeroline": False, "title_font_size": 11, "title_standoff": 4}
-            fig.update_layout(
-                {
-                    f"xaxis{n}": {"domain": x, "anchor": f"y{n}"} | axis,
-                    f"yaxis{n}": {"domain": bands[y], "anchor": f"x{n}"} | axis,
-                }
-            )
-    _name_axes(fig, trace, *_fit(trace, cells))
-    _name_panels(fig, trace, tops)
-    return fig
+    foot = 56 if trace.half_lives is not None else 82
+    axes = _tables(trace, *_fit(trace, cells)) | _tokens(trace)
+    places = [(LEFT, bands[0]), (RIGHT, bands[0]), (LEFT, bands[1]), (RIGHT, bands[1]), ([0, 1], bands[-1])]
+    for n, (x, y) in enumerate(places[: len(axes) // 2], 1):
+        axes[f"xaxis{n}"] |= {"domain": x, "anchor": f"y{n}"} | _plain
+        axes[f"yaxis{n}"] |= {"domain": y, "anchor": f"x{n}"} | _plain
+    return figure(
+        *_panels(trace, t, cells),
+        title=finding(trace, t),
+        height=inside + 84 + foot,
+        margin={"l": 62, "r": 58, "t": 84, "b": foot},
+        font={"size": 11},
+        showlegend=False,
+        annotations=_names(trace, tops),
+        **axes,
+    )
 
 
-def _name_axes(fig, trace, *shown):
-    rows, columns = (
-        name if len(some) < 2 or some[1] == 1 else f"{name} (1 in {some[1]} shown)"
-        for name, some in zip(WORDS[trace.kind], shown, strict=False)
+def _inside(trace) -> int:
+    """The height of all panels, in px."""
+    return 2 * ROW + GAP + (0 if trace.half_lives is None else GAP + STRIP)
+
+
+def _tables(trace, rows, columns) -> dict:
+    """The axes of the two tables on top."""
+    row_name, column_name = (
+        name if len(shown) < 2 or shown[1] == 1 else f"{name} (1 in {shown[1]} shown)"
+        for name, shown in zip(WORDS[trace.kind], (rows, columns), strict=False)
     )
     n_rows, n_columns = trace.states.shape[1:]
-    room = 16 if max(map(len, trace.labels)) == 1 else 12
-    tokens, top_down = ticks(trace.labels, room), {"autorange": "reversed"}
     side = ticks(range(n_rows - trace.normalised), 8)
     if trace.normalised:
         side = {"tickvals": [*side["tickvals"], n_rows - 1], "ticktext": [*side["ticktext"], "z"]}
-    over = tokens if trace.kind == "cache" else ticks(range(n_columns), 8)
-    table = {"title_text": columns, "tickangle": 0} | over
-    fig.update_layout(
-        xaxis=table,
-        yaxis={"title_text": rows} | top_down | side,
-        xaxis2=table,
-        yaxis2=top_down | side,
-        xaxis3={"title_text": "token s"} | tokens,
-        yaxis3={"title_text": "read after token t"} | top_down | tokens,
-        xaxis4={"title_text": "token s" if trace.recall is None else "key of token j"} | tokens,
-    )
-    fig.update_xaxes(range=[-0.6, len(trace.labels) - 0.4], selector={"anchor": "y4"})
+    down = {"autorange": "reversed"} | side
+    over = ticks(trace.labels, _room(trace)) if trace.kind == "cache" else ticks(range(n_columns), 8)
+    across = _title(column_name) | {"tickangle": 0} | over
+    return {"xaxis1": across, "yaxis1": _title(row_name) | down, "xaxis2": dict(across), "yaxis2": down}
+
+
+def _tokens(trace) -> dict:
+    """The axes of what is drawn against tokens, and of the half-lives."""
+    tokens = ticks(trace.labels, _room(trace))
+    across = {"range": [-0.6, len(trace.labels) - 0.4]} | tokens
+    axes = {
+        "xaxis3": _title("token s") | tokens,
+        "yaxis3": _title("read after token t") | {"autorange": "reversed"} | tokens,
+    }
     if trace.recall is None:
-        fig.update_layout(
-            yaxis4={"title_text": "|∂y<sub>t</sub>/∂x<sub>s</sub>|", "range": [0, 1.05 * largest(trace.weights)]}
-        )
+        axes["xaxis4"] = _title("token s") | across
+        axes["yaxis4"] = _title("|∂y<sub>t</sub>/∂x<sub>s</sub>|") | {"range": [0, 1.05 * largest(trace.weights)]}
     else:
         low = min(0.0, 1.1 * float(trace.recall.nan_to_num().min()))
-        fig.update_layout(
-            yaxis4={"title_text": "cosine", "range": [low, 1.1], "tickvals": [-1, -0.5, 0, 0.5, 0.9], "zeroline": True}
-        )
+        axes["xaxis4"] = _title("key of token j") | across
+        axes["yaxis4"] = _title("cosine") | {"range": [low, 1.1], "tickvals": [-1, -0.5, 0, 0.5, COMES_BACK]}
     if trace.half_lives is not None:
-        n = trace.half_lives.shape[1]
         unit = "head (this one dark)" if trace.half_life_of == "head" else trace.half_life_of
-        fig.update_layout(
-            xaxis5={"title_text": unit} | ticks(range(n), 16), yaxis5={"title_text": "tokens"} | _log_axis(trace)
-        )
+        axes["xaxis5"] = _title(unit) | ticks(range(trace.half_lives.shape[1]))
+        axes["yaxis5"] = _title("tokens") | _log_axis(trace)
+    return axes
 
 
-def _name_panels(fig, trace, tops):
-    last = "What y<sub>t</sub> depends on" if trace.recall is None else "Does each key still return its value?"
-    now = WORDS[trace.kind][3] + (": S − decayed S" if trace.half_lives is not None else "")
-    names = [WORDS[trace.kind][2], now, "Weight of token s in read t (t outlined)", last]
-    if trace.kind == "any":
-        names[2] = "Influence of token s on y<sub>t</sub> (t outlined)"
-    at = [(LEFT[0], tops[0]), (RIGHT[0], tops[0]), (LEFT[0], tops[1]), (RIGHT[0], tops[1])]
+def _names(trace, tops) -> list[dict]:
+    """The titles of the panels, and where there are no half-lives a line that says why."""
+    _, _, state, now = WORDS[trace.kind]
+    names = [
+        state,
+        now if trace.half_lives is None else f"{now}: S − decayed S",
+        ("Influence of token s on y<sub>t</sub>" if trace.kind == "any" else "Weight of token s in read t")
+        + " (t outlined)",
+        "What y<sub>t</sub> depends on" if trace.recall is None else "Does each key still return its value?",
+    ]
+    at = [(LEFT[0], tops[0]), (RIGHT[0], tops[0]), (LEFT[0], tops[1]), (RIGHT[0], tops[1]), (0, tops[-1])]
     if trace.half_lives is not None:
-        names, at = [*names, "Half-life: tokens until half is left (log scale)"], [*at, (0, tops[2])]
-    for name, (x, y) in zip(names, at, strict=True):
-        fig.add_annotation(text=f"<b>{name}</b>", x=x, y=y, xanchor="left", yanchor="bottom", yshift=6, **_free)
+        names.append("Half-life: tokens until half is left (log scale)")
+    above = {"xanchor": "left", "yanchor": "bottom", "yshift": 6, **_free}
+    shown = [{"text": f"<b>{name}</b>", "x": x, "y": y, **above} for name, (x, y) in zip(names, at, strict=False)]
     if trace.half_lives is None:
-        note = {
-            "state": "Half-lives: nothing decays; what is written stays.",
-            "cache": "Half-lives: nothing decays; the table grows, or drops what leaves the window.",
-            "any": "Half-lives: unknown; this mixer does not say what it decays.",
-        }[trace.kind]
-        fig.add_annotation(text=note, x=0, y=0, xanchor="left", yanchor="top", yshift=-52, **_free)
+        below = {"x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -52, **_free}
+        shown.append({"text": f"Half-lives: {STAYS[trace.kind]}", **below})
+    return shown
 
 
+def _room(trace) -> int:
+    """How many token labels fit under a panel."""
+    return 16 if max(map(len, trace.labels)) == 1 else 12
+
+
+def _title(text: str) -> dict:
+    return {"title": {"text": text, "font": {"size": 11}, "standoff": 4}}
+
+
+_plain = {"showgrid": False, "zeroline": False}
 _free = {"xref": "paper", "yref": "paper", "showarrow": False, "font": {"size": 12}}
 
 

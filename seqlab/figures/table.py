@@ -1,5 +1,6 @@
 """Small helpers for drawing tables of numbers: rounding, ticks, outlines."""
 
+import html
 import math
 
 from torch import Tensor
@@ -23,7 +24,7 @@ def ticks(labels, room: int = 16) -> dict:
     shown = thinned(len(labels), room)
     labels = ["␣" if str(label) == " " else str(label) for label in labels]
     cut = [label if len(label) <= 7 else label[:6] + "…" for label in labels]
-    return {"tickvals": shown, "ticktext": [cut[i] for i in shown]}
+    return {"tickvals": shown, "ticktext": [html.escape(cut[i]) for i in shown]}
 
 
 def outline(left: float, right: float, top: float, bottom: float) -> tuple[list, list]:

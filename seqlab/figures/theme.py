@@ -36,9 +36,12 @@ WEIGHTS = [[0.0, "#FFFFFF"], [0.35, "#E3B5CF"], [0.7, "#A84A82"], [1.0, "#3F0F2D
 
 def figure(*traces, title: str = "", x: str = "", y: str = "", height: int = 380, **layout) -> go.Figure:
     """A figure in the course's look. `title` says the finding; `x` and `y` name the axes, with units."""
-    fig = go.Figure(list(traces), layout={"template": "seqlab", "height": height})
     title = wrap(title)
-    fig.update_layout({"title_text": title, "margin_t": 42 + 19 * title.count("<br>") if title else 24} | layout)
+    top = 42 + 19 * title.count("<br>") if title else 24
+    look = {"template": "seqlab", "height": height, "title": {"text": title}}
+    fig = go.Figure(list(traces), look | layout)
+    if "margin" not in layout:
+        fig.update_layout(margin_t=top)
     if x:
         fig.update_xaxes(title_text=x)
     if y:
