@@ -245,16 +245,16 @@ if smeared is not ...:  # predict first
 #
 # - **Softmax attention** keeps a KV cache: 24 query heads share 8 key-value heads; keys and values are 128 wide and
 #   stored in bfloat16.
-# - **Linear attention** keeps its state: 12 heads, K = 128 features and V = 256 value entries, with the normaliser (a
+# - **Linear attention** keeps its state: 10 heads, K = 128 features and V = 192 value entries, with the normaliser (a
 #   1 appended to each v), stored in float32.
 #
-# How many times larger is the cache than the state? Both are counted in bytes, for all layers. You may let Python do
-# the arithmetic.
+# How many times larger is the cache than the state? Both are counted in bytes, for all layers. Let Python do the
+# arithmetic; four digits are enough.
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_5", "locked": false, "schema_version": 3, "solution": true, "task": false}
 ### BEGIN SOLUTION
 cache = 28 * 2 * 32_768 * 8 * 128 * 2  # layers, k and v, tokens, key-value heads, width, bytes
-state = 28 * 12 * (256 + 1) * 128 * 4  # layers, heads, V + 1 rows, K columns, bytes
+state = 28 * 10 * (192 + 1) * 128 * 4  # layers, heads, V + 1 rows, K columns, bytes
 cache_over_state = cache / state
 ### END SOLUTION
 
@@ -264,10 +264,10 @@ check("03.5", cache_over_state)
 # %% [markdown] tags=["explanation"]
 # **Solution.** The cache keeps a key *and* a value of width 128 for each token, each key-value head and each layer, 2
 # bytes a number: 28 · 2 · 32,768 · 8 · 128 · 2 = 3,758,096,384 bytes. The state keeps one (V + 1) × K table for each
-# head and layer, 4 bytes a number: 28 · 12 · 257 · 128 · 4 = 44,212,224 bytes. The ratio is 85.0.
+# head and layer, 4 bytes a number: 28 · 10 · 193 · 128 · 4 = 27,668,480 bytes. The ratio is about 135.8.
 #
-# The layers cancel, the tokens do not: the cache grows with each of them, the state never does. After 32,768 / 85 ≈
-# 386 tokens the two are equal. Below that, linear attention needs *more* memory.
+# The layers cancel, the tokens do not: the cache grows with each of them, the state never does. After 32,768 / 135.8
+# ≈ 241 tokens the two are equal. Below that, linear attention needs *more* memory.
 #
 # *Common mistakes:* the factor 2 for k and v; the query heads instead of the shared ones; one table for all heads;
 # the row of the normaliser; bits for bytes on one side.

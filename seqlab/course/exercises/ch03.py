@@ -109,8 +109,7 @@ HALVES = Property(
     "two halves = the whole",
     _second_half,
     _continues,
-    "The second half of a sequence, started from the state after the first half, gives something else than the whole "
-    "sequence at once: look at where `state` enters y and the returned S.",
+    "Two halves, with the state carried from one to the other, do not give the same as the whole.",
 )
 
 
@@ -251,6 +250,13 @@ WRITE = Exercise(
         "Only v is added, the same into every column: the key is not used. Column j of the write is k[j] v.": (
             lambda S, k, v: S + v[..., None]
         ),
+        "v and k are multiplied entry by entry: v[i] k[i]. Every v[i] meets every k[j]; "
+        "give v a last axis and k a last-but-one axis of size 1.": lambda S, k, v: S + v * k,
+        "v and k both got their new axis at the end, so they are multiplied entry by entry. k needs it before its last "
+        "axis: k[..., None, :].": lambda S, k, v: S + v[..., None] * k[..., None],
+        "The dot product v·k, one number, is added everywhere. The write is the outer product v kᵀ, a table.": (
+            lambda S, k, v: S + (v * k).sum(-1)[..., None, None]
+        ),
         "S is returned unchanged: the token was not written. Return S + v kᵀ.": lambda S, k, v: S.clone(),
     },
     alternatives=(
@@ -308,6 +314,8 @@ READ = Exercise(
         "Only the column under the largest entry of q is read. Sum all columns, each times its entry of q.": (
             lambda S, q: _apply(S, F.one_hot(q.argmax(-1), q.shape[-1]).to(S))
         ),
+        "squeeze() without an axis takes away every axis of size 1, also B or H. Take away the last one: [..., 0] or "
+        "squeeze(-1).": lambda S, q: (S @ q[..., None]).squeeze(),
         "The reads of all heads are summed. Each head reads its own table: keep the axis h in the result.": (
             lambda S, q: _apply(S, q).sum(1, keepdim=True).expand(S.shape[:3])
         ),
@@ -353,6 +361,7 @@ SMEAR = Exercise(
         "The third write is missing: 10 + 0.6 · 5 are the first two. What does (k₁, 4) add?": 13.0,
     },
     alternatives=(17, torch.tensor(17.0).item()),
+    outputs=("smeared",),
 )
 
 
@@ -360,7 +369,7 @@ SMEAR = Exercise(
 
 
 def _cache_over_state(
-    *, k_and_v=2, tokens=32_768, cached_heads=8, layers=28, heads=12, rows=257, columns=128, width=2, state_width=4
+    *, k_and_v=2, tokens=32_768, cached_heads=8, layers=28, heads=10, rows=193, columns=128, width=2, state_width=4
 ):
     """Bytes of the KV cache over bytes of the state. `layers` counts in both, so it cancels."""
     cache = layers * k_and_v * tokens * cached_heads * 128 * width
@@ -368,6 +377,7 @@ def _cache_over_state(
 
 
 _RATIO = _cache_over_state()
+_CACHE = 28 * 2 * 32_768 * 8 * 128 * 2
 
 RATIO = Exercise(
     id="03.5",
@@ -380,7 +390,7 @@ RATIO = Exercise(
     hints=(
         "Count the numbers first, then multiply by the bytes of each number: 2 for bfloat16, 4 for float32.",
         "Cache: layers × 2 (a key and a value) × tokens × key-value heads × 128. State: layers × heads × (V + 1) × K.",
-        "cache = 28 * 2 * 32_768 * 8 * 128 * 2; state = 28 * 12 * (256 + 1) * ... * ...; cache / state",
+        "cache = 28 * 2 * 32_768 * 8 * 128 * 2; state = 28 * 10 * (192 + 1) * ... * ...; cache / state",
     ),
     reference=_RATIO,
     mistakes={
@@ -392,14 +402,17 @@ RATIO = Exercise(
         ),
         "The layers are counted in the cache but not in the state. Every layer has a state of its own.": 28 * _RATIO,
         "The layers are counted in the state but not in the cache. Every layer has a cache of its own.": _RATIO / 28,
-        "One table is counted for all heads. Each of the 12 heads of a layer has its own state, 257 × 128.": (
+        "One table is counted for all heads. Each of the 10 heads of a layer has its own state, 193 × 128.": (
             _cache_over_state(heads=1)
         ),
-        "The state is counted with the 8 heads of the cache. The linear model has 12 heads of its own.": (
+        "The state is counted with the 8 heads of the cache. The linear model has 10 heads of its own.": (
             _cache_over_state(heads=8)
         ),
+        "The state is counted with the 24 query heads of the other model. The linear model has 10 heads.": (
+            _cache_over_state(heads=24)
+        ),
         "The normaliser's row is missing: a 1 is appended to v, so the state of a head is (V + 1) × K.": (
-            _cache_over_state(rows=256)
+            _cache_over_state(rows=192)
         ),
         "The state of a head is counted as K × K. Its rows belong to v with its 1, its columns to k: (V + 1) × K.": (
             _cache_over_state(rows=128)
@@ -411,9 +424,14 @@ RATIO = Exercise(
         "The state is counted in bits, the cache in bytes. float32 has 32 bits, which are 4 bytes.": _RATIO / 8,
         "The tokens are counted at the wrong place. The cache keeps a key and a value for each of the 32,768 tokens; "
         "the state is one table, the same size after any number of them.": _RATIO / 32_768,
+        "This is the cache alone. The question asks cache / state.": _CACHE,
+        "This is the state alone. The question asks cache / state.": _CACHE / _RATIO,
+        "This is the difference. How many times larger is a quotient: cache / state.": _CACHE - _CACHE / _RATIO,
         "The fraction is upside down: this is state over cache. The question asks cache / state.": 1 / _RATIO,
     },
-    alternatives=(32_768 * 2 * 8 * 128 * 2 / (12 * 257 * 128 * 4), 85.0013),
+    alternatives=(32_768 * 2 * 8 * 128 * 2 / (10 * 193 * 128 * 4), 135.826),
+    outputs=("cache_over_state",),
+    tolerance=1e-3,
 )
 
 
@@ -453,6 +471,14 @@ def _fold(start=_start, write=lambda S, k, v: S + _outer(v, k), read=_apply, rea
 def _then(function, change):
     """`function` with its outputs changed: change(*outputs, inputs)."""
     return lambda **inputs: change(*function(**inputs), inputs)
+
+
+def _where_the_fold_parts(t, inputs):
+    if t == 0:
+        return "does the first read see the given state, and the token itself?"
+    if t == inputs["q"].shape[1] - 1:
+        return "only the last token is wrong: does the loop reach it, and is it written before it is read?"
+    return "does S go from one token to the next as it is, with one write added?"
 
 
 FOLD = Exercise(
@@ -511,6 +537,18 @@ FOLD = Exercise(
             einsum("bhvk,bthk->bthv", _pair_by_pair(q, k, v, state)[1], q),
             _pair_by_pair(q, k, v, state)[1],
         ),
+        "The memory is read with the key, not with the query: y_t = S_t q_t.": (
+            lambda q, k, v, state=None: _fold()(k, k, v, state)
+        ),
+        "q and k are swapped: values are stored under the key k_t and read with the query q_t.": (
+            lambda q, k, v, state=None: _fold()(k, q, v, state)
+        ),
+        "All heads and sequences share one table. Each has its own: keep the axes b and h in the write.": (
+            _fold(write=lambda S, k, v: S + einsum("bhv,bhk->vk", v, k))
+        ),
+        "y is divided by the sum of the weights. The normaliser comes in 03.8; here y_t = S_t q_t.": (
+            _then(_fold(), lambda y, S, inputs: (y / (inputs["q"] * inputs["k"].cumsum(1)).sum(-1, keepdim=True), S))
+        ),
         "The feature map is applied here, although q and k come with it already. Use q and k as they are.": (
             lambda q, k, v, state=None: _fold()(_phi(q), _phi(k), v, state)
         ),
@@ -526,11 +564,7 @@ FOLD = Exercise(
     properties=(CAUSAL, HALVES),
     outputs=("y", "S"),
     time_axis={"y": 1, "S": None},
-    parts_hint=lambda t, inputs: (
-        "does the first read see the given state, and the token itself?"
-        if t == 0
-        else "the first token is right: is S carried from one token to the next?"
-    ),
+    parts_hint=_where_the_fold_parts,
 )
 
 
@@ -549,6 +583,12 @@ def _pairs(weights):
         return einsum("bhij,bjhv->bihv", weights(scores, q.shape[-1]), v)
 
     return all_pairs
+
+
+def _reshaped_pairs(q, k, v):
+    q, k, v = (x.reshape(x.shape[0], x.shape[2], x.shape[1], -1) for x in (q, k, v))
+    y = (q @ k.mT).tril() @ v
+    return y.reshape(y.shape[0], y.shape[2], y.shape[1], -1)
 
 
 def _causal_softmax(scores):
@@ -578,8 +618,25 @@ PAIRS = Exercise(
         "The mask hides the diagonal: token t cannot read itself. Keep j = t: tril(), not tril(-1).": (
             _pairs(lambda s, K: s.tril(-1))
         ),
-        "The mask is the wrong way round: token t reads only itself and the later ones. Rows are queries, columns are "
+        "The mask is the wrong way round: token t reads only itself and the later ones. Rows are queries, "
         "keys: keep the lower triangle.": _pairs(lambda s, K: s.triu()),
+        "The mask lets one later token through: tril(1) keeps j ≤ t + 1. Use tril(), which keeps j ≤ t.": (
+            _pairs(lambda s, K: s.tril(1))
+        ),
+        "The mask keeps exactly what it should hide: token t reads only the later ones. Set those with j > t to 0, "
+        "not j ≤ t.": _pairs(lambda s, K: s.triu(1)),
+        "The scores are transposed after the mask: token t reads itself and the later ones. Rows are queries, "
+        "columns are keys; leave them so.": _pairs(lambda s, K: s.tril().mT),
+        "The scores go through exp. Linear attention weighs v_j with the score itself, and 0 in the future.": (
+            _pairs(lambda s, K: s.exp().tril())
+        ),
+        "Scores of the future are set to 0 before a softmax, where 0 still weighs exp(0) = 1. Here no softmax is "
+        "wanted at all.": _pairs(lambda s, K: s.tril().softmax(-1)),
+        "Each y is divided by the number of tokens so far. y_t is a sum, not a mean.": (
+            _pairs(lambda s, K: s.tril() / torch.arange(1.0, 1 + s.shape[-1])[:, None])
+        ),
+        "`reshape` or `view` does not move an axis: it cuts the numbers anew, and mixes time with heads. "
+        "Use transpose(1, 2), or einsum.": _reshaped_pairs,
         "A softmax is left in. Linear attention weighs v_j with the score itself: q_t·k_j, and 0 in the future.": (
             _pairs(lambda s, K: _causal_softmax(s))
         ),
@@ -633,12 +690,14 @@ def _normalised(q, k, v, state=None):
 
 
 def _normaliser_cases(rng):
-    def case(name, B, T, H, K, V, given):
-        inputs = _positive_tokens(rng, B, T, H, K, V)
-        state = {"state": F.pad(_numbers(rng, B, H, V, K), (0, 0, 0, 1), value=2.0)} if given else {}
-        return Case(name + ", a state is given" * given, inputs | state)
-
-    return [case(name, *sizes, False) for name, *sizes in SIZES] + [case(n, *sizes, True) for n, *sizes in SIZES[::-1]]
+    cases = []
+    for given in (False, True):
+        for name, B, T, H, K, V in SIZES:
+            state = {"state": F.pad(_numbers(rng, B, H, V, K), (0, 0, 0, 1), value=2.0)} if given else {}
+            inputs = _positive_tokens(rng, B, T, H, K, V) | state
+            cases.append(Case(name + ", a state is given" * given, inputs))
+    small = _positive_tokens(rng, 2, 5, 2, 3, 4)
+    return [*cases, Case("small features", small | {"q": small["q"] / 4, "k": small["k"] / 4})]
 
 
 def _divide(by):
@@ -649,6 +708,11 @@ def _divide(by):
         return y[..., :-1] / by(y, S, q, k), S
 
     return normalised
+
+
+def _zeros_appended(q, k, v, state=None):
+    y, S = core.parallel(q, k, F.pad(v, (0, 1)), state=state)
+    return y[..., :-1] / y[..., -1:], S
 
 
 def _ones_kept(q, k, v, state=None):
@@ -699,6 +763,23 @@ NORMALISER = Exercise(
         ),
         "y is divided by this token's own weight q_t·k_t. The normaliser sums the weights of all tokens up to t.": (
             _divide(lambda y, S, q, k: (q * k).sum(-1, keepdim=True))
+        ),
+        "The column of ones is missing: v goes into the recurrence as it is, and y is not divided.": (
+            lambda q, k, v, state=None: core.parallel(q, k, v, state=state)
+        ),
+        "The appended column holds zeros, so you divide by 0. Append ones: torch.ones_like(v[..., :1]), or F.pad with "
+        "value=1.0.": _zeros_appended,
+        "The normaliser is kept at 1 or more: y is wrong where the weights sum to less. Divide by the sum itself.": (
+            _divide(lambda y, S, q, k: y[..., -1:].clamp(min=1))
+        ),
+        "1 is added to the normaliser: the weights no longer sum to 1. Divide by the sum itself.": (
+            _divide(lambda y, S, q, k: y[..., -1:] + 1)
+        ),
+        "The feature map is applied here, although q and k come with it already. Use q and k as they are.": (
+            lambda q, k, v, state=None: _normalised(_phi(q), _phi(k), v, state)
+        ),
+        "The returned state is divided too. Divide y only: the state must go on as plain sums.": (
+            _then(_normalised, lambda y, S, inputs: (y, S / S[:, :, -1:]))
         ),
         "The given state is ignored: pass it on to the recurrence, it has the row of the normaliser already.": (
             lambda q, k, v, state=None: _normalised(q, k, v)
@@ -889,7 +970,7 @@ def _where_chunks_part(t, inputs):
     if t == 0:
         return "does the first token see the given state, and itself?"
     if t % C == 0:
-        return f"t = {t} is where a new chunk begins: is the state carried across chunks?"
+        return f"t = {t} is where a new chunk begins: is the state carried across chunks, and read with q?"
     return f"t = {t} is inside a chunk of {C}: does it read the carried state, and the tokens of its own chunk up to t?"
 
 
@@ -926,6 +1007,8 @@ CHUNKED = Exercise(
         "one chunk leaves for the next.": _from_the_first_state,
         "The S of a chunk replaces the one before: a chunk sees only the chunk just before it. Add to S: "
         "S = S + Σ_j v_j k_jᵀ.": _chunked(write=lambda S, k, v: einsum("bjhv,bjhk->bhvk", v, k)),
+        "S is never updated: it is returned as it came in, and every chunk reads the same. After each chunk: "
+        "S = S + Σ_j v_j k_jᵀ.": _chunked(write=lambda S, k, v: S),
         "S is carried and returned rightly, but no y reads it: the tokens before the chunk are forgotten. Add S q.": (
             _chunked(reads=lambda S, S_next, first: 0 * S)
         ),
