@@ -124,7 +124,7 @@ def _state(trace, t, rows, columns) -> list:
     look = {"x": columns, "y": rows, "colorscale": SIGNED, "xgap": gap, "ygap": gap}
     look |= {"hovertemplate": "row %{y}, column %{x}: %{z}<extra></extra>"}
     scales = [colour_range(S[:, values]) for S in (trace.states, trace.written)]
-    bars = [_colour_bar(x, 1) for x in (LEFT[1] + 0.01, 1.01)]
+    bars = [_colour_bar(x, 1.0) for x in (LEFT[1] + 0.01, 1.01)]
     x, y = _written_columns(written[t], rows, columns) if trace.kind != "any" else ([], [])
     return [
         go.Heatmap(z=rounded(states[t]), colorbar=bars[0], **scales[0], **look),

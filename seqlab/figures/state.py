@@ -27,10 +27,8 @@ def attention_matrix(W: Float[Tensor, "T T"], labels=None, *, title: str = "") -
     return fig.update_yaxes(showgrid=False, zeroline=False, autorange="reversed", **named)
 
 
-def state_pair(
-    mine: Float[Tensor, "T V K"], reference: Float[Tensor, "T V K"], *, tolerance: float = 1e-4, labels=None
-) -> go.Figure:
-    """Your state beside the reference's, at the first token where they part by more than the tolerance."""
+def state_pair(mine: Tensor, reference: Tensor, *, tolerance: float = 1e-4, labels=None) -> go.Figure:
+    """Your states (T, V, K) beside the reference's, at the first token where they part by more than the tolerance."""
     if mine.shape != reference.shape:
         raise ValueError(f"your states have shape {tuple(mine.shape)}, the reference's {tuple(reference.shape)}")
     apart = ((mine - reference).abs() > tolerance * (1 + reference.abs())).flatten(1).any(1) | mine.isnan().flatten(
