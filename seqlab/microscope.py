@@ -51,7 +51,7 @@ class Trace:
 
 @torch.no_grad()
 def observe(mixer: nn.Module, x: Tensor, labels: Any = None, *, head: int = 0, row: int = 0) -> Trace:
-    """Run `mixer` over one row of x (B, T, D) and record what one head holds after each token. labels: a name per token."""
+    """Run `mixer` over one row of x (B, T, D); record what one head holds after each token. labels: a name for each."""
     labels = _checked_labels(x, labels, row)
     x = x[row : row + 1].detach()
     inputs = mixer.project(x) if hasattr(mixer, "project") else {}
