@@ -1,10 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#       format_version: '1.3'
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -110,13 +105,13 @@ class GRU(nn.GRU):
 
 
 def training_step(model, x, repeats=3):
-    """Seconds for one forward and backward pass: the best of a few."""
-    best = math.inf
-    for _ in range(repeats):
+    """Seconds for one forward and backward pass: the best of a few, after one to warm up."""
+    times = []
+    for _ in range(1 + repeats):
         start = time.perf_counter()
         model(x).square().mean().backward()
-        best = min(best, time.perf_counter() - start)
-    return best
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 def time_against_length(models):
@@ -131,7 +126,7 @@ seconds = time_against_length({"RNN, a loop": RNN(D), "GRU, PyTorch's own": GRU(
 
 timing_lines(
     seconds,
-    title="The same 4,096 tokens cost an RNN more, the longer the sequences they are cut into",
+    title="The same 4,096 tokens cost an RNN more when cut into longer sequences",
     y="seconds per training step",
 )
 
@@ -213,12 +208,12 @@ memory_k = torch.cat([stored_k, nothing])
 memory_v = torch.cat([stored_v, torch.zeros(4, V)])
 labels = [f"write pair {j}" for j in range(4)] + [f"read pair {j}" for j in asked]
 
-figures.memory(memory_q, memory_k, memory_v, labels)
+figures.memory(memory_q, memory_k, memory_v, labels, start=3)
 
 # %% [markdown]
-# *What to see.* Move the slider. For the first four tokens, the write (left table) appears as one new column of the
-# state (right table, outlined in orange). For the last four nothing is written: $q_t$ picks a column (outlined in
-# blue), and $y_t$ is a copy of it. The state never grows.
+# *What to see.* The figure opens at token 3. Move the slider. For the first four tokens, the write (left table)
+# appears as one new column of the state (right table, outlined in orange). For the last four nothing is written:
+# $q_t$ picks a column (outlined in blue), and $y_t$ is a copy of it. The state never grows.
 #
 # With a running kernel you can also choose the keys. `angle` turns every key a little towards its neighbour. At 0 you
 # have the figure above. Turn it up, and look at $y_t$ while a pair is read: it no longer copies one column, since a
@@ -369,8 +364,7 @@ ours = "linear attention, all chunks at once"
 
 timing_lines(
     seconds,
-    title=f"From T = 128 to 4,096 the RNN's step takes {growth['RNN, a loop']:.0f} times as long, "
-    f"linear attention's {growth[ours]:.1f} times",
+    title=f"From T = 128 to 4,096: RNN {growth['RNN, a loop']:.0f} times the time, chunks {growth[ours]:.1f} times",
     y="seconds per training step",
 )
 
@@ -404,7 +398,7 @@ for name, times in seconds.items():
 # $k_i$, and only then. For two pairs, the smear is $\cos(\text{angle}) \cdot v_2$:
 
 # %%
-figures.smear(stored_v[0], stored_v[1], range(0, 181, 15))
+figures.smear(stored_v[0], stored_v[1], range(0, 181, 15), start=4)
 
 # %% [markdown]
 # *What to see.* At 90° the blue bars (returned) equal the green ones (stored). As the keys close up, a growing share
@@ -447,19 +441,18 @@ def orthonormal_keys_read_back_exactly():
 
 
 # %%
-def typical_error(keys, V=32):
-    """Root mean square of the relative read error, with random values."""
-    values = torch.randn(len(keys), V, generator=rng)
-    return float(figures.recall_error(keys, values).square().mean().sqrt())
-
-
 def random_keys(N, K):
     return F.normalize(torch.randn(N, K, generator=rng), dim=-1)
 
 
-def curve(loads, K, keys, repeats=16):
-    errors = [sum(typical_error(keys(round(load * K), K)) for _ in range(repeats)) / repeats for load in loads]
-    return loads, errors
+def typical_error(keys):
+    """Root mean square of the read error, for values of length 1."""
+    return math.sqrt(sum(figures.recall_error(k, random_keys(len(k), 32)).square().mean() for k in keys) / len(keys))
+
+
+def curve(loads, K, make_keys, repeats=16):
+    """(N / K, error) for each load: the same measurement with N pairs, repeated with new keys and values."""
+    return loads, [typical_error([make_keys(round(load * K), K) for _ in range(repeats)]) for load in loads]
 
 
 loads = [0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4]
@@ -790,7 +783,7 @@ changes = {
     name: change.float() / change.max()
     for name, change in (("linear attention", moved(linear_attention)), ("Linformer, r = 6", moved(linformer)))
 }
-figures.moved(changes, "Change one token: linear attention moves only what follows, Linformer moves everything")
+figures.moved(changes, "Change a token: linear attention moves what follows, Linformer everything")
 
 # %% [markdown]
 # *What to see.* A column is one experiment: token $j$ was replaced. Right of the orange stairs lies the past of that
@@ -860,11 +853,12 @@ microscope_frames(observe(layer, x, 2 * words))
 # %% [markdown]
 # *What to see.* Top: the state, and what the current token adds to it. Every key has only positive features, so every
 # token writes into every column, and the bottom row, the normaliser $z$, only grows. Bottom left: the weights that
-# this state implies; each row is spread widely, as section 6 predicted for elu + 1. Bottom right: few keys still
-# return their own value. The second round adds the same pairs again. The mean of equal things is the same, so the
-# reads do not improve.
+# this state implies; each row is spread widely, as section 6 predicted for elu + 1. Bottom right: no key returns its
+# own value well, since every read is a mean of nearly everything. The second round adds the same pairs again. The
+# mean of equal things is the same, so the reads do not improve.
 #
-# With a running kernel, compare with the identity map, whose keys can be nearly orthogonal:
+# With a running kernel, compare with the identity map. Its keys can be nearly orthogonal, and most values come back,
+# though the state has no more columns:
 
 # %%
 torch.manual_seed(0)
@@ -924,9 +918,7 @@ costs = {
 crossing = [per_token_with_state(n_features) / (K + V) for n_features in (64, 1 + K + K**2)]
 timing_lines(
     costs,
-    title="Fewer multiplications than all pairs: elu + 1 from T = {:,.0f} on, Taylor from T = {:,.0f}".format(
-        *crossing
-    ),
+    title="Cheaper than all pairs: elu + 1 from T = {:,.0f}, Taylor from T = {:,.0f}".format(*crossing),
     y="multiply-adds per head",
 )
 

@@ -86,9 +86,9 @@ def memory_at(
     return _dressed(fig, title, 430, plot_bgcolor="#EDEDED")
 
 
-def memory(q, k, v, labels: Sequence[str] | None = None) -> go.Figure:
+def memory(q, k, v, labels: Sequence[str] | None = None, start: int = 0) -> go.Figure:
     """`memory_at` for every token, with a slider over the tokens."""
-    return flip_book({str(t): memory_at(q, k, v, t, labels) for t in range(len(k))}, "token")
+    return flip_book({str(t): memory_at(q, k, v, t, labels) for t in range(len(k))}, "token", start)
 
 
 def _cells(z: Float[Tensor, "R C"], top: float) -> go.Heatmap:
@@ -162,9 +162,9 @@ def smear_at(v1: Float[Tensor, " V"], v2: Float[Tensor, " V"], degrees: float) -
     return _dressed(fig, title, 380, legend={"orientation": "h", "y": 1.02, "x": 0.4, "yanchor": "bottom"})
 
 
-def smear(v1, v2, degrees: Sequence[float]) -> go.Figure:
+def smear(v1, v2, degrees: Sequence[float], start: int = 0) -> go.Figure:
     """`smear_at` with a slider over the angle."""
-    return flip_book({f"{d:g}°": smear_at(v1, v2, d) for d in degrees}, "angle between the keys")
+    return flip_book({f"{d:g}°": smear_at(v1, v2, d) for d in degrees}, "angle between the keys", start)
 
 
 def recall_of_each_pair(k: Float[Tensor, "N K"], v: Float[Tensor, "N V"]) -> go.Figure:
@@ -204,7 +204,7 @@ def capacity(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], law:
         color = [COLORS[c] for c in ("v", "write", "q", "k", "attention")][i % 5]
         marker = {"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9, "color": color}
         traces.append(go.Scatter(x=list(load), y=list(error), name=name, mode="markers", marker=marker))
-    title = "Orthonormal keys read back exactly until they run out; random keys smear from the second pair on"
+    title = "Orthonormal keys read back exactly, up to N = K; random keys always smear"
     fig = figure(
         *traces, title=title, x="pairs stored ÷ key channels, N / K", y="relative error of the read", height=400
     )
@@ -285,7 +285,7 @@ def forms_at(T: int, C: int, K: int, V: int) -> go.Figure:
     fig.add_trace(_bar("pairs", pairs, COLORS["attention"]), 1, 2)
     fig.add_trace(_bar("state", through, COLORS["state"]), 1, 2)
     fig.add_trace(_bar("chunks", T // C, COLORS["decay"]), 1, 3)
-    fig.update_xaxes(title_text="token j, written", row=1, col=1)
+    fig.update_xaxes(title_text="token j, written", constrain="domain", row=1, col=1)
     fig.update_xaxes(zeroline=False)
     fig.update_yaxes(title_text="token i, reads", autorange="reversed", scaleanchor="x", zeroline=False, row=1, col=1)
     fig.update_yaxes(range=[0, T * (1.12 * T * (K + V) + 2 * K * V)], row=1, col=2)
@@ -315,11 +315,11 @@ def _bar(name: str, height: float, color: str) -> go.Bar:
 
 
 def moved(maps: Mapping[str, Float[Tensor, "T T"]], title: str) -> go.Figure:
-    """|change of output i| (row) when token j (column) is changed; the outlined triangle is the future."""
+    """|change of output i| (row) when token j (column) is changed; nothing above the stairs may move."""
     fig = make_subplots(1, len(maps), subplot_titles=list(maps), horizontal_spacing=0.12)
     for col, change in enumerate(maps.values(), start=1):
-        shades = {"colorscale": WEIGHTS, "zmin": 0, "zmax": 1, "showscale": col == len(maps)}
-        fig.add_trace(go.Heatmap(z=rounded(change / change.max()), colorbar_title_text="moved", **shades), 1, col)
+        shades = {"colorscale": WEIGHTS, "zmin": 0, "zmax": 0.4, "showscale": col == len(maps)}
+        fig.add_trace(go.Heatmap(z=rounded(change / change.max()), colorbar_title_text="change", **shades), 1, col)
         steps = [(x, y) for t in range(len(change)) for x, y in ((t + 0.5, t - 0.5), (t + 0.5, t + 0.5))]
         stairs = {"x": [x for x, _ in steps][:-1], "y": [y for _, y in steps][:-1]}
         edge = go.Scatter(**stairs, mode="lines", line={"color": COLORS["write"], "width": 2}, hoverinfo="skip")
