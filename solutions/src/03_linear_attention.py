@@ -285,8 +285,8 @@ if isinstance(cache_over_state, (int, float)) and cache_over_state > 0:
 #
 # $$S_t = S_{t-1} + v_t\,k_t^\top, \qquad y_t = S_t\,q_t .$$
 #
-# Start from `state` if it is given, else from zeros. q and k come with the feature map already applied, here and
-# below. There is no normaliser yet.
+# Start from `state` if it is given, else from zeros. Your `write` and `read` may be used. q and k come with the
+# feature map already applied, here and below. There is no normaliser yet.
 
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_6", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -528,8 +528,8 @@ when_written(lambda: moved_by_the_last_key(stream))
 #
 # $$y_t = S_{s-1}\,q_t + \sum_{s \le j \le t} (q_t \cdot k_j)\, v_j , \qquad S_{s+C-1} = S_{s-1} + \sum_{j=s}^{s+C-1} v_j\,k_j^\top .$$
 #
-# T need not be a multiple of C: the last chunk may be shorter. Without a normaliser. The loop goes over chunks, not
-# over tokens.
+# T need not be a multiple of C: the last chunk may be shorter. There is no normaliser. The loop goes over chunks, not
+# over tokens. Your `all_pairs` may be used once 03.7 is right.
 
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_10", "locked": false, "schema_version": 3, "solution": true, "task": false}
