@@ -8,6 +8,7 @@ import linecache
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -90,12 +91,12 @@ def number(value: Any) -> Outcome:
 def plain(value: Any, depth: int = 0) -> Any:
     """`value` as tensors, numbers, None, and tuples of these; anything else becomes the name of its type, a str."""
     kind = type(value)  # not isinstance: an object can lie about its class
-    if value is None or kind in (bool, int, float):
+    if value is None or kind in (bool, float):
         return value
     if issubclass(kind, torch.Tensor):
         return _plain_tensor(value)
     if issubclass(kind, int | float):
-        return kind.__float__(value) if issubclass(kind, float) else int(value)
+        return float.__float__(value) if issubclass(kind, float) else _bounded(int.__int__(value))
     if issubclass(kind, tuple | list) and depth < 3:
         return tuple(plain(x, depth + 1) for x in list(value)[:100])
     if kind.__module__ == "numpy" and kind.__name__ != "ndarray":
@@ -154,13 +155,18 @@ def _plain_tensor(x: torch.Tensor) -> torch.Tensor | str:
         return x.detach().cpu().clone().as_subclass(torch.Tensor)
 
 
+def _bounded(n: int) -> int | float:
+    """n, or infinity where no float is as large."""
+    return n if n.bit_length() < 1000 else float("inf")
+
+
 def _raised(function, error: BaseException) -> Outcome:
     frames = []
     tb = error.__traceback__.tb_next  # the first frame is `call` itself
     while tb is not None:
         frames.append((tb.tb_frame.f_code.co_filename, tb.tb_lineno))
         tb = tb.tb_next
-    home = getattr(getattr(function, "__code__", None), "co_filename", None)
+    home = function.__code__.co_filename if isinstance(function, FunctionType) else None
     at = next((f for f in reversed(frames) if f[0] == home), frames[-1] if frames else None)
     line = f"line {at[1]}: {linecache.getline(*at).strip()[:80]}".removesuffix(": ") if at else ""
     return Outcome("raised", type=type(error).__name__, message=_text(error), line=line, binding=not frames)

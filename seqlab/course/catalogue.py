@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqlab.course import paths
+from seqlab.course.syllabus import SYLLABUS
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,14 @@ class Chapter:
         return sum(e.points for e in self.entries)
 
 
+_TITLES = {c.number: c.title for c in SYLLABUS}
+
+
 def chapters() -> list[Chapter]:
     """Every chapter that has a notebook, in order."""
     root = paths.root()
     files = {p.name[:2]: p for folder in ("exercises", "chapters") for p in (root / folder).glob("[0-9][0-9]_*.ipynb")}
-    return [Chapter(n, _title(files[n]), entries(n)) for n in sorted(files)]
+    return [Chapter(n, _TITLES.get(n, files[n].stem), entries(n)) for n in sorted(files)]
 
 
 def entries(chapter: str) -> tuple[Entry, ...]:
@@ -55,11 +59,6 @@ def _entry(text: str) -> Entry | None:
     found = (int(m[1]) if m else 0 for m in (minutes, points))
     minutes, points = found
     return Entry(head[1], head[2].strip(), minutes, stars[0].count("●") if stars else 0, points)
-
-
-def _title(path: Path) -> str:
-    heading = next((t.splitlines()[0].lstrip("# ") for t in _markdown(path) if t.startswith("# ")), path.stem)
-    return re.sub(r"^(Chapter )?\d\d\s*[·.:]?\s*", "", heading)
 
 
 def _markdown(path: Path) -> list[str]:

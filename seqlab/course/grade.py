@@ -93,7 +93,7 @@ class _Grading:
         self.scratch.cleanup()
 
     def reports(self, wanted: list[Exercise]) -> list[Report]:
-        """Run the cells in order. An exercise is asked at its last check cell, or at the end if it has none."""
+        """Run the cells in order until every exercise was asked: at its last check cell, or at the end without one."""
         ids = [set(m[1] for m in CHECK.findall(source)) for source in self.cells]
         last = {e.id: max((i for i, found in enumerate(ids) if e.id in found), default=len(ids)) for e in wanted}
         done: dict[str, Report] = {}
@@ -105,6 +105,8 @@ class _Grading:
                     done[e.id] = self._report(e)
             if i < len(self.cells) and ids[i]:
                 self.faults = []
+            if len(done) == len(wanted):
+                break
         return [done[e.id] for e in wanted]
 
     def _run_cell(self, source: str) -> None:

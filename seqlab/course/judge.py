@@ -101,7 +101,7 @@ def _fault(e: Exercise, right: tuple, outcome: Outcome) -> tuple[str, str]:
 
 def _fault_of_output(e: Exercise, name: str, right: Any, got: Any) -> tuple[str, str]:
     if not isinstance(right, Tensor):
-        return _fault_of_number(e, name, right, got)
+        return _fault_of_number(e, e.name if e.numeric else name, right, got)
     if isinstance(got, int | float) and right.ndim == 0:
         got = torch.as_tensor(got, dtype=right.dtype)
     if not isinstance(got, Tensor):
@@ -145,13 +145,13 @@ def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Tried]) -> tuple[st
         return "slow", f"{e.name} was still running when its time was up{_in(kinds['slow'])}: does a loop never end?"
     if "raised" in kinds:
         return "exception", _exception_sentence(e, kinds["raised"])
-    if name := _handed_back(e, tried):
-        return "handed back", f"{e.name} hands back its input {name} unchanged."
-    for kind in ("none", "count", "type", "shape", "dtype", "nan"):
+    for kind in ("none", "count", "handed back", "type", "shape", "dtype", "nan"):
+        if kind == "handed back" and (name := _handed_back(e, tried)):
+            return kind, f"{e.name} hands back its input {name} unchanged."
         if kind in kinds:
             return kind, f"{kinds[kind].fault}{_in(kinds[kind])}."
     if e.numeric:
-        return "value", f"{first.fault}. Write down the units of each factor; hint({e.id!r}) helps."
+        return "value", f'{first.fault}. Write the formula down first; hint("{e.id}") opens a hint.'
     return _constant(e, wrong) or _multiple(e, tried) or ("value", _where_it_parts(e, wrong))
 
 

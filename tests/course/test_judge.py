@@ -1,0 +1,264 @@
+"""The judge names what is wrong: one test for each kind of wrong answer."""
+
+import dataclasses
+
+import pytest
+import torch
+from fake_course import NUMBER, SUM, WRITE, running_sum, sum_per_chunk, write
+
+from seqlab.course.checking import report_on
+from seqlab.course.exercise import Exercise
+
+
+def said(exercise, answer, **kwargs):
+    report = report_on(exercise, answer, **kwargs)
+    assert not report.passed and report.earned == 0
+    return report.kind, report.message
+
+
+@pytest.mark.parametrize("exercise", [WRITE, SUM, NUMBER], ids=lambda e: e.id)
+def test_the_reference_and_the_alternatives_pass(exercise):
+    for answer in (exercise.reference, *exercise.alternatives):
+        report = report_on(exercise, answer)
+        assert report.passed and report.earned == exercise.points, report
+
+
+@pytest.mark.parametrize(
+    "exercise, sentence", [(e, s) for e in (WRITE, SUM, NUMBER) for s in e.mistakes], ids=lambda x: getattr(x, "id", x)
+)
+def test_a_named_mistake_is_named(exercise, sentence):
+    assert said(exercise, exercise.mistakes[sentence]) == ("mistake", sentence)
+
+
+def test_a_mistake_written_another_way_is_named_too():
+    def einsum(S, k, v):
+        return S + torch.einsum("bhk,bhv->bhkv", k, v)  # raises another error than the named one where K ≠ V
+
+    assert said(WRITE, einsum)[1] == "The state is transposed: k vᵀ instead of v kᵀ."
+
+
+def test_the_mistake_that_matches_every_case_comes_before_one_that_matches_where_it_differs():
+    half = {"first only where K = V": lambda S, k, v: write(S, k, 3 * v) if v.shape == k.shape else write(S, k, v)}
+    both = {"thrice": lambda S, k, v: write(S, k, 3 * v)}
+    exercise = dataclasses.replace(WRITE, mistakes=half | both | WRITE.mistakes)
+    assert said(exercise, both["thrice"])[1] == "thrice"
+    assert said(exercise, half["first only where K = V"])[1] == "first only where K = V"
+
+
+def test_a_stub_is_not_started():
+    def stub(S, k, v):
+        raise NotImplementedError("exercise 90.1: your code here")
+
+    assert said(WRITE, stub) == ("not started", "Not started: write still raises NotImplementedError.")
+    assert said(NUMBER, ...)[0] == said(WRITE, ...)[0] == "not started"
+
+
+def test_an_exception_comes_with_its_type_message_and_line():
+    def answer(S, k, v):
+        return S @ missing
+
+    kind, sentence = said(WRITE, answer)
+    assert kind == "exception"
+    assert "NameError: name 'missing' is not defined" in sentence and "return S @ missing" in sentence
+
+
+def test_renamed_parameters_are_told_the_right_names():
+    kind, sentence = said(WRITE, lambda state, key, value: state)
+    assert kind == "exception" and "write(S=…, k=…, v=…)" in sentence and "keep the names of its parameters" in sentence
+
+
+def test_a_type_error_inside_the_function_is_not_blamed_on_the_parameters():
+    assert "keep the names of" not in said(WRITE, lambda S, k, v: S @ None)[1]
+
+
+@pytest.mark.parametrize(
+    "answer, kind, words",
+    [
+        (lambda S, k, v: None, "none", "returned None"),
+        (lambda S, k, v: "hello", "type", "S is a str: a torch tensor is needed"),
+        (lambda S, k, v: write(S, k, v).numpy(), "type", "S is a numpy array"),
+        (lambda S, k, v: 1.5, "type", "a number (float)"),
+        (lambda S, k, v: (write(S, k, v), k), "count", "returned a tuple of 2: S alone is needed"),
+        (
+            lambda S, k, v: write(S, k, v).mT,
+            "shape",
+            "(2, 3, 4, 5): (2, 3, 5, 4) is needed; axes 2 and 3 (the last two)",
+        ),
+        (lambda S, k, v: write(S, k, v)[:1, :1], "shape", "(1, 1, 5, 4): (2, 3, 5, 4) is needed"),
+        (lambda S, k, v: write(S, k, v).long(), "dtype", "int64: float32 is needed"),
+        (lambda S, k, v: write(S, k, v) * float("nan"), "nan", "S holds NaN"),
+        (lambda S, k, v: write(S, k, v) / 0, "nan", "S holds inf"),
+        (lambda S, k, v: S, "handed back", "write hands back its input S unchanged"),
+        (lambda S, k, v: v, "handed back", "write hands back its input v unchanged"),
+        (lambda S, k, v: torch.zeros_like(S), "constant", "S is 0.0 everywhere"),
+        (lambda S, k, v: torch.ones_like(S), "constant", "S is 1.0 everywhere"),
+        (lambda S, k, v: write(S, k, v) / 2, "factor", "0.5 times what it should be: is a scale off?"),
+        (lambda S, k, v: -write(S, k, v), "factor", "-1 times what it should be: is a sign off?"),
+        (lambda S, k, v: write(S, k, v).half(), "value", "differs by"),
+        (lambda S, k, v: write(S, k, v).roll(1, -1), "value", "differs by"),
+        (lambda S, k, v: torch.empty(2**30, device="meta"), "type", "tensor on meta"),
+        (lambda S, k, v: write(S, k, v).to_sparse(), "type", "sparse"),
+    ],
+)
+def test_a_wrong_answer_gets_its_own_sentence(answer, kind, words):
+    got, sentence = said(WRITE, answer)
+    assert got == kind and words in sentence, sentence
+
+
+def test_several_outputs_must_all_be_there():
+    assert "returned a tensor: a tuple (y, S) is needed" in said(SUM, lambda x, state, chunk_size: x)[1]
+    assert "a tuple of 3: 2 outputs are needed" in said(SUM, lambda x, state, chunk_size: (x, x, x))[1]
+    assert report_on(SUM, lambda **inputs: list(running_sum(**inputs))).passed  # a list does as well as a tuple
+
+
+def test_it_says_where_the_answer_parts():
+    kind, sentence = said(SUM, sum_per_chunk)
+    assert kind == "value"
+    assert "y is equal up to t = 3, wrong from t = 4" in sentence and "is the state carried across chunks?" in sentence
+    assert "Another chunk size gives another answer." in sentence
+
+
+def test_a_broken_property_alone_is_enough_to_fail():
+    def answer(x, state, chunk_size):
+        return running_sum(x if chunk_size == 4 else 2 * x, state)
+
+    assert said(SUM, answer) == ("property", "Another chunk size gives another answer.")
+
+
+def test_where_nan_begins_is_told():
+    def answer(x, state, chunk_size):
+        y, S = running_sum(x, state)
+        y[:, 5:] = float("nan")
+        return y, S
+
+    assert "y holds NaN, first at t = 5, in the case 'odd T'" in said(SUM, answer)[1]
+
+
+def test_changing_an_input_in_place_is_noted_and_corrupts_nothing():
+    def answer(S, k, v):
+        S += v[..., :, None] * k[..., None, :]
+        return S
+
+    report = report_on(WRITE, answer)
+    assert report.passed and "changes its input S in place" in report.notes[0]
+
+
+def test_an_endless_loop_ends():
+    def answer(S, k, v):
+        while True:
+            pass
+
+    kind, sentence = said(WRITE, answer, seconds=0.3)
+    assert kind == "slow" and "does a loop never end?" in sentence
+
+
+def test_an_endless_loop_that_swallows_the_alarm_once_ends_too():
+    def answer(S, k, v):
+        try:
+            while True:
+                pass
+        except BaseException:
+            while True:
+                pass
+
+    assert said(WRITE, answer, seconds=0.3)[0] == "slow"
+
+
+def test_the_notebooks_default_dtype_does_not_reach_the_reference():
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert report_on(WRITE, write).passed
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+class AlwaysEqual:
+    def __eq__(self, other):
+        return True
+
+    def __getattr__(self, name):
+        return self
+
+    @property
+    def __class__(self):
+        return torch.Tensor
+
+
+class Lying(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return True
+
+
+def test_an_object_that_equals_everything_gains_nothing():
+    assert said(WRITE, lambda S, k, v: AlwaysEqual())[0] == "type"
+    assert said(WRITE, lambda S, k, v: S.as_subclass(Lying))[0] in ("handed back", "type", "value")
+    assert said(NUMBER, AlwaysEqual())[0] == "type"
+
+
+def test_patched_comparisons_gain_nothing(monkeypatch):
+    monkeypatch.setattr(torch, "allclose", lambda *args, **kwargs: True)
+    monkeypatch.setattr(torch, "equal", lambda *args, **kwargs: True)
+    assert said(WRITE, lambda S, k, v: S)[0] == "handed back"
+
+
+class Nasty:
+    def __call__(self, **inputs):
+        class Error(Exception):
+            def __str__(self):
+                raise RuntimeError("no")
+
+        raise Error
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+WEIRD = [5, "x", None, object(), [], torch.zeros(3), type, Nasty(), print, AlwaysEqual()]
+
+
+@pytest.mark.parametrize("answer", WEIRD, ids=range(len(WEIRD)))
+def test_whatever_is_passed_the_report_is_a_sentence(answer):
+    for exercise in (WRITE, SUM, NUMBER):
+        report = report_on(exercise, answer)
+        assert not report.passed and report.message.endswith((".", "?")), report
+        assert str(report) and report._repr_html_()
+
+
+@pytest.mark.parametrize("value", [2**14, 16384.0, torch.tensor(16384), torch.tensor([16384.0]), 16384.5])
+def test_a_number_may_come_in_any_form(value):
+    assert report_on(NUMBER, value).passed
+
+
+@pytest.mark.parametrize(
+    "value", [16000, float("nan"), float("inf"), 10**400, True, "16384", (16384,), lambda: 16384], ids=range(8)
+)
+def test_a_wrong_number_fails(value):
+    assert not report_on(NUMBER, value).passed
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"title": ""}, "title is missing"),
+        ({"objective": " "}, "objective is missing"),
+        ({"points": 0}, "points is 0"),
+        ({"minutes": None}, "minutes is None"),
+        ({"difficulty": 4}, "difficulty is 4"),
+        ({"hints": ("a", "b")}, "2 hints: exactly three"),
+        ({"mistakes": {}}, "0 named mistakes: at least four"),
+        ({"alternatives": ()}, "no alternative"),
+        ({"id": "3.1"}, "the id must look like 03.2"),
+        ({"name": "a b"}, "the name of the function"),
+        ({"reference": None}, "reference is missing"),
+        ({"cases": None}, "cases are missing"),
+    ],
+)
+def test_incomplete_data_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(WRITE, **change)
+
+
+def test_the_defaults_of_an_exercise_are_not_enough():
+    with pytest.raises(ValueError, match="title is missing"):
+        Exercise("90.9")
