@@ -195,8 +195,8 @@ def picture_of_memory():
 #
 # *Say what a read returns when the stored keys overlap and one of them was written twice. · 5 minutes · ●●○ · 1 point*
 #
-# Keys are rarely orthogonal. Two keys of length 1 have the overlap k₁·k₂ = 0.6. A memory with one-number values (V =
-# 1) starts empty. Three writes follow, in this order:
+# Keys are rarely orthogonal. Two keys of length 1 have the overlap k₁·k₂ = 0.6. A memory of single numbers starts
+# empty. Three writes follow, in this order:
 #
 # 1. the value 10 under k₁,
 # 2. the value 5 under k₂,
