@@ -104,20 +104,22 @@ class GRU(nn.GRU):
         return super().forward(x)[0]
 
 
-def training_step(model, x, repeats=3):
-    """Seconds for one forward and backward pass: the best of a few, after one to warm up."""
-    times = []
-    for _ in range(1 + repeats):
-        start = time.perf_counter()
-        model(x).square().mean().backward()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+def training_step(model, x):
+    """Seconds for one forward and backward pass."""
+    start = time.perf_counter()
+    model(x).square().mean().backward()
+    return time.perf_counter() - start
 
 
-def time_against_length(models):
-    """name -> {T: seconds per training step on TOKENS tokens cut into sequences of T}."""
+def time_against_length(models, rounds=4):
+    """name -> {T: seconds per training step on TOKENS tokens cut into sequences of T}: the best of some rounds."""
     batches = {T: torch.randn(TOKENS // T, T, D) for T in LENGTHS}
-    return {name: {T: training_step(model, x) for T, x in batches.items()} for name, model in tqdm(models.items())}
+    seconds = {name: dict.fromkeys(LENGTHS, math.inf) for name in models}
+    for _ in tqdm(range(rounds)):
+        for name, model in models.items():
+            for T, x in batches.items():
+                seconds[name][T] = min(seconds[name][T], training_step(model, x))
+    return seconds
 
 
 # %% tags=["measured"]
@@ -136,12 +138,12 @@ timing_lines(
 # steps that wait for the step before. With 32 sequences, one step multiplies a matrix by a matrix. With one sequence,
 # it multiplies a matrix by a single vector, 4,096 times in a row.
 #
-# PyTorch's own GRU fares no better than our loop in shape. So this is not about Python.
+# PyTorch's own GRU is written in C++, and its line has the same shape. So this is not about Python.
 #
 # ### Predict
 #
-# Linear attention will do the same amount of mixing with a state of the same kind. **Before you read on, draw its
-# line into the figure above, in your mind: does it rise, fall, or stay flat?** Section 4 measures it.
+# Linear attention, too, will carry a state from token to token. **Before you read on, draw its line into the figure
+# above, in your mind: does it rise, fall, or stay flat?** Section 4 measures it.
 
 # %% [markdown]
 # ## 2 · Derive: move one bracket
@@ -223,7 +225,7 @@ figures.memory(memory_q, memory_k, memory_v, labels, start=3)
 # %%
 def turned(token=4, angle=30):
     a = math.radians(angle)
-    keys = math.cos(a) * stored_k + math.sin(a) * torch.eye(K)[1:5]
+    keys = math.cos(a) * stored_k + math.sin(a) * stored_k.roll(1, dims=1)
     return figures.memory_at(torch.cat([nothing, keys[asked]]), torch.cat([keys, nothing]), memory_v, token, labels)
 
 
@@ -394,8 +396,8 @@ for name, times in seconds.items():
 # $$S k_i = \sum_j v_j\,(k_j \cdot k_i) = \underbrace{v_i\,(k_i \cdot k_i)}_{\text{what we asked for}}
 #   + \underbrace{\sum_{j \ne i} v_j\,(k_j \cdot k_i)}_{\text{smear}}$$
 #
-# With unit keys the first part is exactly $v_i$. The second part vanishes when all other keys are orthogonal to
-# $k_i$, and only then. For two pairs, the smear is $\cos(\text{angle}) \cdot v_2$:
+# With unit keys the first part is exactly $v_i$. The second part vanishes, whatever the values, only if all other
+# keys are orthogonal to $k_i$. For two pairs, the smear is $\cos(\text{angle}) \cdot v_2$:
 
 # %%
 figures.smear(stored_v[0], stored_v[1], range(0, 181, 15), start=4)
@@ -450,9 +452,9 @@ def typical_error(keys):
     return math.sqrt(sum(figures.recall_error(k, random_keys(len(k), 32)).square().mean() for k in keys) / len(keys))
 
 
-def curve(loads, K, make_keys, repeats=16):
+def curve(loads, K, make_keys):
     """(N / K, error) for each load: the same measurement with N pairs, repeated with new keys and values."""
-    return loads, [typical_error([make_keys(round(load * K), K) for _ in range(repeats)]) for load in loads]
+    return loads, [typical_error([make_keys(round(load * K), K) for _ in range(4096 // K)]) for load in loads]
 
 
 loads = [0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4]
@@ -460,7 +462,7 @@ capacity = {
     "orthonormal keys, K = 64": curve(loads[:5], 64, lambda N, K: torch.eye(K)[:N]),
     "random unit keys, K = 16": curve(loads, 16, random_keys),
     "random unit keys, K = 64": curve(loads, 64, random_keys),
-    "random unit keys, K = 256": curve(loads, 256, random_keys, repeats=4),
+    "random unit keys, K = 256": curve(loads, 256, random_keys),
 }
 figures.capacity(capacity, law=math.sqrt)
 
@@ -702,10 +704,10 @@ figures.growth(
 # ## 8 · Fast weights: the same idea in 1992
 #
 # Read $y = S q$ once more. $S$ is a matrix that multiplies an input: the weights of a linear layer. But no optimiser
-# made them. Another network wrote them, token by token, while reading the sequence. Schmidhuber described this in
-# 1992 under the name *fast weights*: a slow network, trained by gradient descent, *programs* a fast one through outer
-# products. Schlag, Irie and Schmidhuber (2021) showed that linear attention is that same machine: $W_q, W_k, W_v$ are
-# the slow weights, $S$ is the fast one.
+# made them. Another network wrote them, token by token, while reading the sequence. Schmidhuber described such a
+# machine in 1992: a slow network, trained by gradient descent, *programs* the *fast weights* of another one through
+# outer products. Schlag, Irie and Schmidhuber (2021) showed that linear attention is that same machine:
+# $W_q, W_k, W_v$ are the slow weights, $S$ is the fast one.
 #
 # What does the slow network do to the fast one? One step of gradient descent. Take the loss
 # $\ell(S) = -\,v_t \cdot (S k_t)$: it is small when reading with $k_t$ gives something that points along $v_t$. Its
@@ -786,8 +788,9 @@ changes = {
 figures.moved(changes, "Change a token: linear attention moves what follows, Linformer everything")
 
 # %% [markdown]
-# *What to see.* A column is one experiment: token $j$ was replaced. Right of the orange stairs lies the past of that
-# token ($i < j$), which must not move. It stays white for linear attention. For Linformer it does not.
+# *What to see.* A column is one experiment: token $j$ was replaced. The colour is the change of each output, relative
+# to the largest one. Right of the orange stairs lies the past of that token ($i < j$), which must not move. It stays
+# white for linear attention. For Linformer it does not.
 #
 # No mask mends this. Each of the $r$ summaries is a sum over *all* tokens. Once the future is in the sum, hiding a
 # summary from token $i$ hides the past as well. Linear attention also squeezes the sequence through a bottleneck, but
@@ -879,7 +882,7 @@ microscope(LinearAttention(d_model=16, n_heads=2, feature_map="identity"), x, 2 
 #
 # None of the three stands alone. Based adds seven layers of sliding-window attention and 22 of short convolutions,
 # Sana convolutions in its feed-forward layers, MiniMax ten layers of softmax attention. The last row already belongs
-# to chapter 04: "lightning attention" is linear attention with RetNet's decay.
+# to chapter 04: "lightning attention" is linear attention with a constant decay per head, as in RetNet.
 
 # %% tags=["nbval-check-output"]
 for name, layers, heads, n_features, width in (
@@ -902,20 +905,20 @@ for name, layers, heads, n_features, width in (
 # any form that uses the state. For Taylor features $F$ is $1 + K + K^2$. Let us count.
 
 # %%
-K = V = 64
+WIDTH, CHUNK = 64, 64  # K = V = 64
 lengths = [2**n for n in range(7, 18, 2)]
 
 
-def per_token_with_state(n_features, C=64):
-    return C * (n_features + V) + 2 * n_features * V
+def per_token_with_state(n_features):
+    return CHUNK * (n_features + WIDTH) + 2 * n_features * WIDTH
 
 
-costs = {
-    "all pairs (softmax, or the parallel form)": {T: T * T * (K + V) for T in lengths},
-    "chunkwise, elu + 1: F = 64": {T: T * per_token_with_state(64) for T in lengths},
-    "chunkwise, Taylor: F = 4,161": {T: T * per_token_with_state(1 + K + K**2) for T in lengths},
-}
-crossing = [per_token_with_state(n_features) / (K + V) for n_features in (64, 1 + K + K**2)]
+features = {"elu + 1": WIDTH, "Taylor": 1 + WIDTH + WIDTH**2}
+costs = {"all pairs (softmax, or the parallel form)": {T: T * T * 2 * WIDTH for T in lengths}}
+for name, n_features in features.items():
+    costs[f"chunkwise, {name}: F = {n_features:,}"] = {T: T * per_token_with_state(n_features) for T in lengths}
+crossing = [per_token_with_state(n_features) / (2 * WIDTH) for n_features in features.values()]
+
 timing_lines(
     costs,
     title="Cheaper than all pairs: elu + 1 from T = {:,.0f}, Taylor from T = {:,.0f}".format(*crossing),
