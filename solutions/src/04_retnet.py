@@ -535,7 +535,9 @@ def picture_of_chunk_sizes():
         ms.append(1000 * min(times))
     line = go.Scatter(x=sizes, y=ms, mode="lines+markers", line_color=COLORS["q"])
     fig = figure(line, title="Chunks neither too short nor too long are the fastest", x="chunk_size", y="ms")
-    return fig.update_xaxes(type="log", tickvals=sizes, ticktext=sizes).update_yaxes(type="log")
+    return fig.update_xaxes(type="log", tickvals=sizes, ticktext=sizes).update_yaxes(
+        type="log", dtick=1, title_text="ms"
+    )
 
 
 # %% [markdown]

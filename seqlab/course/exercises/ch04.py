@@ -182,6 +182,11 @@ def _step(S, q, k, v, gamma, *, decay=True, write=1.0, decay_write=False, read="
     return ({"after": new, "before": S, "kept": kept}[read] @ q[..., None]).squeeze(-1), new
 
 
+def _state_then_read(kept, q, k, v):
+    S = kept + v[..., None] * k[..., None, :]
+    return (S @ q[..., None]).squeeze(-1), S
+
+
 def _step_cases(rng):
     shapes = {"one head": (2, 1, 4, 4), "K ≠ V": (2, 3, 5, 2), "H = K = V": (3, 4, 4, 4), "B = 1": (1, 2, 3, 7)}
     names = {"K ≠ V": _gammas, "B = 1": lambda rng, H: _gammas(rng, H, 0.01, 0.1)}
@@ -235,6 +240,53 @@ STEP = Exercise(
         "Here gamma is used as if it were log γ: it is the factor itself, between 0 and 1. Look for an exp.": (
             lambda S, q, k, v, gamma: _step(S, q, k, v, gamma.exp())
         ),
+        "Here 1 - γ is kept and γ forgotten: γ is the share that stays. Look for 1 - gamma.": (
+            lambda S, q, k, v, gamma: _step(S, q, k, v, 1 - gamma)
+        ),
+        "The decay is applied twice, γ²: look for a second product with gamma.": (
+            lambda S, q, k, v, gamma: _step(S, q, k, v, gamma**2)
+        ),
+        "The read is decayed instead of the state: γ is in y but not in the S handed over. Look at what γ "
+        "multiplies.": (
+            lambda S, q, k, v, gamma: (
+                gamma[:, None] * _step(S, q, k, v, gamma, decay=False)[0],
+                _step(S, q, k, v, gamma, decay=False)[1],
+            )
+        ),
+        "The S handed back is the old one, although y is right: return the new S.": (
+            lambda S, q, k, v, gamma: (_step(S, q, k, v, gamma)[0], S)
+        ),
+        "The outputs have changed places: return (y, S), not (S, y).": (
+            lambda S, q, k, v, gamma: _step(S, q, k, v, gamma)[::-1]
+        ),
+        "The read is scaled by K^-1/2: here the caller scales, so y is S q and nothing else.": (
+            lambda S, q, k, v, gamma: (_step(S, q / q.shape[-1] ** 0.5, k, v, gamma)[0], _step(S, q, k, v, gamma)[1])
+        ),
+        "What the key held before is taken away first, v - S k: that is the delta rule of a later chapter. "
+        "Write v kᵀ.": (
+            lambda S, q, k, v, gamma: _step(S, q, k, v - torch.einsum("h, bhvk, bhk -> bhv", gamma, S, k), gamma)
+        ),
+        "The write is k vᵀ, which fits only where K = V: S is (B, H, V, K), so v belongs to the rows, "
+        "k to the columns.": (
+            lambda S, q, k, v, gamma: (
+                torch.einsum("bhvk, bhk -> bhv", gamma[:, None, None] * S + k[..., None] * v[..., None, :], q),
+                gamma[:, None, None] * S + k[..., None] * v[..., None, :],
+            )
+        ),
+        "The read is Sᵀ q, which fits only where K = V: q has width K, so it meets the columns, the last axis of S.": (
+            lambda S, q, k, v, gamma: (
+                torch.einsum("bhvk, bhv -> bhk", _step(S, q, k, v, gamma)[1], q),
+                _step(S, q, k, v, gamma)[1],
+            )
+        ),
+        "The decays line up with the key channels, the last axis of S, not with the heads: "
+        "gamma (H,) needs two new axes after H, gamma[:, None, None].": lambda S, q, k, v, gamma: _state_then_read(
+            gamma * S, q, k, v
+        ),
+        "The decays line up with the rows of S, not with the heads: "
+        "gamma (H,) needs two new axes after H, gamma[:, None, None].": lambda S, q, k, v, gamma: _state_then_read(
+            gamma[:, None] * S, q, k, v
+        ),
     },
     alternatives=(
         _step,
@@ -262,6 +314,10 @@ def decay_mask_reference(gamma, T):
 def _mask(gamma, T, shift=0, keep=torch.tril):
     n = torch.arange(T)
     return keep(gamma[:, None, None] ** (n[:, None] - n + shift).clamp(min=0))
+
+
+def _distances(T):
+    return (torch.arange(T)[:, None] - torch.arange(T)).float()
 
 
 def _factored_mask(gamma, T):
@@ -307,7 +363,7 @@ DECAY_MASK = Exercise(
             lambda gamma, T: torch.maximum(_mask(gamma, T), _mask(gamma, T).mT)
         ),
         "Above the diagonal stands γ^(i-j), which is more than 1: the mask is missing. Look at j > i.": (
-            lambda gamma, T: gamma[:, None, None] ** (torch.arange(T)[:, None] - torch.arange(T))
+            lambda gamma, T: gamma[:, None, None] ** _distances(T)
         ),
         "D is transposed: row i is the reader, column j what it reads. Look at which arange stands in the rows.": (
             lambda gamma, T: _mask(gamma, T).mT
@@ -331,17 +387,40 @@ DECAY_MASK = Exercise(
         "Rows are normalised to sum to 1: retention does not do this here. Look for a division or a softmax.": (
             lambda gamma, T: _mask(gamma, T) / _mask(gamma, T).sum(-1, keepdim=True)
         ),
+        "Rows are divided by the root of their sums, a rescaling of the paper that its norm cancels again: "
+        "leave it out.": (lambda gamma, T: _mask(gamma, T) / _mask(gamma, T).sum(-1, keepdim=True).sqrt()),
+        "The mask is multiplied in after the exp: above the diagonal exp overflows where γ is small, "
+        "and inf · 0 is nan. Fill in -inf before the exp.": lambda gamma, T: (
+            _distances(T).mul(gamma.log()[:, None, None]).exp() * (_distances(T) >= 0)
+        ),
+        "Here -inf went into the exponent of γ, and γ^(-inf) is inf: it belongs into (i - j) ln γ, after the "
+        "product.": (lambda gamma, T: gamma[:, None, None] ** _distances(T).masked_fill(_distances(T) < 0, -torch.inf)),
+        "The powers grow with the distance, γ^(j-i): look at the sign of i - j.": (
+            lambda gamma, T: torch.tril(gamma[:, None, None] ** -_distances(T))
+        ),
+        "The mask closes the past and leaves the future open: look at which side of the diagonal gets -inf.": (
+            lambda gamma, T: torch.triu(gamma[:, None, None] ** _distances(T))
+        ),
+        "The logarithm of γ is missing: this is exp((i - j) γ). Look for gamma.log().": (
+            lambda gamma, T: torch.tril((_distances(T) * gamma[:, None, None]).exp())
+        ),
+        "Two bases are mixed: exp undoes the natural logarithm, not log₂. Look at the logarithm of γ.": (
+            lambda gamma, T: torch.tril((_distances(T) * gamma.log2()[:, None, None]).exp())
+        ),
     },
     alternatives=(
         _mask,
         lambda gamma, T: sum(torch.diag_embed((gamma**n)[:, None].expand(-1, T - n), offset=-n) for n in range(T)),
         lambda gamma, T: (
-            torch.einsum("h, ij -> hij", gamma.log(), (torch.arange(T)[:, None] - torch.arange(T)).float())
+            torch.einsum("h, ij -> hij", gamma.log(), _distances(T))
             .masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf)
             .exp()
         ),
     ),
     outputs=("D",),
+    parts_hint=lambda t, inputs: (
+        f"print D[0, {t}]. It should rise to 1 on the diagonal, by a factor 1/γ from entry to entry, and then be 0."
+    ),
 )
 
 
@@ -428,6 +507,27 @@ PARALLEL = Exercise(
         "All heads use the mask of the first: look at how D (H, T, T) is lined up with the scores.": (
             lambda q, k, v, D: _mix(_scores(q, k) * D[0], v)
         ),
+        "A softmax is taken before D is multiplied in: retention weighs with the scores themselves. Look for "
+        "softmax.": (lambda q, k, v, D: _mix(_scores(q, k).softmax(-1) * D, v)),
+        "This is softmax attention with log D as a bias: retention has no softmax. D is a factor on the scores.": (
+            lambda q, k, v, D: _mix((_scores(q, k) + D.log()).softmax(-1), v)
+        ),
+        "The weights are divided by their row sums, at least 1: "
+        "a rescaling of the paper that its norm cancels again. Leave it out.": lambda q, k, v, D: _mix(
+            _scores(q, k) * D / (_scores(q, k) * D).sum(-1, keepdim=True).abs().clamp(min=1), v
+        ),
+        "The values are mixed with D alone: q and k are not used. Look for the scores Q Kᵀ.": (
+            lambda q, k, v, D: torch.einsum("hij, bjhv -> bihv", D, v)
+        ),
+        "D is multiplied into v, and the scores are cut off at the diagonal: the pairs are then mixed twice. "
+        "Multiply D into the scores, entry by entry.": lambda q, k, v, D: _mix(
+            _scores(q, k).tril(), torch.einsum("hij, bjhv -> bihv", D, v)
+        ),
+        "The scores of all heads are summed: every head uses the same ones. Keep the axis h in the scores.": (
+            lambda q, k, v, D: _mix(_scores(q, k).sum(1, keepdim=True) * D, v)
+        ),
+        "The heads read each other, not the tokens: @ multiplies the last two axes, which are H and K. "
+        "Move time next to K first, to (B, H, T, K), and back at the end.": lambda q, k, v, D: (q @ k.mT * D) @ v,
     },
     alternatives=(
         lambda q, k, v, D: _mix(_scores(q, k) * D, v),
@@ -507,6 +607,24 @@ HEAD_NORM = Exercise(
         "Here y is multiplied by the root mean square, not divided by it: look at sqrt against rsqrt.": (
             lambda y, eps: y * (y.square().mean(-1, keepdim=True) + eps).sqrt()
         ),
+        "The eps that is passed in is not used: look for a fixed number under the root.": lambda y, eps: _norm(y, 1e-6),
+        "This divides by the length of y, an l2 norm: y comes out √V too small. Average the squares, and add eps.": (
+            lambda y, eps: torch.nn.functional.normalize(y, dim=-1)
+        ),
+        "This divides by the standard deviation: it leaves out the mean of y, which an RMS norm keeps. Average y².": (
+            lambda y, eps: y / (y.var(-1, keepdim=True) + eps).sqrt()
+        ),
+        "This divides by the standard deviation, with eps outside: "
+        "an RMS norm averages y², and eps stands under the root.": lambda y, eps: y / (y.std(-1, keepdim=True) + eps),
+        "This divides by the mean of |y|: an RMS norm averages y² and takes the root.": (
+            lambda y, eps: y / (y.abs().mean(-1, keepdim=True) + eps)
+        ),
+        "The mean is squared, not the squares averaged: positive and negative channels cancel. Square first.": (
+            lambda y, eps: y / (y.mean(-1, keepdim=True).square() + eps).sqrt()
+        ),
+        "One mean is taken over everything, batch and time as well: each head of each token has its own.": partial(
+            _norm, axes=(0, 1, 2, 3)
+        ),
     },
     alternatives=(
         _norm,
@@ -528,15 +646,26 @@ def rotate_reference(x, start):
     return torch.view_as_real(pairs * torch.exp(1j * angle)).reshape(B, T, H, K).to(x.dtype)
 
 
-def _rotate(x, start, *, pairs="b t h (k two) -> two b t h k", join=None, theta=None, sign=1, stop="both"):
+def _rotate(x, start, *, pairs="b t h (k two) -> two b t h k", join=None, theta=None, sign=1, overwritten=False):
     T, K = x.shape[1], x.shape[-1]
     theta = 10000 ** -torch.linspace(0, 1, K // 2).double() if theta is None else theta(K)
     angle = (sign * torch.arange(start, start + T)[:, None] * theta)[:, None]
     cos, sin = angle.cos().float(), angle.sin().float()
     a, b = rearrange(x, pairs, two=2)
     first = a * cos - b * sin
-    second = b * cos + (first if stop == "overwritten" else a) * sin
+    second = b * cos + (first if overwritten else a) * sin
     return rearrange(torch.stack([first, second]), join or " -> ".join(reversed(pairs.split(" -> "))))
+
+
+def _angle(x, start):
+    theta = 10000 ** -torch.linspace(0, 1, x.shape[-1] // 2)
+    return torch.einsum("t, k -> tk", torch.arange(start, start + x.shape[1]).float(), theta)[:, None]
+
+
+def _turned(x, start, first, second):
+    """A pair turned with the sines' signs as dials: -1 and 1 are right."""
+    cos, sin, a, b = _angle(x, start).cos(), _angle(x, start).sin(), x[..., 0::2], x[..., 1::2]
+    return torch.stack([a * cos + first * b * sin, b * cos + second * a * sin], dim=-1).flatten(-2)
 
 
 def _rotate_cases(rng):
@@ -549,7 +678,7 @@ def _rotate_cases(rng):
         case("odd T", 2, 7, 3, 6, 0),
         case("K = 10, from position 3", 1, 9, 2, 10, 3),
         case("T = K", 2, 4, 1, 4, 0),
-        case("far from the start", 1, 5, 2, 16, 1000),
+        case("far from the start", 1, 5, 2, 16, 300),
     ]
 
 
@@ -597,7 +726,7 @@ ROTATE = Exercise(
             lambda x, start: _rotate(x, start + 1)
         ),
         "The second of a pair is made from the first one already turned: keep both old values. Look for overwriting.": (
-            partial(_rotate, stop="overwritten")
+            partial(_rotate, overwritten=True)
         ),
         "All pairs turn at the same speed: look for θ_i in the angle.": partial(
             _rotate, theta=lambda K: torch.ones(K // 2).double()
@@ -608,24 +737,40 @@ ROTATE = Exercise(
         "The angles θ grow from 1/10000 up to 1: the first pair turns fastest. Look at the order of θ.": partial(
             _rotate, theta=lambda K: (10000 ** -torch.linspace(0, 1, K // 2).double()).flip(0)
         ),
+        "This is Llama's rotation: pairs (i, i + K/2) and angles that stop short of 1/10000. "
+        "RetNet pairs (2i, 2i + 1) and includes both ends.": partial(
+            _rotate,
+            pairs="b t h (two k) -> two b t h k",
+            theta=lambda K: 10000 ** -(torch.arange(0, K, 2).double() / K),
+        ),
+        "Both sines have a plus: then pairs are not turned but stretched. The first of a pair is a cos φ - b sin φ.": (
+            lambda x, start: _turned(x, start, 1, 1)
+        ),
+        "Both sines have a minus: then pairs are not turned but stretched. The second of a pair is b cos φ + a "
+        "sin φ.": (lambda x, start: _turned(x, start, -1, -1)),
+        "θ grows from 1 to 10000: the minus in the exponent is missing. Look at 10000^(-i / (K/2 - 1)).": partial(
+            _rotate, theta=lambda K: 10000 ** torch.linspace(0, 1, K // 2)
+        ),
+        "θ falls as a power of e, not of 10000: look at the base.": partial(
+            _rotate, theta=lambda K: torch.exp(-torch.linspace(0, 1, K // 2).double())
+        ),
+        "All tokens are turned by the same angle θ: multiply it by the position of the token.": (
+            lambda x, start: _rotate_all(x, 1)
+        ),
+        "The angle grows along the heads, not along time: positions (T, 1, 1) and θ (K/2,) line up with (B, T, H, "
+        "K/2).": (lambda x, start: _rotate(x.transpose(1, 2), start).transpose(1, 2)),
     },
     alternatives=(
         _rotate,
-        lambda x, start: torch.stack(
-            [
-                x[..., 0::2] * _angle(x, start).cos() - x[..., 1::2] * _angle(x, start).sin(),
-                x[..., 1::2] * _angle(x, start).cos() + x[..., 0::2] * _angle(x, start).sin(),
-            ],
-            dim=-1,
-        ).flatten(-2),
+        lambda x, start: _turned(x, start, -1, 1),
     ),
     properties=(RELATIVE,),
+    parts_hint=lambda t, inputs: (
+        "a token at position 0 is not turned at all. How are the pairs taken apart and put back?"
+        if t + inputs["start"] == 0
+        else f"this token is at position {t + inputs['start']}. Print its angles: the first is the position itself."
+    ),
 )
-
-
-def _angle(x, start):
-    theta = 10000 ** -torch.linspace(0, 1, x.shape[-1] // 2)
-    return torch.einsum("t, k -> tk", torch.arange(start, start + x.shape[1]).float(), theta)[:, None]
 
 
 # 04.8  Bug hunt: decoding
@@ -661,6 +806,11 @@ def _decode(q, k, v, gamma, S, start, *, order="decay write read", q_start=1, k_
             else:
                 ys.append((S @ q[:, t, :, :, None])[..., 0])
     return torch.stack(ys, 1), S
+
+
+def _rotate_all(x, position):
+    """Every token of x turned by one position."""
+    return torch.cat([_rotate(x_t, position) for x_t in x.split(1, dim=1)], dim=1)
 
 
 def _decode_cases(rng):
@@ -758,6 +908,30 @@ MENDED = Exercise(
         "The positions are one too high: start is the position of the first "
         "token of this call. Look for a + 1.": partial(_decode, later=1),
         "The start is subtracted. Token t of this call stands at start + t.": partial(_decode, q_start=-1, k_start=-1),
+        "The positions are not mended, and the read stands between the write and the decay: "
+        "the order is decay, write, read, and token t stands at start + t.": partial(
+            _decode, order="write read decay", q_start=0, k_start=0
+        ),
+        "The positions are not mended, and the read stands before the write: "
+        "the order is decay, write, read, and token t stands at start + t.": partial(
+            _decode, order="decay read write", q_start=0, k_start=0
+        ),
+        "The read comes first of all, before the decay: y holds S of the token before. "
+        "The order is decay, write, read.": (partial(_decode, order="read decay write")),
+        "The decay is gone, and the positions still start at 0: put γ S back, before the write, and use start + t.": (
+            partial(_decode, order="write read", q_start=0, k_start=0)
+        ),
+        "All tokens of a call are turned by start: t is left out. Token t stands at start + t.": (
+            lambda q, k, v, gamma, S, start: retention_by_pairs(
+                _rotate_all(q, start), _rotate_all(k, start), v, gamma, S
+            )
+        ),
+        "The rotation is gone: q and k are still to be turned, by the position start + t.": (
+            lambda q, k, v, gamma, S, start: retention_by_pairs(q, k, v, gamma, S)
+        ),
+        "The write is scaled by 1 - γ, a moving average: retention adds v kᵀ whole.": (
+            lambda q, k, v, gamma, S, start: mended_reference(q, k, (1 - gamma)[:, None] * v, gamma, S, start)
+        ),
     },
     alternatives=(
         _decode,
@@ -767,7 +941,7 @@ MENDED = Exercise(
     outputs=("y", "S"),
     time_axis={"y": 1, "S": None},
     parts_hint=lambda t, inputs: (
-        "is the old state decayed, and the new pair not?"
+        "is the old state decayed, and the new pair not? Are q and k both turned by start?"
         if t == 0
         else "what happens to S, and to the position, from one token to the next?"
     ),
@@ -798,6 +972,7 @@ def _chunkwise(
     carried=True,
     given=True,
     updated=False,
+    seen=1,
 ):
     """Chunkwise retention with the powers of γ, and what happens to the state, as dials."""
     q, k, v = (rearrange(x, "b t h d -> b h t d") for x in (q, k, v))
@@ -808,7 +983,7 @@ def _chunkwise(
         i, n = torch.arange(qc.shape[2]), chunk_size if padded else qc.shape[2]
         r, w = ((gamma[:, None] ** (0 * i + f(i, n)))[..., None] for f in (read, write))  # (H, n, 1)
         after = (gamma ** keep(n))[:, None, None] * S + vc.mT @ (w * kc)
-        ys.append((qc @ kc.mT * inside(gamma, len(i))) @ vc + (r * qc) @ (after if updated else S).mT)
+        ys.append((qc @ kc.mT * inside(gamma, len(i))) @ vc + seen * (r * qc) @ (after if updated else S).mT)
         S = after if carried else fresh
     return rearrange(torch.cat(ys, 2), "b h t d -> b t h d"), after
 
@@ -817,6 +992,30 @@ def _global_reads(q, k, v, gamma, state, chunk_size):
     """The power on the read counts from the start of the text, not of the chunk."""
     t = iter(range(0, q.shape[1], chunk_size))
     return _chunkwise(q, k, v, gamma, state, chunk_size, read=lambda i, n: next(t) + i + 1)
+
+
+def _factored_chunks(q, k, v, gamma, state, chunk_size):
+    """γ^(i+1) on q and γ^-(j+1) on k, as if the two could not overflow."""
+    n = torch.arange(chunk_size)[: q.shape[1]]
+    S = torch.zeros(len(q), q.shape[2], v.shape[-1], q.shape[-1]) if state is None else state
+    ys = []
+    for qc, kc, vc in zip(*(x.transpose(1, 2).split(chunk_size, 2) for x in (q, k, v)), strict=True):
+        power = gamma[:, None, None] ** (n[: qc.shape[2], None] + 1)  # (H, n, 1)
+        inverse = gamma[:, None, None] ** -(n[: qc.shape[2], None] + 1)
+        ys.append(((power * qc) @ (inverse * kc).mT).tril() @ vc + (power * qc) @ S.mT)
+        S = power[:, -1:] * (S + vc.mT @ (inverse * kc))
+    return torch.cat(ys, 2).transpose(1, 2), S
+
+
+def _always_given(q, k, v, gamma, state, chunk_size, *, carried=False, returned):
+    """`_chunkwise` chunk by chunk, with the state carried or not, and the state that comes back as dials."""
+    S, ys = state, []
+    for t in range(0, q.shape[1], chunk_size):
+        before = S if S is not None else q.new_zeros(len(q), q.shape[2], v.shape[-1], q.shape[-1])
+        y, after = _chunkwise(*(x[:, t : t + chunk_size] for x in (q, k, v)), gamma, before, chunk_size)
+        ys.append(y)
+        S = after if carried else state
+    return torch.cat(ys, 1), after if returned == "after" else before
 
 
 def _chunk_cases(rng):
@@ -923,6 +1122,58 @@ CHUNKWISE = Exercise(
         "Inside a chunk a token does not read its own pair: the diagonal of D is 1. Look at < against ≤.": partial(
             _chunkwise, inside=lambda gamma, n: _mask(gamma, n).tril(-1)
         ),
+        "Inside a chunk the pairs have one power of γ too many, γ^(i-j+1): the diagonal of D is 1.": partial(
+            _chunkwise, inside=lambda gamma, n: _mask(gamma, n, shift=1).tril()
+        ),
+        "Every pair is decayed once too often: γ multiplies a write at its own token already. "
+        "D needs γ^(i-j), the writes γ^(n-1-j).": partial(
+            _chunkwise, inside=lambda gamma, n: _mask(gamma, n, shift=1).tril(), write=lambda j, n: n - j
+        ),
+        "The read and the writes are both off by one, γ^i and γ^(n-j): they need γ^(i+1) and γ^(n-1-j).": partial(
+            _chunkwise, read=lambda i, n: i, write=lambda j, n: n - j
+        ),
+        "The read from the state has one power of γ too many: token i needs γ^(i+1), not γ^(i+2). "
+        "Look at the factor on q.": partial(_chunkwise, read=lambda i, n: i + 2),
+        "The state is decayed before it is read: γⁿ is in the read as well. Compute y first, then decay S.": partial(
+            _chunkwise, read=lambda i, n: n + i + 1
+        ),
+        "All tokens of a chunk read the state with γⁿ: token i stands i+1 steps after it. Look for γ^(i+1) on "
+        "q.": partial(_chunkwise, read=lambda i, n: n),
+        "The state keeps γ^(n-1) over a chunk: each of its n tokens decays it, so it keeps γⁿ.": partial(
+            _chunkwise, keep=lambda n: n - 1
+        ),
+        "The state keeps γ^(n+1) over a chunk: each of its n tokens decays it once, so it keeps γⁿ.": partial(
+            _chunkwise, keep=lambda n: n + 1
+        ),
+        "The writes have one power of γ too few, γ^(n-2-j): the last token of a chunk writes with γ⁰. "
+        "Look at the factor on k.": partial(_chunkwise, write=lambda j, n: n - 2 - j),
+        "The pairs inside a chunk are missing: y holds only the read from the state. Look for (Q Kᵀ ⊙ D) V.": partial(
+            _chunkwise, inside=lambda gamma, n: torch.zeros(n, n)
+        ),
+        "The state forgets all earlier chunks: S holds the writes of the last one only. Add them to γⁿ S.": partial(
+            _chunkwise, keep=lambda n: torch.inf
+        ),
+        "The state is carried but never read: y holds only pairs of one chunk. Look for γ^(i+1) S q_i.": partial(
+            _chunkwise, seen=0
+        ),
+        "Each chunk starts from the given state again: what the chunks before it wrote is lost. Carry S on.": partial(
+            _always_given, returned="after"
+        ),
+        "The S handed back is the one before the last chunk: return it after the last update.": partial(
+            _always_given, carried=True, returned="before"
+        ),
+        "The tokens after the last full chunk are missing: range(T // chunk_size) leaves them out. "
+        "Let the last chunk be shorter.": lambda q, k, v, gamma, state, chunk_size: _chunkwise(
+            *(x[:, : x.shape[1] // chunk_size * chunk_size] for x in (q, k, v)), gamma, state, chunk_size
+        ),
+        "All heads use the decay of the first: look at how gamma (H,) is lined up with (B, H, n, K).": (
+            lambda q, k, v, gamma, state, chunk_size: _chunkwise(q, k, v, gamma[:1].expand_as(gamma), state, chunk_size)
+        ),
+        "The reads are scaled by K^-1/2: here the caller scales, so leave the factor out.": (
+            lambda q, k, v, gamma, state, chunk_size: _chunkwise(q / q.shape[-1] ** 0.5, k, v, gamma, state, chunk_size)
+        ),
+        "The powers γ^(-j) on k overflow where γ is small, and y and S hold inf or nan. "
+        "Take differences of exponents first: γ^(i-j) for the pairs, γ^(n-1-j) for the writes.": _factored_chunks,
         "The product γ^i · γ^(-j) overflows inside a chunk where γ is small, and y holds inf or nan. "
         "Take the difference i - j first, then the power.": partial(_chunkwise, inside=_factored_mask),
     },
