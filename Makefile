@@ -44,6 +44,8 @@ test: setup-test
 	$(BIN)/ruff format --check .
 	$(BIN)/seqlab build --check
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(TEST_ENV) SEQLAB_STRICT=1 SEQLAB_WORK=$$(mktemp -d) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q \
+		--nbval-lax chapters solutions --nbval-current-env --nbval-cell-timeout=120
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) tests/test_mixers.py tests/mixers tests/test_model.py tests/test_recurrence.py \
 		tests/test_attention.py tests/test_position_and_norm.py --jaxtyping-packages=seqlab,beartype.beartype -q
 

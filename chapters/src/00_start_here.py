@@ -23,7 +23,7 @@ import torch
 from seqlab import figures
 from seqlab.course import progress
 from seqlab.course.checking import report_on
-from seqlab.course.doctor import doctor
+from seqlab.course.doctor import examine
 from seqlab.course.exercises import find
 from seqlab.course.syllabus import PARTS, SYLLABUS, written
 from seqlab.figures.course_map import course_map
@@ -38,7 +38,8 @@ from seqlab.widgets import explore, microscope
 # A GPU is not needed. `seqlab doctor` in a terminal says the same.
 
 # %% tags=["measured"]
-doctor()
+for found in examine():
+    print(f"{found.state:8} {found.what:16} {found.says}{found.advice and f'  →  {found.advice}'}")
 
 # %% [markdown]
 # ## The map

@@ -91,8 +91,11 @@ def execute(notebook: NotebookNode, folder: Path, where: str) -> None:
         except CellExecutionError as error:
             raise BuildFailed(f"{where}: a cell raises {error.ename}: {error.evalue}\n{error}") from None
         finally:
+            if client.kc is not None:
+                client.kc.stop_channels()  # nbclient leaves them open when the manager is ours
             if manager.has_kernel:
                 manager.shutdown_kernel(now=True)
+            manager.context.destroy(linger=0)
 
 
 def freeze_widgets(notebook: NotebookNode) -> None:

@@ -1,0 +1,114 @@
+"""A real browser: JupyterLab opens chapter 03, runs it, a slider moves, and the figure changes."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)"),
+]
+
+READY = """() => {
+  const panel = window.jupyterapp?.shell?.currentWidget, session = panel?.sessionContext;
+  return !!(panel?.content?.widgets?.length && session?.isReady
+    && session.session?.kernel?.connectionStatus === 'connected' && session.session.kernel.status === 'idle');
+}"""
+RUN_ALL = """async () => {
+  const app = window.jupyterapp, panel = app.shell.currentWidget;
+  await panel.revealed; await panel.sessionContext.ready; await panel.sessionContext.session.kernel.info;
+  await app.commands.execute('notebook:run-all-cells');
+  return panel.content.widgets.filter(c => c.model.type === 'code').map(c => ({
+    n: c.model.executionCount,
+    errors: c.model.outputs.toJSON().filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`),
+  }));
+}"""
+# The first widget with a slider, scrolled to, and what the figure in it draws.
+SLIDER = ".jupyter-widgets .noUi-handle"
+DRAWN = """() => {
+  const box = document.querySelector('.jupyter-widgets .noUi-handle').closest('.widget-vbox');
+  const plot = box.querySelector('.js-plotly-plot');
+  if (!plot?._fullLayout) return null;
+  const numbers = t => [t.type, Array.from(t.y ?? []).slice(0, 50), Array.from(t.z ?? [], row => Array.from(row))];
+  return JSON.stringify([plot._fullLayout.title.text, plot._fullData.map(numbers)]);
+}"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab server on a copy of the chapters, with nothing of the user's own configuration."""
+    home, port = tmp_path_factory.mktemp("lab"), free_port()
+    shutil.copytree(ROOT / "chapters", home / "chapters")
+    env = os.environ | {f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    env |= {"SEQLAB_WORK": str(home / "work"), "PLOTLY_RENDERER": "plotly_mimetype"}
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command += [f"--port={port}", f"--ServerApp.root_dir={home}", "--IdentityProvider.token=", "--LabApp.news_url=None"]
+    command += ["--ServerApp.disable_check_xsrf=True", "--LabApp.expose_app_in_browser=True"]
+    with open(home / "log", "w") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail(f"JupyterLab did not start:\n{(home / 'log').read_text()[-2000:]}")
+        yield address
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[test]'")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+def test_chapter_03_runs_and_its_slider_changes_the_figure(lab, browser, tmp_path):
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    elsewhere = []
+    page.on("request", lambda r: elsewhere.append(r.url) if r.url.startswith("http") and lab not in r.url else None)
+    try:
+        page.goto(f"{lab}/lab/tree/chapters/03_linear_attention.ipynb?reset")
+        page.wait_for_function(READY, timeout=90_000)
+        cells = page.evaluate(RUN_ALL)
+        assert [c["errors"] for c in cells if c["errors"]] == []
+        assert all(c["n"] for c in cells)
+        page.wait_for_selector(SLIDER, state="attached", timeout=30_000)
+        page.locator(SLIDER).first.scroll_into_view_if_needed()
+        page.wait_for_function(f"() => ({DRAWN})() !== null", timeout=30_000)
+        before = page.evaluate(DRAWN)
+        page.locator(SLIDER).first.focus()
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function(f"before => ({DRAWN})() !== before && ({DRAWN})() !== null", arg=before, timeout=30_000)
+        title_before, title_after = json.loads(before)[0], json.loads(page.evaluate(DRAWN))[0]
+        assert before != page.evaluate(DRAWN), (title_before, title_after)
+        assert elsewhere == [], "nothing may be fetched from the internet"
+    except BaseException:
+        page.screenshot(path=tmp_path / "failed.png", full_page=True)
+        print(f"screenshot: {tmp_path / 'failed.png'}")
+        raise
