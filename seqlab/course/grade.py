@@ -125,7 +125,9 @@ class _Grading:
         if fault:
             return failure(e, "crashed", f"Calling {e.name} {fault}.")
         if outcomes[0].kind == "missing":
-            why = f"its cell {self.faults[0]}" if self.faults else "no cell defines it"
+            own = f"name '{e.name}' is not defined"  # the check cell stumbling over what is missing is no reason
+            fault = next((f for f in self.faults if own not in f), None)
+            why = f"its cell {fault}" if fault else "no cell defines it"
             return failure(e, "missing", f"{e.name} is not defined: {why}.")
         return judge(e, cases, outcomes)
 

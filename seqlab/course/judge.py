@@ -40,11 +40,15 @@ def judge(exercise: Exercise, cases: list[Case], outcomes: list[Outcome]) -> Rep
         points=exercise.points,
         earned=exercise.points if passed else 0,
         kind=kind,
-        message=message if not passed else f"Right: {exercise.name} agrees with the reference on every case.",
+        message=message if not passed else _praise(exercise),
         rows=() if kind == "not started" else _rows(exercise, tried, broken),
         notes=_notes(exercise, outcomes),
         parting=_parting(exercise, wrong) if wrong and not exercise.numeric else None,
     )
+
+
+def _praise(e: Exercise) -> str:
+    return f"Right: {e.name} " + ("is that number." if e.numeric else "agrees with the reference on every case.")
 
 
 def failure(exercise: Exercise, kind: str, message: str) -> Report:
@@ -136,7 +140,8 @@ def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Tried]) -> tuple[st
     first = wrong[0]
     kinds = {t.kind: t for t in reversed(wrong)}
     if "stub" in kinds:
-        return "not started", f"Not started: {e.name} still raises NotImplementedError."
+        stub = "is still ... (write a number in its place)" if e.numeric else "still raises NotImplementedError"
+        return "not started", f"Not started: {e.name} {stub}."
     if "missing" in kinds:
         return "missing", f"{e.name} is not defined: run (or write) the cell that defines it."
     if sentence := _named_mistake(e, tried):
