@@ -230,7 +230,7 @@ def kernels_at(scores: Float[Tensor, " N"], dots: Mapping[str, Float[Tensor, " N
         positive = dot > 0
         off = dot[positive].log() - scores[positive]
         height = torch.full_like(scores, -reach).masked_scatter(positive, scores[positive] + off - off.median())
-        symbols = ["circle" if p else "x" for p in positive.tolist()]
+        symbols = "circle" if positive.all() else ["circle" if p else "x" for p in positive.tolist()]
         marker = {"size": 5, "opacity": 0.7, "symbol": symbols, "color": COLORS["attention"]}
         exact = {"mode": "lines", "line_color": COLORS["softmax"], "hoverinfo": "skip"}
         fig.add_trace(go.Scatter(x=[-reach, reach], y=[-reach, reach], **exact), **at)
