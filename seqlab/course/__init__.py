@@ -1,8 +1,9 @@
 """The machinery of the course: checks in the notebook; grading, building and updating on the command line."""
 
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["check", "hint", "progress", "show_solution"]
+__all__ = ["check", "hint", "progress", "show_solution", "when_written"]
 
 # The modules load on the first call, so that `import seqlab.course` costs nothing.
 
@@ -33,3 +34,10 @@ def progress() -> None:
     from seqlab.course.checking import progress
 
     progress()
+
+
+def when_written(draw: Callable[[], Any]) -> None:
+    """Show what `draw` makes of your answers, or say what it still waits for: an unsolved notebook runs to its end."""
+    from seqlab.course.checking import when_written
+
+    when_written(draw)

@@ -1,6 +1,7 @@
 """What a learner calls in a notebook: check, hint, show_solution, progress. None of them raises."""
 
 import os
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -83,6 +84,16 @@ def show_solution(id: str) -> None:
 def progress() -> None:
     """Show every exercise: points earned, attempts, hints opened."""
     _show(Table(progress_rows()))
+
+
+def when_written(draw: Callable[[], Any]) -> None:
+    """Show what `draw` returns (a figure or a sentence; None shows nothing), or say that it waits for an answer."""
+    try:
+        shown = draw()
+    except Exception as error:
+        shown = f"This waits for an answer of yours that runs. ({error})"
+    if shown is not None:
+        _show(Text([shown]) if isinstance(shown, str) else shown)
 
 
 def progress_rows() -> list[tuple]:

@@ -47,6 +47,7 @@ def parts(notebook: NotebookNode, where: str = "the notebook") -> dict[str, Part
     last = None
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and re.match(r"## +\d\d\.\d+\b", cell.source):
+            _require_checked(solution, heading, where)
             heading, solution, last = cell, None, None
         elif cell.cell_type == "code" and BEGIN in cell.source:
             if solution is not None:
@@ -65,9 +66,13 @@ def parts(notebook: NotebookNode, where: str = "the notebook") -> dict[str, Part
             if last is None:
                 raise ValueError(f"{where}: an explanation has no check cell above it: {cell.source[:50]!r}")
             last.explanation.append(cell)
+    _require_checked(solution, heading, where)
+    return found
+
+
+def _require_checked(solution: NotebookNode | None, heading: NotebookNode | None, where: str) -> None:
     if solution is not None:
         raise ValueError(f"{where}: the solution under {_title(heading)!r} has no check cell")
-    return found
 
 
 def validate(notebook: NotebookNode, chapter: str, where: str) -> dict[str, Part]:
