@@ -39,7 +39,9 @@ def timing_lines(seconds: dict[str, dict[int, float]], *, title: str = "", y: st
     fig = figure(*lines, title=title, x="tokens T (log scale)", y=f"{y} (log scale)")
     shown = sorted({T for times in seconds.values() for T in times})
     fig.update_xaxes(type="log", tickvals=shown, ticktext=[f"{T:,}" for T in shown])
-    fig.update_yaxes(type="log", dtick=1, exponentformat="power")
+    times = [t for by_length in seconds.values() for t in by_length.values()]
+    few_decades = max(times) < 100 * min(times)  # then name 2 and 5 of each decade too
+    fig.update_yaxes(type="log", dtick="D2" if few_decades else 1, exponentformat="power")
     return _legend_below(fig)
 
 

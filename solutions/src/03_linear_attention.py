@@ -40,23 +40,18 @@ import time
 import plotly.graph_objects as go
 import torch
 import torch.nn.functional as F
-from IPython.display import display
 from plotly.subplots import make_subplots
 from torch import einsum
 
 import seqlab.recurrence as core
-from seqlab.course import check, hint, progress, show_solution  # noqa: F401 (the last ones are for you to call)
+from seqlab.course import (  # noqa: F401 (hint and show_solution are for you to call)
+    check,
+    hint,
+    progress,
+    show_solution,
+    when_written,
+)
 from seqlab.figures.theme import COLORS, SIGNED, WEIGHTS, figure
-
-
-def when_written(draw):
-    """Show what `draw` makes of your answers, or say what it still waits for."""
-    try:
-        shown = draw()
-    except Exception as error:
-        shown = f"This waits for an answer of yours that runs. ({error})"
-    print(shown) if isinstance(shown, str) else display(shown)
-
 
 # %% [markdown]
 # ## 03.1  A feature map that is never negative

@@ -42,24 +42,17 @@ import time
 import plotly.graph_objects as go
 import torch
 from einops import rearrange
-from IPython.display import display
 from plotly.subplots import make_subplots
 
 from seqlab import position
-from seqlab.course import check, hint, progress, show_solution  # noqa: F401 (the last ones are for you to call)
+from seqlab.course import (  # noqa: F401 (hint and show_solution are for you to call)
+    check,
+    hint,
+    progress,
+    show_solution,
+    when_written,
+)
 from seqlab.figures.theme import COLORS, LINES, WEIGHTS, figure
-
-
-def when_written(draw):
-    """Show what `draw` makes of your answers, or say what it still waits for."""
-    try:
-        shown = draw()
-    except Exception as error:
-        print(f"This waits for your answer. ({error})")
-    else:
-        if shown is not None:
-            display(shown)
-
 
 # %% [markdown]
 # ## 04.1  The decays of H heads
