@@ -74,3 +74,18 @@ def test_the_readmes_example_runs():
 def test_every_file_the_readme_links_to_is_there():
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
     assert links and not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_contributings_exercise_works_as_it_says():
+    """Its reference, alternatives and named mistakes, through the same check a learner meets."""
+    from seqlab.course.checking import report_on
+
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    (block,) = (b for b in blocks if "EXERCISES = [" in b)
+    names = {}
+    exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+    for exercise in names["EXERCISES"]:
+        for right in (exercise.reference, *exercise.alternatives):
+            assert report_on(exercise, right).passed
+        for diagnosis, mistake in exercise.mistakes.items():
+            assert report_on(exercise, mistake).message == diagnosis

@@ -12,7 +12,7 @@ from torch import Tensor, einsum
 import seqlab.recurrence as core
 from seqlab.course.exercise import Case, Exercise, Property
 
-# What several exercises share -----------------------------------------------------------------------------------------
+# What several exercises share
 
 
 def _numbers(rng, *shape):
@@ -113,7 +113,7 @@ HALVES = Property(
 )
 
 
-# 03.1 The feature map -------------------------------------------------------------------------------------------------
+# 03.1 The feature map
 
 
 def _phi(x):
@@ -177,7 +177,7 @@ PHI = Exercise(
 )
 
 
-# 03.2 Write -----------------------------------------------------------------------------------------------------------
+# 03.2 Write
 
 
 def _write(S, k, v):
@@ -269,7 +269,7 @@ WRITE = Exercise(
 )
 
 
-# 03.3 Read ------------------------------------------------------------------------------------------------------------
+# 03.3 Read
 
 
 def _read(S, q):
@@ -329,7 +329,7 @@ READ = Exercise(
 )
 
 
-# 03.4 Two keys that overlap -------------------------------------------------------------------------------------------
+# 03.4 Two keys that overlap
 
 SMEAR = Exercise(
     id="03.4",
@@ -365,7 +365,7 @@ SMEAR = Exercise(
 )
 
 
-# 03.5 State against cache ---------------------------------------------------------------------------------------------
+# 03.5 State against cache
 
 
 def _cache_over_state(
@@ -435,7 +435,7 @@ RATIO = Exercise(
 )
 
 
-# 03.6 The recurrent form ----------------------------------------------------------------------------------------------
+# 03.6 The recurrent form
 
 SIZES = [
     ("T = 1", 1, 1, 1, 2, 3),
@@ -568,7 +568,7 @@ FOLD = Exercise(
 )
 
 
-# 03.7 The parallel form -----------------------------------------------------------------------------------------------
+# 03.7 The parallel form
 
 
 def _pairs_cases(rng):
@@ -677,7 +677,7 @@ PAIRS = Exercise(
 )
 
 
-# 03.8 The normaliser --------------------------------------------------------------------------------------------------
+# 03.8 The normaliser
 
 
 def _with_ones(v):
@@ -806,7 +806,7 @@ NORMALISER = Exercise(
 )
 
 
-# 03.9 The bug hunt ----------------------------------------------------------------------------------------------------
+# 03.9 The bug hunt
 
 
 def _stream_reference(q, k, v, S, z):
@@ -901,7 +901,7 @@ HUNT = Exercise(
 )
 
 
-# 03.10 The chunkwise form ---------------------------------------------------------------------------------------------
+# 03.10 The chunkwise form
 
 
 def _chunk_cases(rng):
