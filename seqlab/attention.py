@@ -34,7 +34,16 @@ def repeat_heads(x: Float[Tensor, "B T h K"], n_heads: int) -> Float[Tensor, "B 
     return repeat(x, "b t h k -> b t (h g) k", g=n_heads // x.shape[2])
 
 
-def attend(q, k, v, *, causal=False, window=None, scale=None, return_lse=False):
+def attend(
+    q: Float[Tensor, "B T_q H K"],
+    k: Float[Tensor, "B T_k h K"],
+    v: Float[Tensor, "B T_k h V"],
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Float[Tensor, "B T_q H V"] | tuple[Float[Tensor, "B T_q H V"], Float[Tensor, "B T_q H"]]:
     """softmax(scale · q kᵀ + mask) v. Returns y (B, T, H, V); with `return_lse` also log Σ exp(scores) (B, T, H).
 
     scale defaults to K^-1/2. A window needs causal=True. A query that may see nothing gives y = 0 and lse = -inf.

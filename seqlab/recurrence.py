@@ -8,6 +8,7 @@ turns the write into the delta rule: v_t is replaced by beta_t (v_t - S k_t), wi
 
 `recurrent`, `parallel` and `chunkwise` take q, k (B, T, H, K) and v (B, T, H, V) and return the same (y, S_T) up to
 rounding. Nothing here scales q or normalises k: callers do. State and decays are float32 at least, also for bf16 input.
+Wrong shapes, mixed dtypes and a positive log_a raise ValueError or TypeError with one sentence (`inputs.py`).
 """
 
 from functools import partial
@@ -17,6 +18,14 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
+
+from seqlab.inputs import check_inputs
+
+Keys = Float[Tensor, "B T H K"]
+Values = Float[Tensor, "B T H V"]
+LogDecay = Float[Tensor, "B T H A"]  # A = 1: a decay per head; A = K: one per key channel
+Strength = Float[Tensor, "B T H"]
+State = Float[Tensor, "B H V K"]
 
 
 def step(
@@ -36,7 +45,15 @@ def step(
     return _read(S, q), S
 
 
-def recurrent(q, k, v, *, log_a=None, beta=None, state=None):
+def recurrent(
+    q: Keys,
+    k: Keys,
+    v: Values,
+    *,
+    log_a: LogDecay | None = None,
+    beta: Strength | None = None,
+    state: State | None = None,
+) -> tuple[Values, State]:
     """Fold `step` over time: O(T) work, O(1) memory, no parallelism. How a model decodes."""
     check_inputs(q, k, v, log_a, beta, state)
     xs, S = _heads_first(q, k, v, log_a, beta, state)
@@ -47,7 +64,15 @@ def recurrent(q, k, v, *, log_a=None, beta=None, state=None):
     return torch.stack(ys, dim=1).to(v.dtype), S
 
 
-def parallel(q, k, v, *, log_a=None, beta=None, state=None):
+def parallel(
+    q: Keys,
+    k: Keys,
+    v: Values,
+    *,
+    log_a: LogDecay | None = None,
+    beta: Strength | None = None,
+    state: State | None = None,
+) -> tuple[Values, State]:
     """All pairs at once: O(T²) work and memory. How the equation is derived."""
     check_inputs(q, k, v, log_a, beta, state)
     xs, S = _heads_first(q, k, v, log_a, beta, state)
@@ -55,7 +80,16 @@ def parallel(q, k, v, *, log_a=None, beta=None, state=None):
     return rearrange(y, "b h t v -> b t h v").to(v.dtype), S
 
 
-def chunkwise(q, k, v, *, log_a=None, beta=None, state=None, chunk_size=64):
+def chunkwise(
+    q: Keys,
+    k: Keys,
+    v: Values,
+    *,
+    log_a: LogDecay | None = None,
+    beta: Strength | None = None,
+    state: State | None = None,
+    chunk_size: int = 64,
+) -> tuple[Values, State]:
     """Fold `parallel` over chunks of C tokens: O(T C) work. How a model trains.
 
     With C = 1 this is `recurrent`; with C = T it is `parallel`.
@@ -130,39 +164,6 @@ def _heads_first(q, k, v, log_a, beta, state):
     B, _, H, K = q.shape
     S = q.new_zeros(B, H, v.shape[-1], K, dtype=wide) if state is None else state.to(wide)
     return xs, S
-
-
-def check_inputs(q, k, v, log_a=None, beta=None, state=None):
-    """Raise ValueError or TypeError, in one sentence, for inputs the equation has no meaning for."""
-    named = {"q": q, "k": k, "v": v, "log_a": log_a, "beta": beta}
-    named = {name: x for name, x in named.items() if x is not None}
-    for name, x in named.items():
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} is a {type(x).__name__}: a torch.Tensor is needed")
-        if not x.is_floating_point():
-            raise TypeError(f"{name} has dtype {x.dtype}: a real floating-point tensor is needed")
-        if x.dtype != q.dtype and name != "log_a":  # log_a may be wider than q: decays are float32 in mixed precision
-            raise TypeError(f"{name} is {x.dtype}, q is {q.dtype}: use one dtype for all")
-        if x.ndim != (3 if name == "beta" else 4):
-            wanted = "(B, T, H)" if name == "beta" else "(B, T, H, width)"
-            raise ValueError(f"{name} has shape {tuple(x.shape)}: {wanted} is needed")
-        if x.shape[:3] != q.shape[:3]:
-            raise ValueError(
-                f"{name} has (B, T, H) = {tuple(x.shape[:3])}, q has {tuple(q.shape[:3])}: they must match"
-            )
-    B, T, H, K = q.shape
-    if T == 0:
-        raise ValueError("the sequence is empty: T must be at least 1")
-    if k.shape[-1] != K:
-        raise ValueError(f"k has width {k.shape[-1]}, q has {K}: q and k must match")
-    if log_a is not None and log_a.shape[-1] not in (1, K):
-        raise ValueError(
-            f"log_a has width {log_a.shape[-1]}: 1 (a decay per head) or {K} (one per key channel) is needed"
-        )
-    if log_a is not None and not torch.compiler.is_compiling() and (log_a > 0).any():
-        raise ValueError(f"log_a reaches {log_a.max():.3g}: a log decay is at most 0 (pass log a, with a in [0, 1])")
-    if state is not None and state.shape != (B, H, v.shape[-1], K):
-        raise ValueError(f"state has shape {tuple(state.shape)}: (B, H, V, K) = {(B, H, v.shape[-1], K)} is needed")
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}

@@ -237,7 +237,7 @@ def test_wrong_types_get_one_clear_sentence(form):
         FORMS[form](**{name: t[:, :0] for name, t in x.items()})
 
 
-def test_unknown_form_and_chunk_size():
+def test_unknown_form_and_chunk_size_get_one_clear_sentence():
     with pytest.raises(ValueError, match="form is 'serial': choose one of recurrent, parallel, chunkwise"):
         in_form("serial")
     with pytest.raises(ValueError, match="chunk_size is 0"):

@@ -1,0 +1,37 @@
+"""What the recurrence accepts. Everything else gets one sentence: what was passed, what is needed."""
+
+import torch
+from torch import Tensor
+
+
+def check_inputs(q, k, v, log_a=None, beta=None, state=None):
+    """Raise ValueError or TypeError, in one sentence, for inputs the equation has no meaning for."""
+    named = {"q": q, "k": k, "v": v, "log_a": log_a, "beta": beta}
+    named = {name: x for name, x in named.items() if x is not None}
+    for name, x in named.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} is a {type(x).__name__}: a torch.Tensor is needed")
+        if not x.is_floating_point():
+            raise TypeError(f"{name} has dtype {x.dtype}: a real floating-point tensor is needed")
+        if x.dtype != q.dtype and name != "log_a":  # log_a may be wider than q: decays are float32 in mixed precision
+            raise TypeError(f"{name} is {x.dtype}, q is {q.dtype}: use one dtype for all")
+        if x.ndim != (3 if name == "beta" else 4):
+            wanted = "(B, T, H)" if name == "beta" else "(B, T, H, width)"
+            raise ValueError(f"{name} has shape {tuple(x.shape)}: {wanted} is needed")
+        if x.shape[:3] != q.shape[:3]:
+            raise ValueError(
+                f"{name} has (B, T, H) = {tuple(x.shape[:3])}, q has {tuple(q.shape[:3])}: they must match"
+            )
+    B, T, H, K = q.shape
+    if T == 0:
+        raise ValueError("the sequence is empty: T must be at least 1")
+    if k.shape[-1] != K:
+        raise ValueError(f"k has width {k.shape[-1]}, q has {K}: q and k must match")
+    if log_a is not None and log_a.shape[-1] not in (1, K):
+        raise ValueError(
+            f"log_a has width {log_a.shape[-1]}: 1 (a decay per head) or {K} (one per key channel) is needed"
+        )
+    if log_a is not None and not torch.compiler.is_compiling() and (log_a > 0).any():
+        raise ValueError(f"log_a reaches {log_a.max():.3g}: a log decay is at most 0 (pass log a, with a in [0, 1])")
+    if state is not None and state.shape != (B, H, v.shape[-1], K):
+        raise ValueError(f"state has shape {tuple(state.shape)}: (B, H, V, K) = {(B, H, v.shape[-1], K)} is needed")
