@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +121,7 @@ def _fault_of_output(e: Exercise, name: str, right: Any, got: Any) -> tuple[str,
         return "nan", f"{name} holds {_not_finite(got[bad])}{_first_at(bad, e.time_axis_of(name))}"
     off = _off(right, got, e.tolerance)
     if off.any():
-        return "value", f"{name} differs by {_gap(right, got):.2g} at most, where values reach {_scale(right):.2g}"
+        return "value", f"{name} is off by up to {_gap(right, got):.2g} (values reach {_scale(right):.2g})"
     return "", ""
 
 
@@ -258,7 +259,7 @@ def _where_it_parts(e: Exercise, wrong: list[_Tried]) -> str:
     timed = [s for s in steps if s[2] is not None]
     if not timed:
         return f"{wrong[0].fault}{_in(wrong[0])}."
-    t, name, when = max(timed, key=lambda s: s[2])
+    t, name, when = max(reversed(timed), key=lambda s: s[2])
     ask = f": {e.parts_hint(when, t.case.inputs)}" if e.parts_hint else "."
     if when == 0:
         return f"{name} is wrong from the first step, t = 0{_in(t)}{ask}"
@@ -306,15 +307,18 @@ def _notes(e: Exercise, outcomes: list[Outcome]) -> tuple[str, ...]:
 
 
 def _parting(e: Exercise, wrong: list[_Tried]) -> Parting | None:
-    """The wrong output to draw, if the answer has the right shape."""
-    for t in reversed(wrong):  # the later cases are the larger ones
-        if t.kind not in ("value", "nan"):
-            continue
-        for name, right, got in zip(e.outputs, t.right, _outputs(t.outcome.value), strict=True):
-            if isinstance(right, Tensor) and right.ndim and (off := _off(right, got, e.tolerance)).any():
-                axis = e.time_axis_of(name)
-                return Parting(name, t.case.name, axis, None if axis is None else _first_along(off, axis), got, right)
-    return None
+    """What to draw: the case that stays right longest, the last (largest) of equals, if the shapes are right."""
+    found = [p for t in wrong if t.kind in ("value", "nan") for p in _partings(e, t)]
+    return max(reversed(found), key=lambda p: -1 if p.t is None else p.t, default=None)
+
+
+def _partings(e: Exercise, t: _Tried) -> Iterator[Parting]:
+    """The first output of a case that is off."""
+    for name, right, got in zip(e.outputs, t.right, _outputs(t.outcome.value), strict=True):
+        if isinstance(right, Tensor) and right.ndim and (off := _off(right, got, e.tolerance)).any():
+            axis = e.time_axis_of(name)
+            yield Parting(name, t.case.name, axis, None if axis is None else _first_along(off, axis), got, right)
+            return
 
 
 def _off(right: Tensor, got: Tensor, tolerance: float, nan: bool = False) -> Tensor:
