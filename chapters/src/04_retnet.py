@@ -485,9 +485,9 @@ timing_lines(
 # %% [markdown]
 # *What to see.* Both axes are logarithmic, so a power of $T$ is a straight line; its slope is the exponent in the
 # legend. Recurrent and chunkwise rise with slope near 1. They run side by side, far apart: the same growth, but a few
-# large products for each chunk instead of small ones for each token. The parallel form starts near the chunkwise one and
-# soon costs more than both. Its arithmetic grows with $T^2$; the measured slope can be steeper, once $T^2$ numbers no
-# longer fit into the processor's cache.
+# large products for each chunk instead of small ones for each token. The parallel form starts near the chunkwise one
+# and soon costs more than both. Its arithmetic grows with $T^2$; the measured slope can be steeper, once $T^2$ numbers
+# no longer fit into the processor's cache.
 #
 # | you want to | use | because |
 # |---|---|---|
