@@ -11,6 +11,20 @@ import torch
 from torch import Tensor
 
 from seqlab.course.answer import Outcome, call, clone
+from seqlab.course.compare import (
+    close,
+    family_of,
+    first_along,
+    first_at,
+    gap_of,
+    kind_of,
+    not_finite,
+    outputs_of,
+    scale_of,
+    short,
+    swapped_axes,
+    wrong_at,
+)
 from seqlab.course.exercise import Case, Exercise
 from seqlab.course.report import Parting, Report, Row
 
@@ -74,14 +88,10 @@ def _try(e: Exercise, case: Case, outcome: Outcome) -> _Tried:
     reference = right_answer(e, e.reference, case.inputs)
     if reference.kind != "returned":
         raise ValueError(f"exercise {e.id}: the reference fails in case {case.name!r}: {reference.message}")
-    right = _outputs(reference.value)
+    right = outputs_of(reference.value)
     if len(right) != len(e.outputs):
         raise ValueError(f"exercise {e.id}: the reference returns {len(right)} outputs, {len(e.outputs)} are named")
     return _Tried(case, right, outcome, *_fault(e, right, outcome))
-
-
-def _outputs(value: Any) -> tuple[Any, ...]:
-    return value if type(value) is tuple else (value,)
 
 
 def _fault(e: Exercise, right: tuple, outcome: Outcome) -> tuple[str, str]:
@@ -90,16 +100,16 @@ def _fault(e: Exercise, right: tuple, outcome: Outcome) -> tuple[str, str]:
         words = {"slow": "out of time", "stub": "not written yet", "missing": "not defined"}
         return outcome.kind, words.get(outcome.kind) or f"{outcome.type}: {outcome.message}"
     got, names = outcome.value, e.outputs
-    needed = f"a tuple ({', '.join(names)})" if len(names) > 1 else _kind_of(right[0])
+    needed = f"a tuple ({', '.join(names)})" if len(names) > 1 else kind_of(right[0])
     if got is None:
         return "none", f"returned None: {needed} is needed (is a return missing?)"
     if len(names) == 1 and type(got) is tuple:
         return "count", f"returned a tuple of {len(got)}: {names[0]} alone is needed"
     if len(names) > 1 and type(got) is not tuple:
-        return "count", f"returned {_kind_of(got)}: {needed} is needed"
+        return "count", f"returned {kind_of(got)}: {needed} is needed"
     if len(names) > 1 and len(got) != len(names):
         return "count", f"returned a tuple of {len(got)}: {len(names)} outputs are needed, ({', '.join(names)})"
-    faults = [_fault_of_output(e, n, r, g) for n, r, g in zip(names, right, _outputs(got), strict=True)]
+    faults = [_fault_of_output(e, n, r, g) for n, r, g in zip(names, right, outputs_of(got), strict=True)]
     order = ("type", "shape", "dtype", "nan", "value")
     return min((f for f in faults if f[0]), key=lambda f: order.index(f[0]), default=("", ""))
 
@@ -110,18 +120,18 @@ def _fault_of_output(e: Exercise, name: str, right: Any, got: Any) -> tuple[str,
     if isinstance(got, int | float) and right.ndim == 0:
         got = torch.as_tensor(got, dtype=right.dtype)
     if not isinstance(got, Tensor):
-        return "type", f"{name} is {_kind_of(got)}: a torch tensor is needed"
+        return "type", f"{name} is {kind_of(got)}: a torch tensor is needed"
     if got.shape != right.shape:
-        swapped = _swapped(got.shape, right.shape)
+        swapped = swapped_axes(got.shape, right.shape)
         return "shape", f"{name} has shape {tuple(got.shape)}: {tuple(right.shape)} is needed{swapped}"
-    if _family(got) != _family(right):
-        return "dtype", f"{name} has dtype {_short(got.dtype)}: {_short(right.dtype)} is needed"
+    if family_of(got) != family_of(right):
+        return "dtype", f"{name} has dtype {short(got.dtype)}: {short(right.dtype)} is needed"
     bad = ~got.isfinite() & ~(got == right)
     if bad.any():
-        return "nan", f"{name} holds {_not_finite(got[bad])}{_first_at(bad, e.time_axis_of(name))}"
-    off = _off(right, got, e.tolerance)
+        return "nan", f"{name} holds {not_finite(got[bad])}{first_at(bad, e.time_axis_of(name))}"
+    off = wrong_at(right, got, e.tolerance)
     if off.any():
-        return "value", f"{name} is off by up to {_gap(right, got):.2g} (values reach {_scale(right):.2g})"
+        return "value", f"{name} is off by up to {gap_of(right, got):.2g} (values reach {scale_of(right):.2g})"
     return "", ""
 
 
@@ -129,11 +139,11 @@ def _fault_of_number(e: Exercise, name: str, right: float, got: Any) -> tuple[st
     if isinstance(got, Tensor) and got.numel() == 1 and got.dtype != torch.bool:
         got = got.item()
     if isinstance(got, bool) or not isinstance(got, int | float):
-        return "type", f"{name} is {_kind_of(got)}: a number is needed"
+        return "type", f"{name} is {kind_of(got)}: a number is needed"
     if isinstance(got, float) and not math.isfinite(got):
         return "nan", f"{name} is {got}"
-    close = abs(got - right) <= e.tolerance * (abs(right) or 1.0)
-    return ("", "") if close else ("value", f"{name} = {got:.6g} is not right")
+    near = abs(got - right) <= e.tolerance * (abs(right) or 1.0)
+    return ("", "") if near else ("value", f"{name} = {got:.6g} is not right")
 
 
 def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Tried]) -> tuple[str, str]:
@@ -181,18 +191,13 @@ def _alike(e: Exercise, made: Outcome, got: Outcome) -> bool:
     """Whether two outcomes are the same: the same values, NaN where NaN, or an exception in both."""
     if made.kind != "returned" or got.kind != "returned":
         return made.kind == got.kind and not got.binding
-    pairs = list(zip(_outputs(made.value), _outputs(got.value), strict=False))
-    if (type(made.value) is tuple, len(_outputs(made.value))) != (type(got.value) is tuple, len(_outputs(got.value))):
+    pairs = list(zip(outputs_of(made.value), outputs_of(got.value), strict=False))
+    if (type(made.value) is tuple, len(outputs_of(made.value))) != (
+        type(got.value) is tuple,
+        len(outputs_of(got.value)),
+    ):
         return False
-    return all(_close(a, b, e.tolerance) for a, b in pairs)
-
-
-def _close(a: Any, b: Any, tolerance: float) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and _family(a) == _family(b) and not _off(a, b, tolerance, nan=True).any()
-    if type(a) in (int, float) and type(b) in (int, float):
-        return a == b or abs(a - b) <= tolerance * (abs(a) or 1.0)
-    return type(a) is type(b) and not isinstance(a, Tensor) and a == b
+    return all(close(a, b, e.tolerance) for a, b in pairs)
 
 
 def _exception_sentence(e: Exercise, t: _Tried) -> str:
@@ -206,20 +211,20 @@ def _exception_sentence(e: Exercise, t: _Tried) -> str:
 
 def _handed_back(e: Exercise, tried: list[_Tried]) -> str | None:
     """The name of the input that every call returned as its (first) answer, where that is not right."""
-    got = [_outputs(t.outcome.value)[0] for t in tried if t.outcome.kind == "returned"]
+    got = [outputs_of(t.outcome.value)[0] for t in tried if t.outcome.kind == "returned"]
     if len(got) < len(tried) or any(not isinstance(g, Tensor) for g in got):
         return None
     for name in tried[0].case.inputs:
         inputs = [t.case.inputs.get(name) for t in tried]
-        if all(isinstance(x, Tensor) and _close(x, g, 0.0) for x, g in zip(inputs, got, strict=True)):
-            wrong = (not _close(t.right[0], g, e.tolerance) for t, g in zip(tried, got, strict=True))
+        if all(isinstance(x, Tensor) and close(x, g, 0.0) for x, g in zip(inputs, got, strict=True)):
+            wrong = (not close(t.right[0], g, e.tolerance) for t, g in zip(tried, got, strict=True))
             return name if any(wrong) else None
     return None
 
 
 def _constant(e: Exercise, wrong: list[_Tried]) -> tuple[str, str] | None:
     for i, name in enumerate(e.outputs):
-        got = [_outputs(t.outcome.value)[i] for t in wrong]
+        got = [outputs_of(t.outcome.value)[i] for t in wrong]
         right = [t.right[i] for t in wrong]
         if not all(isinstance(g, Tensor) and g.numel() > 0 and (g == g.flatten()[0]).all() for g in got):
             continue
@@ -234,14 +239,14 @@ def _multiple(e: Exercise, tried: list[_Tried]) -> tuple[str, str] | None:
     """Every output right up to one and the same factor (-1 too): a scale or a sign."""
     factors = []
     for t in tried:
-        for right, got in zip(t.right, _outputs(t.outcome.value), strict=True):
+        for right, got in zip(t.right, outputs_of(t.outcome.value), strict=True):
             if not (isinstance(right, Tensor) and right.is_floating_point() and right.abs().max() > 0):
                 return None
             r, g = right.double().flatten(), got.double().flatten()
             if not (r.isfinite().all() and g.isfinite().all()):
                 return None
             c = (g @ r / (r @ r)).item()
-            if abs(c) < 1e-3 or _off(c * r, g, e.tolerance).any():
+            if abs(c) < 1e-3 or wrong_at(c * r, g, e.tolerance).any():
                 return None
             factors.append(c)
     if max(factors) - min(factors) > 1e-3 * abs(factors[0]):
@@ -267,10 +272,10 @@ def _where_it_parts(e: Exercise, wrong: list[_Tried]) -> str:
 
 
 def _first_wrong_step(e: Exercise, t: _Tried) -> tuple[str, int | None]:
-    for name, right, got in zip(e.outputs, t.right, _outputs(t.outcome.value), strict=True):
+    for name, right, got in zip(e.outputs, t.right, outputs_of(t.outcome.value), strict=True):
         axis = e.time_axis_of(name)
-        if isinstance(right, Tensor) and axis is not None and (off := _off(right, got, e.tolerance)).any():
-            return name, _first_along(off, axis)
+        if isinstance(right, Tensor) and axis is not None and (off := wrong_at(right, got, e.tolerance)).any():
+            return name, first_along(off, axis)
     return e.outputs[0], None
 
 
@@ -314,67 +319,11 @@ def _parting(e: Exercise, wrong: list[_Tried]) -> Parting | None:
 
 def _partings(e: Exercise, t: _Tried) -> Iterator[Parting]:
     """The first output of a case that is off."""
-    for name, right, got in zip(e.outputs, t.right, _outputs(t.outcome.value), strict=True):
-        if isinstance(right, Tensor) and right.ndim and (off := _off(right, got, e.tolerance)).any():
+    for name, right, got in zip(e.outputs, t.right, outputs_of(t.outcome.value), strict=True):
+        if isinstance(right, Tensor) and right.ndim and (off := wrong_at(right, got, e.tolerance)).any():
             axis = e.time_axis_of(name)
-            yield Parting(name, t.case.name, axis, None if axis is None else _first_along(off, axis), got, right)
+            yield Parting(name, t.case.name, axis, None if axis is None else first_along(off, axis), got, right)
             return
-
-
-def _off(right: Tensor, got: Tensor, tolerance: float, nan: bool = False) -> Tensor:
-    """Where got is further from right than the tolerance, relative to the largest finite value of right."""
-    right, got = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (right, got))
-    same = (got == right) | ((got - right).abs() <= tolerance * _scale(right))
-    return ~(same | (got.isnan() & right.isnan())) if nan else ~same
-
-
-def _scale(x: Tensor) -> float:
-    finite = x[x.isfinite()].abs()
-    return (finite.max().item() if finite.numel() else 0.0) or 1.0
-
-
-def _gap(right: Tensor, got: Tensor) -> float:
-    gap = (got.double() - right.double()).abs()
-    return gap[gap.isfinite()].max().item() if gap.isfinite().any() else math.inf
-
-
-def _first_along(off: Tensor, axis: int) -> int:
-    return off.movedim(axis, 0).flatten(1).any(1).nonzero()[0].item() if off.ndim > 1 else off.nonzero()[0].item()
-
-
-def _first_at(bad: Tensor, axis: int | None) -> str:
-    return "" if axis is None or bad.ndim <= axis else f", first at t = {_first_along(bad, axis)}"
-
-
-def _not_finite(x: Tensor) -> str:
-    return "NaN" if x.isnan().any() else "inf"
-
-
-def _family(x: Tensor) -> str:
-    if x.is_complex() or x.is_floating_point():
-        return "complex" if x.is_complex() else "float"
-    return "bool" if x.dtype == torch.bool else "int"
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _swapped(got: torch.Size, right: torch.Size) -> str:
-    for i in range(len(got)):
-        for j in range(i + 1, len(got)):
-            axes = list(got)
-            axes[i], axes[j] = axes[j], axes[i]
-            if len(got) == len(right) and axes == list(right):
-                last = " (the last two)" if i == len(got) - 2 else ""
-                return f"; axes {i} and {j}{last} are swapped"
-    return ""
-
-
-def _kind_of(x: Any) -> str:
-    if isinstance(x, str):
-        return f"an {x}" if x[:1].lower() in "aeiou" else f"a {x}"
-    return {Tensor: "a tensor", tuple: "a tuple", type(None): "None"}.get(type(x), f"a number ({type(x).__name__})")
 
 
 def _in(t: _Tried) -> str:

@@ -1,0 +1,75 @@
+"""Compare two outputs, and say in a few words how they differ."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def outputs_of(value: Any) -> tuple[Any, ...]:
+    return value if type(value) is tuple else (value,)
+
+
+def close(a: Any, b: Any, tolerance: float) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and family_of(a) == family_of(b) and not wrong_at(a, b, tolerance, nan=True).any()
+    if type(a) in (int, float) and type(b) in (int, float):
+        return a == b or abs(a - b) <= tolerance * (abs(a) or 1.0)
+    return type(a) is type(b) and not isinstance(a, Tensor) and a == b
+
+
+def wrong_at(right: Tensor, got: Tensor, tolerance: float, nan: bool = False) -> Tensor:
+    """Where got is further from right than the tolerance, relative to the largest finite value of right."""
+    right, got = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (right, got))
+    same = (got == right) | ((got - right).abs() <= tolerance * scale_of(right))
+    return ~(same | (got.isnan() & right.isnan())) if nan else ~same
+
+
+def scale_of(x: Tensor) -> float:
+    finite = x[x.isfinite()].abs()
+    return (finite.max().item() if finite.numel() else 0.0) or 1.0
+
+
+def gap_of(right: Tensor, got: Tensor) -> float:
+    gap = (got.double() - right.double()).abs()
+    return gap[gap.isfinite()].max().item() if gap.isfinite().any() else math.inf
+
+
+def first_along(off: Tensor, axis: int) -> int:
+    return off.movedim(axis, 0).flatten(1).any(1).nonzero()[0].item() if off.ndim > 1 else off.nonzero()[0].item()
+
+
+def first_at(bad: Tensor, axis: int | None) -> str:
+    return "" if axis is None or bad.ndim <= axis else f", first at t = {first_along(bad, axis)}"
+
+
+def not_finite(x: Tensor) -> str:
+    return "NaN" if x.isnan().any() else "inf"
+
+
+def family_of(x: Tensor) -> str:
+    if x.is_complex() or x.is_floating_point():
+        return "complex" if x.is_complex() else "float"
+    return "bool" if x.dtype == torch.bool else "int"
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def swapped_axes(got: torch.Size, right: torch.Size) -> str:
+    for i in range(len(got)):
+        for j in range(i + 1, len(got)):
+            axes = list(got)
+            axes[i], axes[j] = axes[j], axes[i]
+            if len(got) == len(right) and axes == list(right):
+                last = " (the last two)" if i == len(got) - 2 else ""
+                return f"; axes {i} and {j}{last} are swapped"
+    return ""
+
+
+def kind_of(x: Any) -> str:
+    if isinstance(x, str):
+        return f"an {x}" if x[:1].lower() in "aeiou" else f"a {x}"
+    return {Tensor: "a tensor", tuple: "a tuple", type(None): "None"}.get(type(x), f"a number ({type(x).__name__})")
