@@ -151,10 +151,10 @@ def _git() -> Finding:
 def _work() -> Finding:
     try:
         with tempfile.TemporaryFile(dir=paths.work()):
-            return Finding("your folder", "works", f"{paths.work().name}/ can be written")
+            return Finding("your answers", "works", "their folder can be written")
     except OSError as error:
         advice = "change its owner, or set SEQLAB_WORK to a folder of your own"
-        return Finding("your folder", "missing", f"work/ cannot be written: {error.strerror}", advice)
+        return Finding("your answers", "missing", f"work/ cannot be written: {error.strerror}", advice)
 
 
 _INSTALL = "run make lab (or pip install -e .) in the course's folder again"
