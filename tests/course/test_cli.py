@@ -184,7 +184,7 @@ def test_the_doctor_finds_everything_here(course):
         "widgets",
         "plotly renderer",
         "git",
-        "your folder",
+        "your answers",
     } <= set(states)
 
 
