@@ -5,15 +5,17 @@ tensors, numbers and strings only, so that the judge can sit in another process.
 """
 
 import linecache
+import numbers
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import FunctionType
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqlab.course.exercise import Case, Exercise
+from seqlab.course.exercise import Case, Effort, Exercise
 
 BIGGEST = 10_000_000  # elements of a tensor worth looking at
 KINDS = ("returned", "raised", "stub", "slow", "missing")
@@ -30,6 +32,7 @@ class Outcome:
     line: str = ""  # 'line 3: y = S @ q'
     binding: bool = False  # raised by the call itself, before the first line of the function
     changed: tuple[str, ...] = ()  # inputs that the call changed in place
+    effort: Effort = field(default_factory=Effort)
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -41,7 +44,9 @@ class Outcome:
             raise ValueError(f"unknown kind of outcome {data['kind']!r}")
         words = {name: str(data[name])[:400] for name in ("kind", "type", "message", "line")}
         changed = tuple(str(name) for name in data["changed"][:20])
-        return cls(value=_reread(data["value"]), binding=bool(data["binding"]), changed=changed, **words)
+        effort = Effort(**{name: int(data["effort"][name]) for name in ("calls", "largest")})
+        more = {"binding": bool(data["binding"]), "changed": changed, "effort": effort}
+        return cls(value=_reread(data["value"]), **more, **words)
 
 
 def plan(exercise: Exercise, seed: int) -> tuple[list[Case], list[dict]]:
@@ -64,9 +69,9 @@ def answers(answer: Any, inputs: list[dict], seconds: float = 10.0) -> list[Outc
 
 def call(function: Any, inputs: dict, seconds: float = 10.0) -> Outcome:
     """Call once, on a copy of the inputs."""
-    given = clone(inputs)
+    given, meter = clone(inputs), Meter()
     try:
-        with time_limit(seconds):
+        with time_limit(seconds), meter:
             value = plain(function(**given))
     except OutOfTime:
         return Outcome("slow")
@@ -75,7 +80,23 @@ def call(function: Any, inputs: dict, seconds: float = 10.0) -> Outcome:
     except (Exception, SystemExit) as error:
         return _raised(function, error)
     changed = tuple(name for name in inputs if not _same(inputs[name], given[name]))
-    return Outcome("returned", value, changed=changed)
+    return Outcome("returned", value, changed=changed, effort=Effort(meter.calls, meter.largest))
+
+
+class Meter(TorchDispatchMode):
+    """Counts the torch operations called inside it, and the elements of the largest tensor they make."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = self.largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.calls += 1
+        for x in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(x, torch.Tensor):
+                self.largest = max(self.largest, x.numel())
+        return made
 
 
 def number(value: Any) -> Outcome:
@@ -101,6 +122,8 @@ def plain(value: Any, depth: int = 0) -> Any:
         return tuple(plain(x, depth + 1) for x in list(value)[:100])
     if kind.__module__ == "numpy" and kind.__name__ != "ndarray":
         return value.item()
+    if kind.__module__ in ("fractions", "decimal") and issubclass(kind, numbers.Number):
+        return float(value)
     return "numpy array" if kind.__module__ == "numpy" else str(kind.__name__)
 
 
@@ -167,7 +190,8 @@ def _raised(function, error: BaseException) -> Outcome:
         frames.append((tb.tb_frame.f_code.co_filename, tb.tb_lineno))
         tb = tb.tb_next
     home = function.__code__.co_filename if isinstance(function, FunctionType) else None
-    at = next((f for f in reversed(frames) if f[0] == home), frames[-1] if frames else None)
+    own = [f for f in frames if f[0] == home] or [f for f in frames if "site-packages" not in f[0]]
+    at = own[-1] if own else None
     line = f"line {at[1]}: {linecache.getline(*at).strip()[:80]}".removesuffix(": ") if at else ""
     return Outcome("raised", type=type(error).__name__, message=_text(error), line=line, binding=not frames)
 

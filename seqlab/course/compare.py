@@ -72,4 +72,5 @@ def swapped_axes(got: torch.Size, right: torch.Size) -> str:
 def kind_of(x: Any) -> str:
     if isinstance(x, str):
         return f"an {x}" if x[:1].lower() in "aeiou" else f"a {x}"
-    return {Tensor: "a tensor", tuple: "a tuple", type(None): "None"}.get(type(x), f"a number ({type(x).__name__})")
+    known = {Tensor: "a tensor", tuple: "a tuple or list", type(None): "None", bool: "True or False"}
+    return known.get(type(x), f"a number ({type(x).__name__})")

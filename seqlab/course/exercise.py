@@ -33,6 +33,14 @@ class Property:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What one call cost, whatever its machine: torch operations called, and elements of the largest tensor made."""
+
+    calls: int = 0
+    largest: int = 0
+
+
+@dataclass(frozen=True)
 class Exercise:
     """One exercise. With a number as `reference` it is a numeric question and has no cases."""
 
@@ -53,6 +61,7 @@ class Exercise:
     outputs: tuple[str, ...] = ("y",)  # names of the returned tensors, in order
     time_axis: int | dict[str, int | None] | None = 1  # which axis of an output is time; None: no time
     parts_hint: Callable[[int, dict], str] | None = None  # (first wrong t, inputs) -> a question
+    effort: Callable[[dict, Effort], str | None] | None = None  # (inputs, effort) -> why this way is not the asked one
     tolerance: float = 1e-4  # largest error allowed, relative to the largest value of the reference
 
     def __post_init__(self):

@@ -44,7 +44,7 @@ def judge(exercise: Exercise, cases: list[Case], outcomes: list[Outcome]) -> Rep
     """The report on `outcomes`, one for each input set of `answer.plan`, in its order."""
     tried = [_try(exercise, case, outcome) for case, outcome in zip(cases, outcomes, strict=False)]
     wrong = [t for t in tried if t.kind]
-    broken = None if wrong else _broken_property(exercise, cases, outcomes)
+    broken = None if wrong else _broken_property(exercise, cases, outcomes) or _another_way(exercise, tried)
     kind, message = _diagnose(exercise, tried, wrong) if wrong else broken or ("passed", "")
     if kind == "value" and not exercise.numeric and (also := _broken_property(exercise, cases, outcomes)):
         message += " " + also[1]
@@ -100,15 +100,17 @@ def _fault(e: Exercise, right: tuple, outcome: Outcome) -> tuple[str, str]:
         words = {"slow": "out of time", "stub": "not written yet", "missing": "not defined"}
         return outcome.kind, words.get(outcome.kind) or f"{outcome.type}: {outcome.message}"
     got, names = outcome.value, e.outputs
+    if e.numeric and (got is None or type(got) is tuple):
+        return "type", f"{e.name} is {kind_of(got)}: a number is needed"
     needed = f"a tuple ({', '.join(names)})" if len(names) > 1 else kind_of(right[0])
     if got is None:
         return "none", f"returned None: {needed} is needed (is a return missing?)"
     if len(names) == 1 and type(got) is tuple:
-        return "count", f"returned a tuple of {len(got)}: {names[0]} alone is needed"
+        return "count", f"returned a tuple or list of {len(got)}: {names[0]} alone is needed"
     if len(names) > 1 and type(got) is not tuple:
         return "count", f"returned {kind_of(got)}: {needed} is needed"
     if len(names) > 1 and len(got) != len(names):
-        return "count", f"returned a tuple of {len(got)}: {len(names)} outputs are needed, ({', '.join(names)})"
+        return "count", f"returned a tuple or list of {len(got)}: {len(names)} outputs are needed, ({', '.join(names)})"
     faults = [_fault_of_output(e, n, r, g) for n, r, g in zip(names, right, outputs_of(got), strict=True)]
     order = ("type", "shape", "dtype", "nan", "value")
     return min((f for f in faults if f[0]), key=lambda f: order.index(f[0]), default=("", ""))
@@ -142,8 +144,10 @@ def _fault_of_number(e: Exercise, name: str, right: float, got: Any) -> tuple[st
         return "type", f"{name} is {kind_of(got)}: a number is needed"
     if isinstance(got, float) and not math.isfinite(got):
         return "nan", f"{name} is {got}"
-    near = abs(got - right) <= e.tolerance * (abs(right) or 1.0)
-    return ("", "") if near else ("value", f"{name} = {got:.6g} is not right")
+    error = abs(got - right) / (abs(right) or 1.0)
+    if error <= e.tolerance:
+        return "", ""
+    return "value", f"{name} = {got:.6g} is " + ("nearly right: give more digits" if error < 0.01 else "not right")
 
 
 def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Tried]) -> tuple[str, str]:
@@ -162,12 +166,13 @@ def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Tried]) -> tuple[st
     if "raised" in kinds:
         return "exception", _exception_sentence(e, kinds["raised"])
     for kind in ("none", "count", "handed back", "type", "shape", "dtype", "nan"):
-        if kind == "handed back" and (name := _handed_back(e, tried)):
+        if kind == "handed back" and not e.numeric and (name := _handed_back(e, tried)):
             return kind, f"{e.name} hands back its input {name} unchanged."
         if kind in kinds:
             return kind, f"{kinds[kind].fault}{_in(kinds[kind])}."
     if e.numeric:
-        return "value", f'{first.fault}. Write the formula down first; hint("{e.id}") opens a hint.'
+        advice = "" if "nearly" in first.fault else f' Write the formula down first; hint("{e.id}") opens a hint.'
+        return "value", f"{first.fault}.{advice}"
     return _constant(e, wrong) or _multiple(e, tried) or ("value", _where_it_parts(e, wrong))
 
 
@@ -178,8 +183,10 @@ def _named_mistake(e: Exercise, tried: list[_Tried]) -> str | None:
         made = [right_answer(e, function, t.case.inputs) for t in tried]
         telling = [bool(_fault(e, t.right, m)[0]) for t, m in zip(tried, made, strict=True)]
         same = [_alike(e, m, t.outcome) for t, m in zip(tried, made, strict=True)]
-        if not any(tells and m.kind == "returned" for tells, m in zip(telling, made, strict=True)):
-            continue  # a mistake that always raises explains nothing: the exception does
+        returns = any(tells and m.kind == "returned" for tells, m in zip(telling, made, strict=True))
+        raises = all(_same_exception(m, t.outcome) for tells, m, t in zip(telling, made, tried, strict=True) if tells)
+        if not (any(telling) and (returns or raises)):
+            continue  # a mistake that always raises explains the very same exceptions, and no others
         if all(same):
             return sentence
         if all(s for s, tells in zip(same, telling, strict=True) if tells):
@@ -200,6 +207,10 @@ def _alike(e: Exercise, made: Outcome, got: Outcome) -> bool:
     return all(close(a, b, e.tolerance) for a, b in pairs)
 
 
+def _same_exception(made: Outcome, got: Outcome) -> bool:
+    return (made.kind, made.type, made.message) == (got.kind, got.type, got.message) and not got.binding
+
+
 def _exception_sentence(e: Exercise, t: _Tried) -> str:
     o = t.outcome
     if o.binding and o.type == "TypeError":
@@ -211,7 +222,7 @@ def _exception_sentence(e: Exercise, t: _Tried) -> str:
 
 def _handed_back(e: Exercise, tried: list[_Tried]) -> str | None:
     """The name of the input that every call returned as its (first) answer, where that is not right."""
-    got = [outputs_of(t.outcome.value)[0] for t in tried if t.outcome.kind == "returned"]
+    got = [(*outputs_of(t.outcome.value), None)[0] for t in tried if t.outcome.kind == "returned"]
     if len(got) < len(tried) or any(not isinstance(g, Tensor) for g in got):
         return None
     for name in tried[0].case.inputs:
@@ -297,10 +308,18 @@ def _broken_property(e: Exercise, cases: list[Case], outcomes: list[Outcome]) ->
     return None
 
 
+def _another_way(e: Exercise, tried: list[_Tried]) -> tuple[str, str] | None:
+    """Right values by a way that the exercise rules out, such as a loop over tokens where chunks are asked for."""
+    said = (e.effort(clone(t.case.inputs), t.outcome.effort) for t in tried if e.effort)
+    return next((("effort", sentence) for sentence in said if sentence), None)
+
+
 def _rows(e: Exercise, tried: list[_Tried], broken) -> tuple[Row, ...]:
     rows = [Row(t.case.name, not t.kind, t.fault) for t in tried]
     if e.properties and all(r.passed for r in rows):
         rows += [Row(p.name, broken is None or not broken[1].startswith(p.message), "") for p in e.properties]
+    if broken is not None and broken[0] == "effort":
+        rows.append(Row("the way that is asked for", False, ""))
     return tuple(rows)
 
 

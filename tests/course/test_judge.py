@@ -1,13 +1,17 @@
 """The judge names what is wrong: one test for each kind of wrong answer."""
 
 import dataclasses
+from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
 from fake_course import NUMBER, SUM, WRITE, running_sum, sum_per_chunk, write
 
+from seqlab.course.answer import Outcome, answers, number, plan
 from seqlab.course.checking import report_on
-from seqlab.course.exercise import Exercise
+from seqlab.course.exercise import Case, Exercise
+from seqlab.course.judge import judge
 
 
 def said(exercise, answer, **kwargs):
@@ -82,7 +86,7 @@ def test_a_type_error_inside_the_function_is_not_blamed_on_the_parameters():
         (lambda S, k, v: "hello", "type", "S is a str: a torch tensor is needed"),
         (lambda S, k, v: write(S, k, v).numpy(), "type", "S is a numpy array"),
         (lambda S, k, v: 1.5, "type", "a number (float)"),
-        (lambda S, k, v: (write(S, k, v), k), "count", "returned a tuple of 2: S alone is needed"),
+        (lambda S, k, v: (write(S, k, v), k), "count", "returned a tuple or list of 2: S alone is needed"),
         (
             lambda S, k, v: write(S, k, v).mT,
             "shape",
@@ -111,7 +115,7 @@ def test_a_wrong_answer_gets_its_own_sentence(answer, kind, words):
 
 def test_several_outputs_must_all_be_there():
     assert "returned a tensor: a tuple (y, S) is needed" in said(SUM, lambda x, state, chunk_size: x)[1]
-    assert "a tuple of 3: 2 outputs are needed" in said(SUM, lambda x, state, chunk_size: (x, x, x))[1]
+    assert "a tuple or list of 3: 2 outputs are needed" in said(SUM, lambda x, state, chunk_size: (x, x, x))[1]
     assert report_on(SUM, lambda **inputs: list(running_sum(**inputs))).passed  # a list does as well as a tuple
 
 
@@ -266,3 +270,90 @@ def test_incomplete_data_is_refused(change, words):
 def test_the_defaults_of_an_exercise_are_not_enough():
     with pytest.raises(ValueError, match="title is missing"):
         Exercise("90.9")
+
+
+def _fold(x):
+    total, ys = torch.zeros_like(x[:, 0]), []
+    for t in range(x.shape[1]):
+        total = total + x[:, t]
+        ys.append(total)
+    return torch.stack(ys, 1)
+
+
+def test_right_values_by_a_way_that_is_ruled_out_do_not_pass():
+    """The effort of a call is counted, here and in the grader's kernel, and an exercise may judge it."""
+
+    def no_loop(inputs, effort):
+        T = inputs["x"].shape[1]
+        return f"{effort.calls} calls for {T} tokens: do not loop." if T > 4 and effort.calls >= T else None
+
+    e = replace(
+        WRITE,
+        id="03.9",
+        name="total",
+        reference=_fold,
+        alternatives=(lambda x: x.cumsum(1),),
+        cases=lambda rng: [
+            Case("T = 1", {"x": torch.ones(1, 1)}),
+            Case("long", {"x": torch.rand(2, 64, generator=rng)}),
+        ],
+        mistakes={f"m{i}": (lambda x, i=i: x + i) for i in range(1, 5)},
+        properties=(),
+        outputs=("y",),
+        effort=no_loop,
+    )
+    cases, inputs = plan(e, 0)
+    report = judge(e, cases, answers(lambda x: x.cumsum(1), inputs))
+    assert report.passed
+    report = judge(e, cases, answers(_fold, inputs))
+    assert not report.passed and report.kind == "effort"
+    assert report.message.endswith("calls for 64 tokens: do not loop.")
+    sent = [Outcome.from_dict(o.as_dict()) for o in answers(_fold, inputs)]
+    assert judge(e, cases, sent).message == report.message
+
+
+def test_a_mistake_that_always_raises_is_named_by_the_same_exception_only():
+    e = replace(
+        WRITE,
+        name="product",
+        reference=lambda x: x @ x.mT,
+        alternatives=(lambda x: torch.einsum("ij,kj->ik", x, x),),
+        cases=lambda rng: [Case("a", {"x": torch.rand(2, 3, generator=rng)}), Case("b", {"x": torch.rand(4, 5)})],
+        mistakes={"One factor must be transposed.": lambda x: x @ x}
+        | {f"m{i}": (lambda x, i=i: x @ x.mT + i) for i in range(1, 5)},
+        properties=(),
+        outputs=("y",),
+        time_axis=None,
+    )
+    cases, inputs = plan(e, 0)
+
+    def said(f):
+        return judge(e, cases, answers(f, inputs)).message
+
+    assert said(lambda x: x @ x) == "One factor must be transposed."
+    assert "IndexError" in said(lambda x: [][0])
+
+
+@pytest.mark.parametrize(
+    "value,message",
+    [
+        (None, "answer is None: a number is needed."),
+        (True, "answer is True or False: a number is needed."),
+        ([17], "answer is a tuple or list: a number is needed."),
+        (21.7, "answer = 21.7 is nearly right: give more digits."),
+    ],
+)
+def test_a_number_that_is_none_or_nearly_right(value, message):
+    e = replace(
+        WRITE,
+        name="answer",
+        reference=21.834,
+        alternatives=(21.834,),
+        cases=None,
+        mistakes={f"m{i}": float(i) for i in range(4)},
+        properties=(),
+        outputs=("answer",),
+        time_axis=None,
+    )
+    assert judge(e, plan(e, 0)[0], [number(value)]).message == message
+    assert judge(e, plan(e, 0)[0], [number(Fraction(21834, 1000))]).passed
