@@ -76,7 +76,9 @@ def call(function: Any, inputs: dict, seconds: float = 10.0) -> Outcome:
     except OutOfTime:
         return Outcome("slow")
     except NotImplementedError as error:
-        return Outcome("stub", message=_text(error))
+        if (other := _raised_in(error)) in (None, getattr(function, "__name__", None)):
+            return Outcome("stub", message=_text(error))
+        return Outcome("raised", type="NotImplementedError", message=f"it calls {other}, which is not written yet")
     except (Exception, SystemExit) as error:
         return _raised(function, error)
     changed = tuple(name for name in inputs if not _same(inputs[name], given[name]))
@@ -181,6 +183,14 @@ def _plain_tensor(x: torch.Tensor) -> torch.Tensor | str:
 def _bounded(n: int) -> int | float:
     """n, or infinity where no float is as large."""
     return n if n.bit_length() < 1000 else float("inf")
+
+
+def _raised_in(error: BaseException) -> str | None:
+    """The name of the function that raised, if it is not the call itself."""
+    tb = error.__traceback__.tb_next
+    while tb is not None and tb.tb_next is not None:
+        tb = tb.tb_next
+    return tb.tb_frame.f_code.co_name if tb is not None else None
 
 
 def _raised(function, error: BaseException) -> Outcome:

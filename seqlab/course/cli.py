@@ -50,7 +50,7 @@ def list_() -> None:
         cells = (str(len(c.entries)), str(minutes), f"{earned} of {c.points}") if c.entries else ("", "", "")
         table.add_row(c.number, c.title, *cells, started)
     out.print(table)
-    out.print("Next: seqlab lab 03 opens a chapter, seqlab start 03 copies its exercises to work/.", style="dim")
+    out.print("seqlab lab NN opens a chapter, seqlab start NN copies its exercises to work/.", style="dim")
 
 
 @app.command()
@@ -92,7 +92,10 @@ def grade(
     path: Annotated[Path | None, typer.Argument(help="A notebook; without it, your copy in work/.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the marks as JSON.")] = False,
 ) -> None:
-    """Grade a notebook: run that file in a kernel of its own, with limits, and judge its answers outside it."""
+    """Grade a notebook: run that file in a kernel of its own, with limits, and judge its answers outside it.
+
+    Exit code 0 whenever it could be graded, whatever the marks; `seqlab check` exits with 1 if something is wrong.
+    """
     number = paths.chapter_number(chapter)
     reports = _grade(number, path or copies.started(number))
     if path is None:

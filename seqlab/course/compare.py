@@ -45,7 +45,7 @@ def first_at(bad: Tensor, axis: int | None) -> str:
 
 
 def not_finite(x: Tensor) -> str:
-    return "NaN" if x.isnan().any() else "inf"
+    return "NaN" if x.isnan().any() else "inf" if (x > 0).any() else "-inf"
 
 
 def family_of(x: Tensor) -> str:

@@ -62,6 +62,7 @@ class Exercise:
     time_axis: int | dict[str, int | None] | None = 1  # which axis of an output is time; None: no time
     parts_hint: Callable[[int, dict], str] | None = None  # (first wrong t, inputs) -> a question
     effort: Callable[[dict, Effort], str | None] | None = None  # (inputs, effort) -> why this way is not the asked one
+    keeps_inputs: bool = False  # an answer that changes its inputs in place fails; otherwise it is only noted
     tolerance: float = 1e-4  # largest error allowed, relative to the largest value of the reference
 
     def __post_init__(self):

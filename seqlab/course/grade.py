@@ -40,6 +40,8 @@ def grade(chapter: str, path: Path, limits: Limits | None = None, only: str | No
     """One report for each exercise of the chapter (or for `only` one), from the notebook at `path`."""
     wanted = [e for e in exercises.of_chapter(chapter) if only in (None, e.id)]
     cells = read_cells(Path(path))
+    if not any(re.search(rf"\b{e.name}\b|\b{re.escape(e.id)}\b", source) for e in wanted for source in cells):
+        raise NotGradable(f"{path} is not the notebook of chapter {chapter}: it defines none of its answers")
     with _Grading(Path(path).resolve().parent, cells, limits or Limits()) as grading:
         return grading.reports(wanted)
 

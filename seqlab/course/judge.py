@@ -45,6 +45,8 @@ def judge(exercise: Exercise, cases: list[Case], outcomes: list[Outcome]) -> Rep
     tried = [_try(exercise, case, outcome) for case, outcome in zip(cases, outcomes, strict=False)]
     wrong = [t for t in tried if t.kind]
     broken = None if wrong else _broken_property(exercise, cases, outcomes) or _another_way(exercise, tried)
+    if exercise.keeps_inputs and not wrong and not broken and (notes := _notes(exercise, outcomes)):
+        broken = "in place", notes[0]
     kind, message = _diagnose(exercise, tried, wrong) if wrong else broken or ("passed", "")
     if kind == "value" and not exercise.numeric and (also := _broken_property(exercise, cases, outcomes)):
         message += " " + also[1]
@@ -57,7 +59,7 @@ def judge(exercise: Exercise, cases: list[Case], outcomes: list[Outcome]) -> Rep
         kind=kind,
         message=message if not passed else _praise(exercise),
         rows=() if kind == "not started" else _rows(exercise, tried, broken),
-        notes=_notes(exercise, outcomes),
+        notes=() if kind == "in place" else _notes(exercise, outcomes),
         parting=_parting(exercise, wrong) if wrong and not exercise.numeric else None,
     )
 
@@ -316,9 +318,11 @@ def _another_way(e: Exercise, tried: list[_Tried]) -> tuple[str, str] | None:
 
 def _rows(e: Exercise, tried: list[_Tried], broken) -> tuple[Row, ...]:
     rows = [Row(t.case.name, not t.kind, t.fault) for t in tried]
+    if len(rows) > 1 and rows[0].detail and len({r.detail for r in rows}) == 1:
+        rows = [Row(f"all {len(rows)} cases", False, rows[0].detail)]
     if e.properties and all(r.passed for r in rows):
         rows += [Row(p.name, broken is None or not broken[1].startswith(p.message), "") for p in e.properties]
-    if broken is not None and broken[0] == "effort":
+    if broken is not None and broken[0] in ("effort", "in place"):
         rows.append(Row("the way that is asked for", False, ""))
     return tuple(rows)
 

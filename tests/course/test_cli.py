@@ -205,7 +205,7 @@ def test_a_terminated_grader_leaves_no_kernel(course):
 
     path = course / "work/90_test.ipynb"
     path.parent.mkdir()
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass")]), path)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass\nwrite = 0")]), path)
     code = (
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\nimport fake_course; fake_course.install()\n"
         f"sys.argv = ['seqlab', 'grade', '90', {str(path)!r}]\nfrom seqlab.course import cli; cli.main()"

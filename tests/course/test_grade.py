@@ -186,6 +186,13 @@ def test_what_is_not_a_notebook_is_told_so(tmp_path, content, words):
         read_cells(path)
 
 
+def test_a_notebook_of_another_chapter_is_told_so(tmp_path):
+    path = tmp_path / "x.ipynb"
+    path.write_text('{"cells": [{"cell_type": "code", "source": "x = 1"}]}')
+    with pytest.raises(NotGradable, match="is not the notebook of chapter 03"):
+        grade("03", path)
+
+
 def test_a_missing_file_and_a_folder_are_told_so(tmp_path):
     with pytest.raises(NotGradable, match="does not exist"):
         read_cells(tmp_path / "nope.ipynb")

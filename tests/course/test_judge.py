@@ -357,3 +357,34 @@ def test_a_number_that_is_none_or_nearly_right(value, message):
     )
     assert judge(e, plan(e, 0)[0], [number(value)]).message == message
     assert judge(e, plan(e, 0)[0], [number(Fraction(21834, 1000))]).passed
+
+
+def test_an_answer_that_calls_an_unwritten_one_says_which():
+    def decayed(S):
+        raise NotImplementedError("exercise 90.9: your code here")
+
+    kind, message = said(WRITE, lambda S, k, v: decayed(S))
+    assert kind == "exception" and "it calls decayed, which is not written yet" in message
+
+
+def test_where_inputs_must_be_kept_an_answer_in_place_fails():
+    def in_place(S, k, v):
+        return S.add_(v[..., :, None] * k[..., None, :])
+
+    assert report_on(WRITE, in_place).passed  # only noted
+    kind, message = said(replace(WRITE, keeps_inputs=True), in_place)
+    assert kind == "in place" and "changes its input S in place" in message
+
+
+def test_the_same_fault_in_all_cases_is_said_once():
+    def raises(S, k, v):
+        raise KeyError("k")
+
+    report = report_on(WRITE, raises)
+    assert len(report.rows) == 1 and report.rows[0].name.startswith("all ")
+
+
+def test_an_id_may_leave_out_its_zero():
+    from seqlab.course import exercises
+
+    assert exercises.find("3.2") is exercises.find("03.2")

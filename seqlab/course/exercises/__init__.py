@@ -21,9 +21,10 @@ def of_chapter(chapter: str) -> list[Exercise]:
 
 def find(id: str) -> Exercise:
     """The exercise called `id`. Raises ValueError, in one sentence, naming the ids that come near."""
-    chapter = str(id).partition(".")[0]
+    id = str(id).zfill(len(str(id)) + 1) if str(id)[1:2] == "." else str(id)  # 3.2 is 03.2
+    chapter = id.partition(".")[0]
     known = {e.id: e for c in ([chapter] if chapter in chapters() else chapters()) for e in of_chapter(c)}
-    if str(id) in known:
-        return known[str(id)]
-    near = get_close_matches(str(id), known, n=3, cutoff=0.4) or list(known)[:8]
-    raise ValueError(f"there is no exercise {str(id)[:40]!r}: did you mean {', '.join(near)}?")
+    if id in known:
+        return known[id]
+    near = get_close_matches(id, known, n=3, cutoff=0.4) or list(known)[:8]
+    raise ValueError(f"there is no exercise {id[:40]!r}: did you mean {', '.join(near)}?")
