@@ -1,7 +1,7 @@
 """The graded exercises of chapter 03, linear attention.
 
-The references add up the pairs (j, t) one by one, with sums and products only: no state, no mask, no matrix product. So
-an answer that folds a state, masks a matrix or walks over chunks is compared with something that does none of these.
+The references add up the pairs (j, t), with sums and products only: no state is carried and nothing is factored. So an
+answer that folds a state, multiplies matrices or walks over chunks is compared with something that does none of these.
 Shapes: q, k (B, T, H, K), v (B, T, H, V), S (B, H, V, K).
 """
 
@@ -30,12 +30,13 @@ def _positive_tokens(rng, *sizes):
 
 
 def _pair_by_pair(q, k, v, state=None):
-    """y_t = S₀ q_t + Σ_{j≤t} (q_t·k_j) v_j and S_T = S₀ + Σ_j v_j k_jᵀ: every pair by itself."""
-    ys = []
-    for t in range(q.shape[1]):
-        weights = (q[:, t, None] * k[:, : t + 1]).sum(-1, keepdim=True)  # (B, t+1, H, 1)
-        ys.append((weights * v[:, : t + 1]).sum(1))
-    y, S = torch.stack(ys, 1), (v[..., :, None] * k[..., None, :]).sum(1)
+    """y_t = S₀ q_t + Σ_{j≤t} (q_t·k_j) v_j and S_T = S₀ + Σ_j v_j k_jᵀ: every pair by itself, 128 rows at a time."""
+    ys, j = [], torch.arange(q.shape[1])
+    for t in j.split(128):
+        weights = (q[:, t, None] * k[:, None]).sum(-1)  # (B, t, j, H)
+        weights = torch.where((j <= t[:, None])[..., None], weights, 0)
+        ys.append((weights[..., None] * v[:, None]).sum(2))
+    y, S = torch.cat(ys, 1), (v[..., :, None] * k[..., None, :]).sum(1)
     if state is not None:
         y, S = y + (state[:, None] * q[..., None, :]).sum(-1), S + state
     return y, S
@@ -89,25 +90,29 @@ CAUSAL = Property(
 )
 
 
-def _second_half(inputs):
-    """The second half of the tokens, started from the true state after the first half."""
+def _two_halves(inputs):
+    """The first half of the tokens; the second half, started from the true state after the first."""
     h = _half(inputs)
     if h == inputs["q"].shape[1]:
         return []
     first, second = ({name: x[:, span] for name, x in _along_time(inputs)} for span in (slice(h), slice(h, None)))
-    return [inputs | second | {"state": _pair_by_pair(**first, state=inputs.get("state"))[1]}]
+    carried = _pair_by_pair(**first, state=inputs.get("state"))[1]
+    return [inputs | first, inputs | second | {"state": carried}]
 
 
 def _continues(inputs, outputs):
+    """Judged only where the first half ends in the true state: the second half then started from the answer's own."""
     if len(outputs) == 1:
         return True
-    (y, S), (y_second, S_second) = outputs
+    (y, S), (_, S_first), (y_second, S_second) = outputs
+    if not _equal(S_first, _two_halves(inputs)[1]["state"]):
+        return True
     return _equal(y[:, _half(inputs) :], y_second) and _equal(S, S_second)
 
 
 HALVES = Property(
     "two halves = the whole",
-    _second_half,
+    _two_halves,
     _continues,
     "Two halves, with the state carried from one to the other, do not give the same as the whole.",
 )
@@ -158,7 +163,7 @@ PHI = Exercise(
         "This is exp(x) everywhere. φ is exp(x) for x ≤ 0 only; for x > 0 it is x + 1. F.elu chooses.": lambda x: (
             x.exp()
         ),
-        "The map is applied twice: elu(elu(x) + 1) + 1. Its smallest value is 1, not 0. Apply it once.": (
+        "This is elu(x) + 2: the 1 is added twice, or the map is applied twice. Its smallest value is 1, not 0.": (
             lambda x: F.elu(F.elu(x) + 1) + 1
         ),
         "This is elu(x) - 1: the sign of the 1 is wrong. elu reaches down to -1, so add 1 to lift it above 0.": (
@@ -166,6 +171,21 @@ PHI = Exercise(
         ),
         "This is a softmax over the features: each feature now depends on the others. φ acts on every number alone.": (
             lambda x: x.softmax(-1)
+        ),
+        "The 1 is added on the right only, to x > 0. elu(x) + 1 is x + 1 there and exp(x) - 1 + 1 on the left.": (
+            lambda x: torch.where(x > 0, x + 1, x.exp() - 1)
+        ),
+        "The 1 is missing on the right. elu(x) + 1 is exp(x) for x ≤ 0, and x + 1 for x > 0.": (
+            lambda x: torch.where(x > 0, x, x.exp())
+        ),
+        "The left side is 1 too high. There elu(x) = exp(x) - 1, so elu(x) + 1 is exp(x), not exp(x) + 1.": (
+            lambda x: torch.where(x > 0, x + 1, x.exp() + 1)
+        ),
+        "The two branches are swapped: exp(x) belongs to x ≤ 0, and x + 1 to x > 0.": (
+            lambda x: torch.where(x > 0, x.exp(), x + 1)
+        ),
+        "alpha is 2: elu then falls to -2, and φ to -1. Leave alpha at 1, its default.": lambda x: (
+            F.elu(x, alpha=2) + 1
         ),
         "This is softplus(x) = log(1 + exp(x)): also positive, but another map. At 0 it gives 0.69; elu(0) + 1 is 1.": (
             lambda x: F.softplus(x)
@@ -257,6 +277,23 @@ WRITE = Exercise(
         "The dot product v·k, one number, is added everywhere. The write is the outer product v kᵀ, a table.": (
             lambda S, k, v: S + (v * k).sum(-1)[..., None, None]
         ),
+        "The feature map is applied here, although k comes with it already. Write v kᵀ with k as it is.": (
+            lambda S, k, v: S + _outer(v, _phi(k))
+        ),
+        "The feature map is applied to v and k. It belongs to keys and queries only, and k comes with it already.": (
+            lambda S, k, v: S + _outer(_phi(v), _phi(k))
+        ),
+        "torch.outer takes two plain vectors, but v is (B, H, V). Multiply v[..., :, None] and k[..., None, :], or use "
+        "einsum.": lambda S, k, v: S + torch.outer(v, k),
+        "`v @ k.mT` multiplies the last two axes, which are H and V: it sums over entries, or cannot. Give v a last "
+        "axis and k a last-but-one axis of size 1.": lambda S, k, v: S + v @ k.mT,
+        "`v.mT @ k` sums over the heads: @ takes H for the axis to sum over. Give v a last axis and k a last-but-one "
+        "axis of size 1.": lambda S, k, v: S + v.mT @ k,
+        "v is a column, but k is a column too: `@` needs a row on the right, k[..., None, :].": (
+            lambda S, k, v: S + v[..., None] @ k[..., None]
+        ),
+        "v got its new axis, but k did not: broadcasting then lines up k's heads with the rows of v. Use "
+        "k[..., None, :].": lambda S, k, v: S + v[..., None] * k,
         "S is returned unchanged: the token was not written. Return S + v kᵀ.": lambda S, k, v: S.clone(),
     },
     alternatives=(
@@ -316,6 +353,25 @@ READ = Exercise(
         ),
         "squeeze() without an axis takes away every axis of size 1, also B or H. Take away the last one: [..., 0] or "
         "squeeze(-1).": lambda S, q: (S @ q[..., None]).squeeze(),
+        "q multiplies S from the left: that reads Sᵀ q. q has width K and must meet the columns, the last axis of S: "
+        "S @ q[..., None].": lambda S, q: (S.mT @ q[..., None])[..., 0],
+        "`q @ S` takes (H, K) for a matrix, and multiplies from the left. Make q a column, S @ q[..., None], and take "
+        "the last axis away again.": lambda S, q: q @ S,
+        "`S @ q` takes (H, K) for a matrix. Make q a column, S @ q[..., None], and take the last axis away again.": (
+            lambda S, q: S @ q
+        ),
+        "y still has the axis of size 1 that q got for `@`. Take it away: (S @ q[..., None])[..., 0].": (
+            lambda S, q: S @ q[..., None]
+        ),
+        "q stands at the rows: q[..., None] is (B, H, K, 1). It must stand at the columns, q[..., None, :].": (
+            lambda S, q: (S * q[..., None]).sum(-1)
+        ),
+        "The products are not summed: every column of S, times its entry of q. Sum over the last axis.": (
+            lambda S, q: S * q[..., None, :]
+        ),
+        "The feature map is applied here, although q comes with it already. Read with q as it is.": (
+            lambda S, q: _apply(S, _phi(q))
+        ),
         "The reads of all heads are summed. Each head reads its own table: keep the axis h in the result.": (
             lambda S, q: _apply(S, q).sum(1, keepdim=True).expand(S.shape[:3])
         ),
@@ -369,7 +425,7 @@ SMEAR = Exercise(
 
 
 def _cache_over_state(
-    *, k_and_v=2, tokens=32_768, cached_heads=8, layers=28, heads=10, rows=193, columns=128, width=2, state_width=4
+    *, k_and_v=2, tokens=32_768, cached_heads=4, layers=28, heads=10, rows=193, columns=128, width=2, state_width=4
 ):
     """Bytes of the KV cache over bytes of the state. `layers` counts in both, so it cancels."""
     cache = layers * k_and_v * tokens * cached_heads * 128 * width
@@ -377,7 +433,7 @@ def _cache_over_state(
 
 
 _RATIO = _cache_over_state()
-_CACHE = 28 * 2 * 32_768 * 8 * 128 * 2
+_CACHE = 28 * 2 * 32_768 * 4 * 128 * 2
 
 RATIO = Exercise(
     id="03.5",
@@ -390,23 +446,26 @@ RATIO = Exercise(
     hints=(
         "Count the numbers first, then multiply by the bytes of each number: 2 for bfloat16, 4 for float32.",
         "Cache: layers × 2 (a key and a value) × tokens × key-value heads × 128. State: layers × heads × (V + 1) × K.",
-        "cache = 28 * 2 * 32_768 * 8 * 128 * 2; state = 28 * 10 * (192 + 1) * ... * ...; cache / state",
+        "cache = 28 * 2 * 32_768 * 4 * 128 * 2; state = 28 * 10 * (192 + 1) * ... * ...; cache / state",
     ),
     reference=_RATIO,
     mistakes={
         "The cache is half of what it should be: it keeps a key and a value for each token. Is the factor 2 there?": (
             _cache_over_state(k_and_v=1)
         ),
-        "The cache is counted with the 24 query heads. Grouped queries share keys and values: 8 heads are cached.": (
+        "The cache is counted with the 24 query heads. Grouped queries share keys and values: 4 heads are cached.": (
             _cache_over_state(cached_heads=24)
+        ),
+        "One key-value head is counted in the cache. There are 4 of them, and each keeps its own keys and values.": (
+            _cache_over_state(cached_heads=1)
         ),
         "The layers are counted in the cache but not in the state. Every layer has a state of its own.": 28 * _RATIO,
         "The layers are counted in the state but not in the cache. Every layer has a cache of its own.": _RATIO / 28,
         "One table is counted for all heads. Each of the 10 heads of a layer has its own state, 193 × 128.": (
             _cache_over_state(heads=1)
         ),
-        "The state is counted with the 8 heads of the cache. The linear model has 10 heads of its own.": (
-            _cache_over_state(heads=8)
+        "The state is counted with the 4 heads of the cache. The linear model has 10 heads of its own.": (
+            _cache_over_state(heads=4)
         ),
         "The state is counted with the 24 query heads of the other model. The linear model has 10 heads.": (
             _cache_over_state(heads=24)
@@ -429,7 +488,7 @@ RATIO = Exercise(
         "This is the difference. How many times larger is a quotient: cache / state.": _CACHE - _CACHE / _RATIO,
         "The fraction is upside down: this is state over cache. The question asks cache / state.": 1 / _RATIO,
     },
-    alternatives=(32_768 * 2 * 8 * 128 * 2 / (10 * 193 * 128 * 4), 135.826),
+    alternatives=(32_768 * 2 * 4 * 128 * 2 / (10 * 193 * 128 * 4), 67.913),
     outputs=("cache_over_state",),
     tolerance=1e-3,
 )
@@ -475,10 +534,11 @@ def _then(function, change):
 
 def _where_the_fold_parts(t, inputs):
     if t == 0:
-        return "does the first read see the given state, and the token itself?"
+        start = "the given state" if "state" in inputs else "zeros"
+        return f"does S start from {start}, is v_0 k_0ᵀ added, and is S q_0 read, with nothing scaled or mapped?"
     if t == inputs["q"].shape[1] - 1:
         return "only the last token is wrong: does the loop reach it, and is it written before it is read?"
-    return "does S go from one token to the next as it is, with one write added?"
+    return "does S go from one token to the next as it is, in float32, with one write added?"
 
 
 FOLD = Exercise(
@@ -552,6 +612,21 @@ FOLD = Exercise(
         "The feature map is applied here, although q and k come with it already. Use q and k as they are.": (
             lambda q, k, v, state=None: _fold()(_phi(q), _phi(k), v, state)
         ),
+        "A tensor has no truth value: `if state:` and `state or …` fail when a state is given. Write "
+        "`if state is not None`.": lambda q, k, v, state=None: _fold()(q, k, v, state or _start(q, k, v, None)),
+        "The empty memory has the shape (B, H, K, K). It needs a row for each entry of v: (B, H, V, K).": (
+            _fold(start=lambda q, k, v, state: _start(q, k, k, state))
+        ),
+        "The empty memory has the shape (B, H, K, V). Its rows belong to v and its columns to k: (B, H, V, K).": (
+            _fold(start=lambda q, k, v, state: _start(k, q, v, None).mT if state is None else state)
+        ),
+        "The reads are joined along the heads: torch.cat adds no axis. torch.stack(ys, dim=1) gives (B, T, H, V).": (
+            _then(_fold(), lambda y, S, inputs: (y.flatten(1, 2), S))
+        ),
+        "The reads are stacked along the first axis: y is (T, B, H, V). Use torch.stack(ys, dim=1).": (
+            _then(_fold(), lambda y, S, inputs: (y.transpose(0, 1), S))
+        ),
+        "The outputs are swapped: return y first, then the last state.": (_then(_fold(), lambda y, S, inputs: (S, y))),
         "The reads are summed over time: y_t is a running sum. The past is already in S_t; read it once.": (
             _then(_fold(), lambda y, S, inputs: (y.cumsum(1), S))
         ),
@@ -572,7 +647,18 @@ FOLD = Exercise(
 
 
 def _pairs_cases(rng):
-    return [Case(name, _tokens(rng, *sizes)) for name, *sizes in SIZES]
+    sizes = [SIZES[0], ("T = 256", 1, 256, 1, 3, 2), *SIZES[1:]]
+    return [Case(name, _tokens(rng, *s)) for name, *s in sizes]
+
+
+def _all_at_once_is_asked(inputs, effort):
+    T = inputs["q"].shape[1]
+    if T < 100 or effort.calls < T:
+        return None
+    return (
+        f"The values are right, but this walks token by token: {effort.calls:,} torch operations for {T} tokens. "
+        "Compute all pairs at once: scores (T, T), a mask, times v."
+    )
 
 
 def _pairs(weights):
@@ -589,6 +675,24 @@ def _reshaped_pairs(q, k, v):
     q, k, v = (x.reshape(x.shape[0], x.shape[2], x.shape[1], -1) for x in (q, k, v))
     y = (q @ k.mT).tril() @ v
     return y.reshape(y.shape[0], y.shape[2], y.shape[1], -1)
+
+
+def _reshaped_back(q, k, v):
+    B, T, H, _ = q.shape
+    return _pairs(lambda s, K: s.tril())(q, k, v).transpose(1, 2).reshape(B, T, H, -1)
+
+
+def _masked_across_heads(q, k, v):
+    return einsum("bijh,bjhv->bihv", einsum("bihk,bjhk->bijh", q, k).tril(), v)
+
+
+def _where_the_pairs_part(t, inputs):
+    if t > 0:
+        return "which tokens does the mask let this one read, and is each weight the plain q_t·k_j?"
+    return (
+        "y_0 is (q_0·k_0) v_0 and nothing else. Are the axes in the right order? Is anything scaled, or sent through φ "
+        "or exp? May token 0 read itself, and only itself?"
+    )
 
 
 def _causal_softmax(scores):
@@ -637,6 +741,13 @@ PAIRS = Exercise(
         ),
         "`reshape` or `view` does not move an axis: it cuts the numbers anew, and mixes time with heads. "
         "Use transpose(1, 2), or einsum.": _reshaped_pairs,
+        "`reshape` takes y back from (B, H, T, V), and mixes time with heads: it cuts the numbers anew. Use "
+        "transpose(1, 2).": _reshaped_back,
+        "tril() masks the last two axes, and here these are a token and the head. Put the scores into the order "
+        "(B, H, T, T) first.": _masked_across_heads,
+        "The feature map is applied here, although q and k come with it already. Use q and k as they are.": (
+            lambda q, k, v: _pairs(lambda s, K: s.tril())(_phi(q), _phi(k), v)
+        ),
         "A softmax is left in. Linear attention weighs v_j with the score itself: q_t·k_j, and 0 in the future.": (
             _pairs(lambda s, K: _causal_softmax(s))
         ),
@@ -668,12 +779,14 @@ PAIRS = Exercise(
     alternatives=(
         _pairs(lambda s, K: s.tril()),
         lambda q, k, v: ((q.transpose(1, 2) @ k.transpose(1, 2).mT).tril() @ v.transpose(1, 2)).transpose(1, 2),
-        lambda q, k, v: core.recurrent(q, k, v)[0],
+        lambda q, k, v: core.parallel(q, k, v)[0],
+        lambda q, k, v: (((q[:, :, None] * k[:, None]).sum(-1).movedim(-1, 1).tril()) @ v.transpose(1, 2)).transpose(
+            1, 2
+        ),
     ),
     properties=(CAUSAL,),
-    parts_hint=lambda t, inputs: (
-        "may token 0 read itself, and only itself?" if t == 0 else "which tokens does the mask let this one read?"
-    ),
+    parts_hint=_where_the_pairs_part,
+    effort=_all_at_once_is_asked,
 )
 
 
@@ -720,9 +833,25 @@ def _ones_kept(q, k, v, state=None):
     return y / y[..., -1:], S
 
 
-def _ones_first(q, k, v, state=None):
-    y, S = core.parallel(q, k, F.pad(v, (1, 0), value=1.0), state=state)
-    return y[..., 1:] / y[..., :1], S
+def _ones_first(read):
+    """The 1 stands before v; y is `read` from what comes back."""
+
+    def normalised(q, k, v, state=None):
+        y, S = core.parallel(q, k, F.pad(v, (1, 0), value=1.0), state=state)
+        return read(y), S
+
+    return normalised
+
+
+def _where_the_quotient_parts(t, inputs):
+    if t > 0:
+        return "is y_t divided by the sum of the weights up to t, and no further?"
+    if "state" in inputs:
+        return "does the given state count both above and below the line, and is nothing added, scaled or mapped?"
+    return (
+        "with no state given y_0 is v_0 itself, since its one weight cancels. Is y_0 divided by its own last column, "
+        "with nothing added, scaled or mapped?"
+    )
 
 
 NORMALISER = Exercise(
@@ -785,7 +914,27 @@ NORMALISER = Exercise(
             lambda q, k, v, state=None: _normalised(q, k, v)
         ),
         "The 1 stands before v, not after it: y is right without a given state, but the normaliser is the first row "
-        "of S where the last is asked for.": _ones_first,
+        "of S where the last is asked for.": _ones_first(lambda y: y[..., 1:] / y[..., :1]),
+        "The 1 stands before v, but the last column divides, which is an entry of v. Put the ones behind v.": (
+            _ones_first(lambda y: y[..., :-1] / y[..., -1:])
+        ),
+        "The 1 stands before v and its column is dropped, but the last column divides, an entry of v. Put the ones "
+        "behind v.": _ones_first(lambda y: y[..., 1:] / y[..., -1:]),
+        "`y[..., -1]` loses the last axis, so broadcasting lines up its heads with the entries of v. Keep the axis: "
+        "y[..., -1:].": lambda q, k, v, state=None: _divide(lambda y, S, q, k: y[..., -1])(q, k, v, state),
+        "y is divided by its first column, an entry of v. The ones were appended behind v: divide by y[..., -1:].": (
+            _divide(lambda y, S, q, k: y[..., :1])
+        ),
+        "y is divided by the sum of its own entries. Only the last column, which the ones became, is the normaliser.": (
+            _divide(lambda y, S, q, k: y[..., :-1].sum(-1, keepdim=True))
+        ),
+        "1e-3 is added to the normaliser: too large where the features are small. Features are positive here, so leave "
+        "it out.": _divide(lambda y, S, q, k: y[..., -1:] + 1e-3),
+        "1e-4 is added to the normaliser: too large where the features are small. Features are positive here, so leave "
+        "it out.": _divide(lambda y, S, q, k: y[..., -1:] + 1e-4),
+        "The state of core.recurrent must be passed by name: core.recurrent(q, k, v, state=state).": (
+            lambda q, k, v, state=None: core.recurrent(q, k, _with_ones(v), state)
+        ),
         "The column of ones is still in y: it has V + 1 columns. Return y[..., :-1] divided by y[..., -1:].": (
             lambda q, k, v, state=None: core.parallel(q, k, _with_ones(v), state=state)
         ),
@@ -802,7 +951,7 @@ NORMALISER = Exercise(
     properties=(CAUSAL,),
     outputs=("y", "S"),
     time_axis={"y": 1, "S": None},
-    parts_hint=lambda t, inputs: "is y_t divided by the sum of the weights up to t, and no further?",
+    parts_hint=_where_the_quotient_parts,
 )
 
 
@@ -825,16 +974,19 @@ def _stream_cases(rng):
     return cases
 
 
-def _stream(before=lambda z, k: z, add=lambda z, k: z + k, read_S="new", read_z="new", divide=True):
-    """The code to mend, with its parts open: z before the loop, z at a token, and which S and z a read uses."""
+def _total(z, q, k):
+    return (z * q).sum(-1, keepdim=True)
+
+
+def _stream(before=lambda z, k: z, add=lambda z, k: z + k, read_S="new", read_z="new", total=_total):
+    """The code to mend, with its parts open: z before the loop, z at a token, which S and z are read, the division."""
 
     def stream(q, k, v, S, z):
         ys, z = [], before(z, k)
         for q_t, k_t, v_t in zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True):
             Ss, zs = {"old": S, "new": S + _outer(v_t, k_t)}, {"old": z, "new": add(z, k_t)}
             S, z = Ss["new"], zs["new"]
-            total = (zs[read_z] * q_t).sum(-1, keepdim=True) if divide else 1
-            ys.append(_apply(Ss[read_S], q_t) / total)
+            ys.append(_apply(Ss[read_S], q_t) / total(zs[read_z], q_t, k_t))
         return torch.stack(ys, 1), S, z
 
     return stream
@@ -885,7 +1037,24 @@ HUNT = Exercise(
         ),
         "z is replaced by the newest key. It is a sum over all keys so far: z = z + k_t.": _stream(add=lambda z, k: k),
         "z never changes: the new keys are not added to it. Add k_t inside the loop.": _stream(add=lambda z, k: z),
-        "The division is gone: y is S q, without the normaliser. Divide by z·q.": _stream(divide=False),
+        "The division is gone: y is S q, without the normaliser. Divide by z·q.": _stream(total=lambda z, q, k: 1),
+        "y is divided by z·k_t. The sum of the weights is z·q_t: it is the query that reads.": (
+            _stream(total=lambda z, q, k: _total(z, k, k))
+        ),
+        "y is divided by the sum of z, without the query. The sum of the weights is z·q_t.": (
+            _stream(total=lambda z, q, k: z.sum(-1, keepdim=True))
+        ),
+        "y is divided by this token's own weight q_t·k_t. The normaliser is z·q_t, with z over all keys up to t.": (
+            _stream(total=lambda z, q, k: _total(k, q, k))
+        ),
+        "z·q has lost its last axis, so broadcasting lines up its heads with the entries of v. Keep the axis, with "
+        "[..., None] or keepdim=True.": _stream(total=lambda z, q, k: _total(z, q, k)[..., 0]),
+        "The given S and z are ignored: both start from zeros, and earlier calls are forgotten. Start from them.": (
+            lambda q, k, v, S, z: _stream()(q, k, v, torch.zeros_like(S), torch.zeros_like(z))
+        ),
+        "The given S is ignored: it starts from zeros, while z goes on. Start from S as it comes in.": (
+            lambda q, k, v, S, z: _stream()(q, k, v, torch.zeros_like(S), z)
+        ),
         "y is right, but the z that came in is returned. Return the z the loop ends with, for the next call.": (
             _then(_stream(), lambda y, S, z, inputs: (y, S, inputs["z"]))
         ),
@@ -904,18 +1073,46 @@ HUNT = Exercise(
 # 03.10 The chunkwise form
 
 
+LONG = 1024
+
+
 def _chunk_cases(rng):
     sizes = [
-        ("T = 1", 1, 1, 1, 2, 3, 4),
-        ("two chunks, one head, K = V", 1, 6, 1, 3, 3, 3),
+        ("T = 1, less than a chunk of 4", 1, 1, 1, 2, 3, 4),
+        ("two chunks of 3, one head, K = V", 1, 6, 1, 3, 3, 3),
         ("chunks of one token", 1, 5, 2, 3, 2, 1),
-        ("one chunk longer than T", 2, 5, 1, 2, 3, 8),
-        ("a last chunk that is not full, K ≠ V", 2, 7, 2, 5, 3, 3),
-        ("T = 33, chunks of 8, three heads, K = V", 2, 33, 3, 4, 4, 8),
+        ("T = 5, less than a chunk of 8", 2, 5, 1, 2, 3, 8),
+        ("T = 7 is no multiple of the chunk size 3, K ≠ V", 2, 7, 2, 5, 3, 3),
+        ("T = 33 is no multiple of the chunk size 8, three heads, K = V", 2, 33, 3, 4, 4, 8),
     ]
     plain = [Case(name, _tokens(rng, *s) | {"chunk_size": C}) for name, *s, C in sizes]
     given = [_with_state(rng, name, *s) for name, *s, _ in sizes]
-    return plain + [Case(c.name, c.inputs | {"chunk_size": C}) for c, (*_, C) in zip(given, sizes, strict=True)]
+    given = [Case(c.name, c.inputs | {"chunk_size": C}) for c, (*_, C) in zip(given, sizes, strict=True)]
+    long = Case(f"long: T = {LONG}, chunks of 128", _tokens(rng, 1, LONG, 1, 3, 2) | {"chunk_size": 128})
+    return [plain[0], long, *plain[1:], *given]
+
+
+def _chunks_are_asked(inputs, effort):
+    """Told by the long case alone: how often torch was called, and how large a matrix of pairs was built."""
+    (B, T, H, _), C = inputs["q"].shape, inputs["chunk_size"]
+    if T < LONG:
+        return None
+    if effort.calls >= T:
+        return (
+            f"The values are right, but this walks token by token, or over chunks of a few: {effort.calls:,} torch "
+            f"operations for {T} tokens in chunks of {C}. The loop should go over chunks of chunk_size tokens."
+        )
+    if effort.largest >= B * H * T * T:
+        return (
+            "The values are right, but a (T, T) matrix of all pairs is built. Only the pairs inside a chunk are "
+            "needed; the carried state stands for everything before it."
+        )
+    if effort.largest < C * C:
+        return (
+            f"The values are right, but no chunk of {C} tokens is computed by its ({C}, {C}) pairs. Is chunk_size "
+            "used, and not a number of your own?"
+        )
+    return None
 
 
 def _chunked(
@@ -944,12 +1141,41 @@ def _chunked(
 
 def _whole_chunks_only(q, k, v, state=None, chunk_size=4):
     T = q.shape[1] // chunk_size * chunk_size
+    if T == 0:
+        raise ValueError("torch.cat(): expected a non-empty list of Tensors")  # as a loop over no chunk does
     return _chunked()(q[:, :T], k[:, :T], v[:, :T], state, chunk_size)
 
 
 def _zeros_in_the_rest(q, k, v, state=None, chunk_size=4):
-    y, S = _whole_chunks_only(q, k, v, state, chunk_size)
-    return F.pad(y, (0, 0, 0, 0, 0, q.shape[1] - y.shape[1])), S
+    T = q.shape[1] // chunk_size * chunk_size
+    y, S = _chunked()(q[:, :T], k[:, :T], v[:, :T], state, chunk_size)
+    return F.pad(y, (0, 0, 0, 0, 0, q.shape[1] - T)), S
+
+
+def _all_chunks_at_once(q, k, v, state=None, chunk_size=4):
+    """The state each chunk finds is a cumulative sum. Zeros fill the last chunk up: they write nothing."""
+    T = q.shape[1]
+    q, k, v = (F.pad(x, (0, 0, 0, 0, 0, -T % chunk_size)) for x in (q, k, v))
+    first = _start(q, k, v, state)
+    q, k, v = (x.unflatten(1, (-1, chunk_size)).movedim(3, 1) for x in (q, k, v))  # (B, H, N, C, ·)
+    S = first[:, :, None] + (v.mT @ k).cumsum(2)
+    found = torch.cat([first[:, :, None], S[:, :, :-1]], dim=2)
+    y = q @ found.mT + (q @ k.mT).tril() @ v
+    return y.movedim(1, 3).flatten(1, 2)[:, :T], S[:, :, -1]
+
+
+def _every_product_written_out(q, k, v, state=None, chunk_size=4):
+    """Chunk after chunk with sums of products only, and a mask from comparing times."""
+    S, ys = _start(q, k, v, state), []
+    for start in range(0, q.shape[1], chunk_size):
+        q_c, k_c, v_c = (x[:, start : start + chunk_size] for x in (q, k, v))
+        i = torch.arange(q_c.shape[1])
+        seen = (i[:, None] >= i)[None, :, :, None]
+        weights = torch.where(seen, (q_c[:, :, None] * k_c[:, None]).sum(-1), 0)  # (B, C, C, H)
+        y = (weights[..., None] * v_c[:, None]).sum(2)
+        ys.append(y + (S[:, None] * q_c[..., None, :]).sum(-1))
+        S = S + (v_c[..., :, None] * k_c[..., None, :]).sum(1)
+    return torch.cat(ys, 1), S
 
 
 def _before_the_last_chunk(q, k, v, state=None, chunk_size=4):
@@ -968,14 +1194,16 @@ def _from_the_first_state(q, k, v, state=None, chunk_size=4):
 def _where_chunks_part(t, inputs):
     C = inputs["chunk_size"]
     if t == 0:
-        return "does the first token see the given state, and itself?"
+        state = "S q_0, with the given state S, plus " if "state" in inputs else ""
+        return f"y_0 is {state}(q_0·k_0) v_0: is each part there, and nothing scaled or sent through φ?"
     if t % C == 0:
         return f"t = {t} is where a new chunk begins: is the state carried across chunks, and read with q?"
     return f"t = {t} is inside a chunk of {C}: does it read the carried state, and the tokens of its own chunk up to t?"
 
 
 def _other_chunk_sizes(inputs):
-    return [inputs | {"chunk_size": C} for C in (1, 2, inputs["q"].shape[1])]
+    T = inputs["q"].shape[1]
+    return [inputs | {"chunk_size": C} for C in (1, 2, T)] if T < LONG else []
 
 
 ANY_CHUNK_SIZE = Property(
@@ -1049,6 +1277,9 @@ CHUNKED = Exercise(
                 q, k, v, state, chunk_size
             )
         ),
+        "The feature map is applied here, although q and k come with it already. Use q and k as they are.": (
+            lambda q, k, v, state=None, chunk_size=4: _chunked()(_phi(q), _phi(k), v, state, chunk_size)
+        ),
         "A softmax is left in inside the chunk. The weights are the scores themselves, 0 in the future.": (
             _chunked(inside=_causal_softmax)
         ),
@@ -1056,12 +1287,14 @@ CHUNKED = Exercise(
     alternatives=(
         _chunked(),
         lambda q, k, v, state=None, chunk_size=4: core.chunkwise(q, k, v, state=state, chunk_size=chunk_size),
-        lambda q, k, v, state=None, chunk_size=4: core.recurrent(q, k, v, state=state),
+        _all_chunks_at_once,
+        _every_product_written_out,
     ),
     properties=(CAUSAL, HALVES, ANY_CHUNK_SIZE),
     outputs=("y", "S"),
     time_axis={"y": 1, "S": None},
     parts_hint=_where_chunks_part,
+    effort=_chunks_are_asked,
 )
 
 
