@@ -27,6 +27,9 @@ def command(notebook: Path, *more: str) -> list[str]:
         f"--ServerApp.root_dir={root}",
         f"--LabApp.default_url=/lab/tree/{where}",
         f"--LabApp.app_settings_dir={settings}",
+        *(
+            ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
+        ),  # containers; it serves this machine only
         *more,
     ]
 

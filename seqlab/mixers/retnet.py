@@ -38,7 +38,8 @@ class RetNet(nn.Module):
         for W in (self.q, self.k, self.v, self.g):
             nn.init.xavier_uniform_(W.weight, gain=2**-2.5)
         nn.init.xavier_uniform_(self.out.weight, gain=2**-1)
-        self.register_buffer("log_gamma", torch.log1p(-(2.0 ** -(5 + torch.arange(n_heads)))))
+        # Plain tensors in float64, not buffers: a model in bfloat16 must not round its decays and angles.
+        self.log_gamma = torch.log1p(-(2.0 ** -(5 + torch.arange(n_heads, dtype=torch.float64))))
         self.theta = rope_frequencies(d_model // n_heads, inclusive=True)
 
     def project(self, x: Float[Tensor, "B T D"], state: RetNetState | None = None) -> dict[str, Tensor]:
@@ -48,7 +49,8 @@ class RetNet(nn.Module):
         positions = torch.arange(start, start + T, device=x.device)
         q, k, v = (rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v))
         q, k = (rotate(u, positions, self.theta, interleaved=True) for u in (q, k * q.shape[-1] ** -0.5))
-        return {"q": q, "k": k, "v": v, "log_a": repeat(self.log_gamma.to(x.dtype), "h -> b t h 1", b=B, t=T)}
+        log_gamma = self.log_gamma.to(torch.promote_types(x.dtype, torch.float32)).to(x.device)
+        return {"q": q, "k": k, "v": v, "log_a": repeat(log_gamma, "h -> b t h 1", b=B, t=T)}
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
         """From S_t q_t to the head's output: its root mean square is divided out."""

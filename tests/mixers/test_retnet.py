@@ -49,6 +49,14 @@ def test_an_old_token_counts_less_by_gamma_per_step():
     assert (half_lives[1:] / half_lives[:-1]).round().eq(2).all()  # each head remembers twice as long as the one before
 
 
+def test_a_model_in_bf16_keeps_its_decays():
+    """γ of the slowest head in bfloat16 would be rounded by far more than 1 - γ of two neighbouring heads differ."""
+    mixer = RetNet(64, 8).bfloat16()
+    log_a = mixer.project(torch.randn(1, 3, 64, dtype=torch.bfloat16))["log_a"][0, 0, :, 0]
+    exact = torch.tensor([1 - 2.0 ** (-5 - h) for h in range(8)], dtype=torch.float64).log()
+    torch.testing.assert_close(log_a.double(), exact, rtol=1e-6, atol=0)
+
+
 def test_positions_go_on_where_the_state_stopped():
     mixer, x = RetNet(D, H), torch.randn(1, 7, D)
     _, state = mixer(x)
