@@ -22,14 +22,15 @@
 #
 # **Time** 50 minutes to read, under a minute to run.
 #
-# **Rows covered** linear attention · feature maps (elu + 1, random features, Taylor) · normaliser · fast weight
+# **Covers** linear attention · feature maps (elu + 1, random features, Taylor) · normaliser · fast weight
 # programmers · Linformer.
 #
 # The whole course asks one question of one equation:
 #
 # $$S_t = S_{t-1} A_t + v_t k_t^\top \qquad\qquad y_t = S_t q_t$$
 #
-# *What should the memory forget?* In this chapter the answer is: nothing. $A_t$ is the identity.
+# *What should the memory forget?* The $K \times K$ matrix $A_t$ says what is kept of the columns. In this chapter the
+# answer is: nothing is forgotten. $A_t$ is the identity.
 
 # %%
 import math
@@ -138,7 +139,9 @@ timing_lines(
 # steps that wait for the step before. With 32 sequences, one step multiplies a matrix by a matrix. With one sequence,
 # it multiplies a matrix by a single vector, 4,096 times in a row.
 #
-# PyTorch's own GRU is written in C++, and its line has the same shape. So this is not about Python.
+# PyTorch's own GRU is written in C++, and its line has the same shape. So this is not about Python. It lies higher,
+# because a GRU is more work: two gates and a candidate, three matrices where this RNN has one. Compare the slopes,
+# not the heights.
 #
 # ### Predict
 #
@@ -148,9 +151,9 @@ timing_lines(
 # %% [markdown]
 # ## 2 · Derive: move one bracket
 #
-# Why must the RNN wait? Because of the $\tanh$ around $W h_{t-1}$: what is added at step $t$ depends on what is
-# already there. If each token added something that depended on *that token alone*, the state would be a plain sum. A
-# sum can be taken in any order, and all of its terms at the same time.
+# Why must the RNN wait? Each step puts $h_{t-1}$ through $W$ and a $\tanh$. Such steps cannot be merged into one. Keep
+# the state as it is instead, and add a term that depends on *the new token alone*. Then the state is a plain sum. A sum
+# can be taken in any order, and all of its terms can be computed at the same time.
 #
 # Which sum? Start from what attention does. Softmax attention reads a weighted mean of the values:
 #
@@ -217,7 +220,7 @@ figures.memory(memory_q, memory_k, memory_v, labels, start=3)
 # appears as one new column of the state (right table, outlined in orange). For the last four nothing is written:
 # $q_t$ picks a column (outlined in blue), and $y_t$ is a copy of it. The state never grows.
 #
-# With a running kernel you can also choose the keys. `angle` turns every key a little towards its neighbour. At 0 you
+# In a running notebook you can also choose the keys. `angle` turns every key a little towards its neighbour. At 0 you
 # have the figure above. Turn it up, and look at $y_t$ while a pair is read: it no longer copies one column, since a
 # value now lies spread over two. Section 5 is about what that costs.
 
@@ -334,9 +337,15 @@ figures.forms(T=16, chunks=[1, 2, 4, 8, 16], K=4, V=4)
 # through the state. At $C = 1$ nearly everything goes through the state: little work, but 16 steps one after the
 # other. At $C = 16$ everything is a pair: one step, and the most work. In between lies what training uses.
 #
+# The bars count the chunkwise row of the table at every $C$. So at both ends they hold a little more than the pure
+# forms: at $C = 1$ each token still meets itself as a pair, and at $C = 16$ an empty state is read and a last one
+# written. The grey bar is the number of chunks: so many steps if they are walked one after the other, as
+# `seqlab.recurrence` does. A cumulative sum needs fewer.
+#
 # ## 4 · The failure, mended
 #
-# Now the prediction of section 1. Same tokens, same width, same measurement.
+# Now the prediction of section 1. Same tokens, same width, same measurement. Compare your line with "all chunks at
+# once": it is the form that can use every core. The other two forms are there to tell depth from work.
 
 
 # %%
@@ -468,13 +477,15 @@ figures.capacity(capacity, law=math.sqrt)
 
 # %% [markdown]
 # *What to see.* Orthonormal keys (green circles) have no error at all, but they end at $N = K$: there is no further
-# direction. Random keys follow $\sqrt{N / K}$ for every $K$; at small $K$ a little below, since it is really $N - 1$.
+# direction. Random keys follow $\sqrt{N / K}$ for every $K$. With few pairs they lie below, since it is really
+# $\sqrt{(N - 1) / K}$: the first square, $N = 2$ at $K = 16$, should be at 0.25 and not at 0.35.
 # There is no cliff. A state that is twice as wide does not make reads exact. It halves the squared error.
 #
-# This is the price of a state of fixed size, and no form or kernel changes it. The delta rule (chapter 08) cleans up
-# before it writes. Gates (chapters 04 and 05) forget. Hybrids (chapter 18) keep some softmax attention.
+# This is the price of a state of fixed size. No form changes it, and no faster code. The delta rule (chapter 08) cleans
+# up before it writes. Decay and gates (chapters 04 and 05), numbers below 1 that multiply the state, forget. Hybrids
+# (chapter 18) keep some softmax attention.
 #
-# With a running kernel, watch single reads. The left table is all there is to see: row $i$ says which other values
+# In a running notebook, watch single reads. The left table is all there is to see: row $i$ says which other values
 # get mixed into read $i$.
 
 
@@ -500,13 +511,14 @@ explore(stored_together, pairs=(1, 64), K=[8, 16, 32, 64, 128])
 # | random | $\exp(w_i \cdot \hat x - \lVert \hat x \rVert^2 / 2) / \sqrt F$ | $F$ | $\exp(s)$ on average | Performer |
 # | Taylor | $[1,\; \hat x,\; \hat x \otimes \hat x / \sqrt 2]$ | $1 + K + K^2$ | $1 + s + s^2/2$ | Based |
 #
-# In the last two, $\hat x = x / K^{1/4}$, so that $\hat q \cdot \hat k = s$, and $w_i$ is drawn from a normal
-# distribution. As ten lines of code:
+# In the last two, $\hat x = x / K^{1/4}$, so that $\hat q \cdot \hat k = s$. Each $w_i$ is drawn from the standard
+# normal distribution in $K$ dimensions. In formulas $F$ is the number of features; in code `F` is
+# `torch.nn.functional`. As ten lines of code:
 
 
 # %%
 def elu_plus_one(x):
-    return torch.where(x > 0, x + 1, x.exp())
+    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())  # see the lesson below
 
 
 def random_features(x, w):  # w: (F, K)
@@ -534,6 +546,13 @@ def these_are_the_feature_maps_of_seqlab():
 
 
 @holds
+def elu_plus_one_has_a_finite_slope_everywhere():
+    x = torch.tensor([-100.0, 0.0, 100.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(elu_plus_one(x).sum(), x)
+    same(slope, torch.tensor([0.0, 1.0, 1.0]))
+
+
+@holds
 def taylor_features_multiply_to_the_second_order_polynomial():
     same((taylor(q) * taylor(k)).sum(-1), 1 + s + s**2 / 2)
 
@@ -547,6 +566,10 @@ def random_features_give_exp_on_average():
 
 
 # %% [markdown]
+# *A lesson in passing.* Why the `clamp`? `where` chooses between two results, but backward goes through both branches.
+# In float32 `exp(100)` is infinite, and the slope of the branch not taken becomes 0 · ∞ = NaN. Keep every branch of a
+# `where` finite.
+#
 # Where does each one fail? Draw $\varphi(q) \cdot \varphi(k)$ against $s$, on a logarithmic scale, for queries and
 # keys with entries of growing size. On the line, the map *is* the exponential. A constant factor would cancel in the
 # normaliser, so each cloud is first moved, as a whole, onto the line.
@@ -570,18 +593,34 @@ def against_exp(size):
 figures.flip_book({f"{size:g}": against_exp(size) for size in (0.25, 0.5, 1, 1.5, 2)}, "size of the entries", start=2)
 
 # %% [markdown]
+# The same in numbers. A *span* is the largest weight over the smallest. *Typically off by* is a median: half of the
+# pairs are off by more than this factor.
+
+# %% tags=["nbval-check-output"]
+print("size of entries    span of exp(s)    span of elu + 1    typically off by: elu + 1    random")
+for size in (1, 2):
+    q, k = size * torch.randn(2, 120, 16, generator=torch.Generator().manual_seed(0))
+    exact = (q * k).sum(-1) / 4
+    logs = {name: (phi(q) * phi(k)).sum(-1).log() for name, phi in MAPS.items() if phi.positive}
+    spans = [(x.max() - x.min()).exp() for x in (exact, logs["elu + 1"])]
+    off = [x - exact for x in (logs["elu + 1"], logs["random (F = 64)"])]
+    typically = [(x - x.median()).abs().median().exp() for x in off]
+    print(f"{size:15} {spans[0]:17.0e} {spans[1]:18.0f} {typically[0]:28.0f} {typically[1]:9.0f}")
+
+# %% [markdown]
 # *What to see.*
 #
 # - **Identity** puts half of the scores below 0 (the crosses). No mean can have such weights.
-# - **elu + 1** is always positive but nearly flat. It cannot point at one token: all weights stay within a narrow
-#   band, while softmax spreads over many powers of ten.
-# - **Taylor** lies on the line for small $s$, bends away for large $s$, and turns *up again* for very negative $s$:
-#   the most dissimilar keys get weight.
-# - **Random features** are right on average at any size, but the cloud widens as the vectors grow. Move the slider to
-#   2: one draw of 64 features is then typically off by a factor of about ten.
+# - **elu + 1** is always positive but nearly flat. It cannot point at one token: even at size 2 all weights stay within
+#   a factor of about ten. Softmax spreads over two powers of ten at size 1, and over eight at size 2.
+# - **Taylor** lies on the line for small $s$ and bends away for large $s$. For $s < -1$, where $1 + s + s^2/2$ has its
+#   minimum, it turns *up again*: the most dissimilar keys gain weight.
+# - **Random features** scatter around the line, and the cloud widens as the vectors grow. At size 2 one draw of 64
+#   features is typically off by more than a factor of ten, as much as elu + 1. But elu + 1 misses in the same way
+#   whatever you do. Random features are right *on average*, so more of them help.
 #
 # How fast does it widen? For independent $w_i$ the relative error has a closed form (Performer, Lemma 2). It grows
-# exponentially with the length of $\hat q + \hat k$, and shrinks only with $\sqrt F$:
+# exponentially with the squared length of $\hat q + \hat k$, and shrinks only with $\sqrt F$:
 #
 # $$\text{relative error} = \sqrt{\frac{e^{\lVert \hat q + \hat k \rVert^2} - 1}{F}}$$
 
@@ -602,21 +641,32 @@ def random_features_spread_as_performer_says():
 
 # %% [markdown]
 # A second thing changes with the map: how far apart the keys can be, and with it how much a read smears (section 5).
-# Take random keys, and measure the cosine between the features of every two of them.
+# Take 400 random keys, and measure the cosine between the features of every two of them. Then store 400 values under
+# them, read each one back, and measure the smear relative to the values: once for values of mean 0, once for values
+# with a common part.
 
 # %% tags=["nbval-check-output"]
-keys = torch.randn(400, 16, generator=rng)
-print(f"{'cosine between the features of two keys, K = 16':50} mean   mean size")
+keys, values = (torch.randn(400, width, generator=rng) for width in (16, 256))
+print(" " * 21 + "cosine of two keys    smear if signs    smear, values    smear, values")
+print("K = 16                 mean   mean size    are random        of mean 0        of mean 1")
 for name, phi in MAPS.items():
     features = F.normalize(phi(keys), dim=-1)
-    cosines = (features @ features.mT)[~torch.eye(400, dtype=torch.bool)]
-    print(f"{name:50} {abs(cosines.mean()):4.1f}   {cosines.abs().mean():9.1f}")
+    cosines = (features @ features.mT).fill_diagonal_(0)
+    mean, mean_size = cosines.sum() / (400 * 399), cosines.abs().sum() / (400 * 399)
+    random_signs = cosines.square().sum(-1).mean().sqrt()  # their squares add
+    smears = [(cosines @ v).square().mean().sqrt() / v.square().mean().sqrt() for v in (values, values + 1)]
+    print(f"{name:20} {abs(mean):6.1f} {mean_size:11.1f} {random_signs:13.0f} {smears[0]:16.0f} {smears[1]:16.0f}")
 
 # %% [markdown]
-# With the identity, overlaps have both signs. Their mean is 0, so smears partly cancel. With a positive map they
-# never cancel. elu + 1 is the extreme case: all its features lie in one corner of a space of only $K$ dimensions, so
-# every key is close to every other. Taylor and random features have more dimensions to spread in, and pay with a
-# larger state. This is one reason why most later models take the identity, with keys of unit length and *without* a
+# *What to see.* A smear is a sum of values times cosines. Values of mean 0 bring random signs of their own. So their
+# smears partly cancel under *every* map, and only the size of the cosines matters: the two columns in the middle
+# agree. It is different when the values have something in common. Under a positive map all cosines are positive, and
+# the common part adds up without cancelling. Under the identity the cosines themselves have both signs, and it still
+# cancels.
+#
+# elu + 1 is the extreme case in both: all its features lie in one corner of a space of only $K$ dimensions, so every
+# key is close to every other. Taylor and random features have more dimensions to spread in, and pay with a larger
+# state. This is one reason why most later models take the identity, with keys of unit length and *without* a
 # normaliser. What they give up is the next section.
 #
 # ## 7 · The normaliser
@@ -661,8 +711,8 @@ def with_it_the_length_of_the_query_no_longer_matters():
 
 
 # %% [markdown]
-# What happens without it? The state is a sum, and nothing is ever taken away. Let the values share a common part, as
-# the activations of real layers do, and watch the size of the read over 1,024 tokens.
+# What happens without it? The state is a sum, and nothing is ever taken away. Let the values share a common part, here
+# a mean of 1, and watch the size of the read over 1,024 tokens.
 
 # %%
 T_long = 1024
@@ -698,8 +748,9 @@ figures.growth(
 # So there are two consistent choices, and `seqlab` offers both:
 #
 # 1. a positive map, *with* the normaliser;
-# 2. any map, *without* it, and an RMS norm on each head's output, so that the size of the read no longer matters.
-#    TransNormer made the case for this one (arXiv:2210.10340): the division was a source of unbounded gradients.
+# 2. any map, *without* it, and an RMS norm on each head's output (divide by the root mean square), so that the size of
+#    the read no longer matters. TransNormer made the case for this one (arXiv:2210.10340): the division was a source of
+#    unbounded gradients.
 #
 # ## 8 · Fast weights: the same idea in 1992
 #
@@ -734,27 +785,28 @@ def one_gradient_step_on_an_inner_product_is_one_write():
 # the $T \times T$ matrix of weights is close to low rank. It projects keys and values *along time*, from $T$ tokens
 # to $r$ summaries:
 #
-# $$Y = \mathrm{softmax}\bigl(Q\,(E K)^\top / \sqrt{K}\bigr)\,(E V) \qquad E \in \mathbb R^{r \times T}$$
+# $$Y = \mathrm{softmax}\bigl(Q\,(E K)^\top / \sqrt{d}\bigr)\,(E V) \qquad E \in \mathbb R^{r \times T}$$
 #
-# The cost is $T \cdot r$ instead of $T^2$. **Predict: can we train a language model with it, one that must not see
+# Here $Q$, $K$ and $V$ are matrices with a row for each token, and $d$ is the width of a key. The cost is $T \cdot r$
+# instead of $T^2$. **Predict: can we train a language model with it, one that must not see
 # the future?** Change the last token, and look at the outputs before it.
 
 
 # %%
-T, r, K = 24, 6, 8
+T, r, d = 24, 6, 8
 E = randn(r, T) / T**0.5
 
 
-def linformer(q, k, v):  # (T, K), (T, K), (T, V)
-    return ((q @ (E @ k).mT) / K**0.5).softmax(-1) @ (E @ v)
+def linformer(q, k, v):  # (T, d) each
+    return ((q @ (E @ k).mT) / d**0.5).softmax(-1) @ (E @ v)
 
 
 def linear_attention(q, k, v):
     return normalised(*(u[None, :, None] for u in (elu_plus_one(q), elu_plus_one(k), v)), form=parallel)[0][0, :, 0]
 
 
-W_q, W_k, W_v = (randn(K, K) for _ in range(3))
-x, other = randn(T, K), randn(T, K)
+W_q, W_k, W_v = (randn(d, d) for _ in range(3))
+x, other = randn(T, d), randn(T, d)
 
 
 def moved(attention):
@@ -799,8 +851,8 @@ figures.moved(changes, "Change a token: linear attention moves what follows, Lin
 #
 # ## 10 · The whole layer
 #
-# Four projections, a feature map, the recurrence, the division. That is a mixer, with the contract of this course:
-# `(x, state) -> (y, state)`.
+# Four projections, a feature map, the recurrence, the division. That is a *mixer*: the layer of a model in which tokens
+# learn of one another. All mixers of this course have one contract: `(x, state) -> (y, state)`.
 
 
 # %%
@@ -856,11 +908,12 @@ microscope_frames(observe(layer, x, 2 * words))
 # %% [markdown]
 # *What to see.* Top: the state, and what the current token adds to it. Every key has only positive features, so every
 # token writes into every column, and the bottom row, the normaliser $z$, only grows. Bottom left: the weights that
-# this state implies; each row is spread widely, as section 6 predicted for elu + 1. Bottom right: no key returns its
-# own value well, since every read is a mean of nearly everything. The second round adds the same pairs again. The
-# mean of equal things is the same, so the reads do not improve.
+# this state implies; each row is spread widely, as section 6 predicted for elu + 1. Bottom right: what each key
+# returns, against the value that was stored. The title counts a value as come back when their cosine is at least 0.9,
+# the dashed line. No bar reaches it, since every read is a mean of nearly everything. The second round adds the same
+# pairs again. The mean of equal things is the same, so the reads do not improve.
 #
-# With a running kernel, compare with the identity map. Its keys can be nearly orthogonal, and most values come back,
+# In a running notebook, compare with the identity map. Its keys can be nearly orthogonal, and most values come back,
 # though the state has no more columns:
 
 # %%
@@ -914,7 +967,7 @@ def per_token_with_state(n_features):
 
 
 features = {"elu + 1": WIDTH, "Taylor": 1 + WIDTH + WIDTH**2}
-costs = {"all pairs (softmax, or the parallel form)": {T: T * T * 2 * WIDTH for T in lengths}}
+costs = {"all pairs (softmax, or parallel with elu + 1)": {T: T * T * 2 * WIDTH for T in lengths}}
 for name, n_features in features.items():
     costs[f"chunkwise, {name}: F = {n_features:,}"] = {T: T * per_token_with_state(n_features) for T in lengths}
 crossing = [per_token_with_state(n_features) / (2 * WIDTH) for n_features in features.values()]
@@ -927,8 +980,9 @@ timing_lines(
 
 # %% [markdown]
 # *What to see.* The cost of all pairs is the steepest line. The other two are parallel, at different heights. Where
-# they cross it, "linear" starts to be cheaper in multiplications. (Counted for all $T^2$ pairs. A kernel that skips
-# the masked half doubles these lengths.) This is why Based projects queries and keys down to 16 channels before the
+# they cross it, "linear" starts to be cheaper in multiplications. (Masked pairs are counted, in all lines. Code that
+# skips them halves the cost of all pairs, but only a part of the chunkwise cost: the lines then cross further right,
+# at less than twice these lengths.) This is why Based projects queries and keys down to 16 channels before the
 # map.
 #
 # **"Random features approximate softmax."** On average, yes. The error of one draw grows exponentially with the
@@ -965,8 +1019,8 @@ timing_lines(
 #
 # ## Recap, in five lines
 #
-# 1. An RNN waits because what it adds depends on what it holds. Make the addition depend on the token alone, and the
-#    state is a sum.
+# 1. An RNN waits because each step puts the state through $W$ and a $\tanh$. Keep the state as it is, add a term of
+#    the new token alone, and the state is a sum.
 # 2. Replace $\exp(q \cdot k)$ by $\varphi(q) \cdot \varphi(k)$ and move the bracket: $S_t = S_{t-1} + v_t k_t^\top$,
 #    $y_t = S_t q_t$.
 # 3. One equation, three forms: recurrent to decode, parallel to derive, chunkwise to train.
@@ -978,6 +1032,8 @@ timing_lines(
 #
 # ## References
 #
+# - Y. Sun et al. *Retentive Network: A Successor to Transformer for Large Language Models* (RetNet). 2023.
+#   arXiv:2307.08621
 # - A. Katharopoulos, A. Vyas, N. Pappas, F. Fleuret. *Transformers are RNNs: Fast Autoregressive Transformers with
 #   Linear Attention.* 2020. arXiv:2006.16236
 # - K. Choromanski et al. *Rethinking Attention with Performers.* 2020. arXiv:2009.14794

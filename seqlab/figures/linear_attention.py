@@ -275,7 +275,7 @@ def forms_at(T: int, C: int, K: int, V: int) -> go.Figure:
         3,
         column_widths=[0.56, 0.22, 0.22],
         horizontal_spacing=0.11,
-        subplot_titles=["which way from j to i", "multiply-adds", "steps"],
+        subplot_titles=["which way from j to i", "multiply-adds", "steps, at most"],
     )
     colors = [[0, COLORS["attention"]], [0.5, COLORS["attention"]], [0.5, COLORS["state"]], [1, COLORS["state"]]]
     fig.add_trace(

@@ -88,7 +88,7 @@ check("03.1", phi)
 
 # %% [markdown]
 # The picture shows your φ beside exp. Both are positive. φ grows only linearly to the right, so one large entry does
-# not drown all others. That is a difference to softmax, not an approximation of it.
+# not drown all others. That is a difference from softmax, not an approximation of it.
 
 
 # %%
@@ -109,7 +109,8 @@ def picture_of_feature_map():
 #
 # $$S \leftarrow S + v\,k^\top, \qquad (v\,k^\top)_{ij} = v_i\,k_j .$$
 #
-# This is one token, so there is no time axis. Return a new S and leave the one you were given as it is.
+# This is one token, so there is no time axis. Return a new S and leave the one you were given as it is. Here and in
+# all exercises below, q and k come with the feature map already applied: use them as they are.
 
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_2", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -132,6 +133,26 @@ check("03.2", write)
 #
 # *Common mistakes:* writing k vᵀ, which nobody notices as long as K = V. Replacing S instead of adding to it. `S +=
 # …` gives the right numbers but changes the caller's table too.
+
+# %% [markdown]
+# Below, your `write` stores four values under four one-hot keys, one after the other. Each write fills one column of
+# the table, and nothing else changes. Orange is positive, blue negative, white zero.
+
+
+# %%
+@when_written
+def picture_of_memory():
+    torch.manual_seed(0)
+    keys, values, S = torch.eye(4), torch.randn(4, 3), torch.zeros(1, 1, 3, 4)
+    fig = make_subplots(1, 4, subplot_titles=[f"after token {t}" for t in range(4)], shared_yaxes=True)
+    for t in range(4):
+        S = write(S, keys[t].view(1, 1, 4), values[t].view(1, 1, 3))
+        fig.add_heatmap(z=S[0, 0], row=1, col=t + 1, coloraxis="coloraxis")
+    fig.update_layout(template="seqlab", height=300, margin_t=90, coloraxis={"colorscale": SIGNED, "cmid": 0})
+    fig.update_yaxes(title_text="entry of v", autorange="reversed", dtick=1, col=1)
+    fig.update_xaxes(title_text="column", dtick=1)
+    return fig.update_layout(title_text="One-hot keys: each value gets a column of its own")
+
 
 # %% [markdown]
 # ## 03.3  Read from the memory
@@ -164,26 +185,6 @@ check("03.3", read)
 #
 # *Common mistakes:* letting q meet the rows (Sᵀ q), scaling by K^-1/2 out of habit, or leaving a softmax on q. The
 # first raises an error only where K ≠ V.
-
-# %% [markdown]
-# Below, your `write` stores four values under four one-hot keys, one after the other. Each write fills one column of
-# the table, and nothing else changes. Orange is positive, blue negative, white zero.
-
-
-# %%
-@when_written
-def picture_of_memory():
-    torch.manual_seed(0)
-    keys, values, S = torch.eye(4), torch.randn(4, 3), torch.zeros(1, 1, 3, 4)
-    fig = make_subplots(1, 4, subplot_titles=[f"after token {t}" for t in range(4)], shared_yaxes=True)
-    for t in range(4):
-        S = write(S, keys[t].view(1, 1, 4), values[t].view(1, 1, 3))
-        fig.add_heatmap(z=S[0, 0], row=1, col=t + 1, coloraxis="coloraxis")
-    fig.update_layout(template="seqlab", height=300, margin_t=90, coloraxis={"colorscale": SIGNED, "cmid": 0})
-    fig.update_yaxes(title_text="entry of v", autorange="reversed", dtick=1, col=1)
-    fig.update_xaxes(title_text="column", dtick=1)
-    return fig.update_layout(title_text="One-hot keys: each value gets a column of its own")
-
 
 # %% [markdown]
 # ## 03.4  Predict a smeared read
@@ -238,7 +239,7 @@ if smeared is not ...:  # predict first
 #
 # Two models of 28 layers are about to answer the next token, after 32,768 tokens of context, for one sequence.
 #
-# - **Softmax attention** keeps a KV cache: 24 query heads share 8 key-value heads; keys and values are 128 wide and
+# - **Softmax attention** keeps a KV cache: 24 query heads share 4 key-value heads; keys and values are 128 wide and
 #   stored in bfloat16.
 # - **Linear attention** keeps its state: 10 heads, K = 128 features and V = 192 value entries, with the normaliser (a
 #   1 appended to each v), stored in float32.
@@ -248,7 +249,7 @@ if smeared is not ...:  # predict first
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_5", "locked": false, "schema_version": 3, "solution": true, "task": false}
 ### BEGIN SOLUTION
-cache = 28 * 2 * 32_768 * 8 * 128 * 2  # layers, k and v, tokens, key-value heads, width, bytes
+cache = 28 * 2 * 32_768 * 4 * 128 * 2  # layers, k and v, tokens, key-value heads, width, bytes
 state = 28 * 10 * (192 + 1) * 128 * 4  # layers, heads, V + 1 rows, K columns, bytes
 cache_over_state = cache / state
 ### END SOLUTION
@@ -258,11 +259,11 @@ check("03.5", cache_over_state)
 
 # %% [markdown] tags=["explanation"]
 # **Solution.** The cache keeps a key *and* a value of width 128 for each token, each key-value head and each layer, 2
-# bytes a number: 28 · 2 · 32,768 · 8 · 128 · 2 = 3,758,096,384 bytes. The state keeps one (V + 1) × K table for each
-# head and layer, 4 bytes a number: 28 · 10 · 193 · 128 · 4 = 27,668,480 bytes. The ratio is about 135.8.
+# bytes a number: 28 · 2 · 32,768 · 4 · 128 · 2 = 1,879,048,192 bytes. The state keeps one (V + 1) × K table for each
+# head and layer, 4 bytes a number: 28 · 10 · 193 · 128 · 4 = 27,668,480 bytes. The ratio is about 67.9.
 #
-# The layers cancel, the tokens do not: the cache grows with each of them, the state never does. After 32,768 / 135.8
-# ≈ 241 tokens the two are equal. Below that, linear attention needs *more* memory.
+# The layers cancel, the tokens do not: the cache grows with each of them, the state never does. After 32,768 / 67.9
+# ≈ 482 tokens the two are equal. Below that, linear attention needs *more* memory.
 #
 # *Common mistakes:* the factor 2 for k and v; the query heads instead of the shared ones; one table for all heads;
 # the row of the normaliser; bits for bytes on one side.
@@ -280,8 +281,8 @@ if isinstance(cache_over_state, (int, float)) and cache_over_state > 0:
 #
 # $$S_t = S_{t-1} + v_t\,k_t^\top, \qquad y_t = S_t\,q_t .$$
 #
-# Start from `state` if it is given, else from zeros. Your `write` and `read` may be used. q and k come with the
-# feature map already applied, here and below. There is no normaliser yet.
+# Start from `state` if it is given, else from zeros. Your `write` and `read` may be used. There is no
+# normaliser yet.
 
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_6", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -326,7 +327,7 @@ check("03.6", fold)
 # $$y_t = \sum_{j \le t} (q_t \cdot k_j)\, v_j .$$
 #
 # All pairs (t, j) can be computed at once, as in attention: scores, a causal mask, times the values. Only the softmax
-# is missing.
+# is missing. For all t at once: a loop over tokens gives the right numbers, but it is 03.6, and the check says so.
 
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_7", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -390,8 +391,8 @@ def picture_of_weights():
 # $$y_t = \frac{\sum_{j \le t} (q_t \cdot k_j)\, v_j}{\sum_{j \le t} q_t \cdot k_j} .$$
 #
 # The sum below the line is what the recurrence would give for values that are all 1. So append a column of ones to v,
-# run the recurrence once, and divide. `core.recurrent(q, k, v, state=None)` is `seqlab`'s own `fold`; use it or
-# yours. Features are positive here, so no eps is needed.
+# run the recurrence once, and divide. `core.recurrent(q, k, v, state=state)` is `seqlab`'s own `fold`; use it or yours.
+# It takes its state by name only. Features are positive here, so no eps is needed.
 
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_8", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -472,7 +473,8 @@ print(moved_by_the_last_key(stream_given))
 # *Find and mend two faults in a normalised linear attention that leaves a perfect state behind. · 12 minutes · ●●○ · 2 points*
 #
 # Only the last y should have moved. Mend `stream_given`: write the right version into `stream`. You may copy it and
-# change a few lines.
+# change a few lines. This probe shows one of the two faults only: when the last y alone moves, the other may still be
+# there. Ask then what the very first y is, if S and z start from zeros.
 
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_9", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -523,8 +525,9 @@ when_written(lambda: moved_by_the_last_key(stream))
 #
 # $$y_t = S_{s-1}\,q_t + \sum_{s \le j \le t} (q_t \cdot k_j)\, v_j , \qquad S_{s+C-1} = S_{s-1} + \sum_{j=s}^{s+C-1} v_j\,k_j^\top .$$
 #
-# T need not be a multiple of C: the last chunk may be shorter. There is no normaliser. The loop goes over chunks, not
-# over tokens. Your `all_pairs` may be used once 03.7 is right.
+# T need not be a multiple of C: the last chunk may be shorter. There is no normaliser. The loop goes over chunks of
+# `chunk_size` tokens, not over tokens, and no T × T matrix is built. The check counts on a long sequence. Your
+# `all_pairs` may be used once 03.7 is right.
 
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_10", "locked": false, "schema_version": 3, "solution": true, "task": false}
