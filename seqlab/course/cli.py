@@ -222,9 +222,11 @@ def _remember(reports) -> None:
 def _print_marks(reports) -> None:
     table = Table("", "", "points", "", box=None, pad_edge=False)
     for r in reports:
-        style = "green" if r.passed else "red"
-        mark = f"[{style}]{'✓ passed' if r.passed else '✗ failed'}[/]"
-        table.add_row(r.id, mark, f"{r.earned} of {r.points}", _plain(r.title if r.passed else r.message))
+        blank = r.kind == "not started"
+        style = "green" if r.passed else "dim" if blank else "red"
+        mark = f"[{style}]{'✓ passed' if r.passed else '· not started' if blank else '✗ failed'}[/]"
+        said = r.title if r.passed or blank else r.message
+        table.add_row(r.id, mark, f"{r.earned} of {r.points}", _plain(said))
     out.print(table)
     out.print(f"{sum(r.earned for r in reports)} of {sum(r.points for r in reports)} points", style="bold")
 

@@ -335,9 +335,9 @@ def _notes(e: Exercise, outcomes: list[Outcome]) -> tuple[str, ...]:
 
 
 def _parting(e: Exercise, wrong: list[_Tried]) -> Parting | None:
-    """What to draw: the case that stays right longest, the last (largest) of equals, if the shapes are right."""
+    """What to draw: the case that stays right longest, the largest of equals, if the shapes are right."""
     found = [p for t in wrong if t.kind in ("value", "nan") for p in _partings(e, t)]
-    return max(reversed(found), key=lambda p: -1 if p.t is None else p.t, default=None)
+    return max(found, key=lambda p: (-1 if p.t is None else p.t, p.reference.numel()), default=None)
 
 
 def _partings(e: Exercise, t: _Tried) -> Iterator[Parting]:

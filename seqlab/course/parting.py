@@ -19,7 +19,7 @@ def figure(p: Parting) -> go.Figure:
     hover = f"{rows} %{{y}}, {columns} %{{x}}: %{{z:.4g}}<extra></extra>"
     for i, picture in enumerate((yours, right, yours - right), 1):
         fig.add_heatmap(z=_finite(picture), coloraxis="coloraxis", hovertemplate=hover, row=1, col=i)
-        fig.update_xaxes(title_text=columns, row=1, col=i)
+        fig.update_xaxes(title_text=columns, dtick=1 if right.shape[1] <= 10 else None, row=1, col=i)
         fig.update_yaxes(autorange="reversed", title_text=rows if i == 1 else None, row=1, col=i)
         if rows == "t" and p.t:
             fig.add_hline(y=p.t - 0.5, line_dash="dot", line_color="#2B2B2B", row=1, col=i)
