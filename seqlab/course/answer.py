@@ -44,7 +44,9 @@ class Outcome:
             raise ValueError(f"unknown kind of outcome {data['kind']!r}")
         words = {name: str(data[name])[:400] for name in ("kind", "type", "message", "line")}
         changed = tuple(str(name) for name in data["changed"][:20])
-        effort = Effort(**{name: int(data["effort"][name]) for name in ("calls", "largest")})
+        effort = Effort(
+            *(int(data["effort"][name]) for name in ("calls", "largest")), bool(data["effort"]["gradient_finite"])
+        )
         more = {"binding": bool(data["binding"]), "changed": changed, "effort": effort}
         return cls(value=_reread(data["value"]), **more, **words)
 
@@ -71,8 +73,11 @@ def call(function: Any, inputs: dict, seconds: float = 10.0) -> Outcome:
     """Call once, on a copy of the inputs."""
     given, meter = clone(inputs), Meter()
     try:
-        with time_limit(seconds), meter:
-            value = plain(function(**given))
+        with time_limit(seconds):
+            with meter:
+                answer = function(**given)
+                value = plain(answer)
+            effort = Effort(meter.calls, meter.largest, _finite_gradients(answer, given))
     except OutOfTime:
         return Outcome("slow")
     except NotImplementedError as error:
@@ -82,7 +87,7 @@ def call(function: Any, inputs: dict, seconds: float = 10.0) -> Outcome:
     except (Exception, SystemExit) as error:
         return _raised(function, error)
     changed = tuple(name for name in inputs if not _same(inputs[name], given[name]))
-    return Outcome("returned", value, changed=changed, effort=Effort(meter.calls, meter.largest))
+    return Outcome("returned", value, changed=changed, effort=effort)
 
 
 class Meter(TorchDispatchMode):
@@ -99,6 +104,18 @@ class Meter(TorchDispatchMode):
             if isinstance(x, torch.Tensor):
                 self.largest = max(self.largest, x.numel())
         return made
+
+
+def _finite_gradients(answer: Any, given: dict) -> bool:
+    """Whether the sum of a tensor `answer` has a finite gradient in every input that asks for one (none: True)."""
+    wanted = [x for x in given.values() if isinstance(x, torch.Tensor) and x.requires_grad]
+    if not wanted or not isinstance(answer, torch.Tensor) or not answer.requires_grad:
+        return True
+    try:
+        gradients = torch.autograd.grad(answer.sum(), wanted, allow_unused=True)
+    except RuntimeError:  # something that the gradient needs was changed in place
+        return False
+    return all(g is None or bool(g.isfinite().all()) for g in gradients)
 
 
 def number(value: Any) -> Outcome:

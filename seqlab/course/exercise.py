@@ -34,10 +34,14 @@ class Property:
 
 @dataclass(frozen=True)
 class Effort:
-    """What one call cost, whatever its machine: torch operations called, and elements of the largest tensor made."""
+    """What one call cost, whatever its machine: torch operations called, and elements of the largest tensor made.
+
+    gradient_finite: False where an input that wants a gradient gets inf or nan, or none because of a change in place.
+    """
 
     calls: int = 0
     largest: int = 0
+    gradient_finite: bool = True
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@
 # models are trained with.
 #
 # 9 exercises, 14 points, about 103 minutes. They go with the chapter `04_retnet`, and get harder towards the end.
-# Each stands alone: you can skip one and come back.
+# Each stands alone: you can skip one and come back. Only 04.9 joins the others; it may call your `decay_mask` (04.4),
+# or do without.
 #
 # **How it works**
 #
@@ -28,8 +29,8 @@
 # - `check("04.3", step)` says at once what is right. If something is wrong it says which mistake it is, where it can.
 # - `hint("04.3")` opens one more of three hints: a direction, the key identity, nearly the code.
 # - `show_solution("04.3")` explains the answer once you have tried. `progress()` shows what is done.
-# - Opened with `seqlab start 04`, this notebook is your own copy in `work/`. No update ever touches it. `seqlab grade
-#   04` grades it.
+# - `seqlab start 04` copies this notebook into `work/`: open that copy and work there. No update ever touches it.
+#   `seqlab grade 04` grades it.
 #
 # **Shapes.** Time comes first: q and k are (B, T, H, K), v is (B, T, H, V). The memory S is (B, H, V, K): a write is
 # v kᵀ and a read is S q. K and V may differ. The decay `gamma` is (H,): one number between 0 and 1 for each head, the
@@ -189,11 +190,16 @@ check("04.3", step)
 # γ^(i-j) can be had as a product, γ^i · γ^(-j). Do not use it: with γ = 0.001 and j = 13 the second factor is 10³⁹,
 # more than float32 can hold. Take the difference first, mask it with -inf where j > i, and then take exp: D_ij =
 # exp((i - j) ln γ).
+#
+# The order matters although a mask at the end gives the same D: later chapters learn the decay, so the check also asks
+# for the gradient of γ.
 
 
 # %% nbgrader={"grade": false, "grade_id": "solution_04_4", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def decay_mask(gamma, T):
-    """The decay mask D (H, T, T): D_ij = γ^(i-j) where j ≤ i, and 0 where j > i. Finite for every γ in (0, 1].
+    """The decay mask D (H, T, T): D_ij = γ^(i-j) where j ≤ i, and 0 where j > i.
+
+    D and its gradient in gamma are finite for every γ in (0, 1].
 
     gamma (H,), T an int. Row i is the token that reads, column j the token that is read.
     """
@@ -216,6 +222,10 @@ check("04.4", decay_mask)
 # **Why not the product.** On paper γ^i · γ^(-j) is the same number. In float32 it is 0 · inf = nan as soon as the
 # decay is strong or the text is long. Take differences of logarithms *before* exp: every later chapter that decays a
 # state needs this rule again.
+#
+# **Why not mask at the end.** `exp(...).tril()` holds the right numbers: inf stood above the diagonal, and 0 replaced
+# it. But the gradient goes back through the exponential, whose derivative there is inf. The mask sends it 0, and 0 · inf
+# is nan. With -inf *before* exp the derivative is exp(-inf) = 0.
 #
 # *Common mistakes:* Filling in 0 *before* exp puts 1 above the diagonal. Masking with `distance <= 0` hides the token
 # from itself. Swapping rows and columns gives a mask that reads only the future.
@@ -365,8 +375,8 @@ check("04.7", rotate)
 # *Find what is wrong in code that runs, from how its answers differ. · 15 minutes · ●●○ · 2 points*
 #
 # This decoder takes tokens one by one, turns q and k by their position, and carries S. `start` is the position of the
-# first token of a call. It runs, its shapes are right, and it has **two bugs**. Run the cell below: it shows two
-# symptoms. The first line should hold a 1 for each of the two heads, the second a 0 for each of the eight tokens.
+# first token of a call. It runs, its shapes are right, and it has **two bugs**. Run the cell below: it shows three
+# symptoms. The first two lines should hold a 1 for each of the two heads, the third a 0 for each of the eight tokens.
 # Then write the right version into `mended`. You may copy the code and change a few lines.
 
 
@@ -384,17 +394,19 @@ def suspect(q, k, v, gamma, S, start):
 
 
 def symptoms(decoder):
-    """One token from an empty state, and one text fed at once and in two parts."""
+    """One token from an empty state: its y and its S. Then one text fed at once and in two parts."""
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 8, 2, 4)
     gamma, empty = torch.tensor([0.5, 0.9]), torch.zeros(1, 2, 4, 4)
-    one, _ = decoder(q[:, :1], k[:, :1], v[:, :1], gamma, empty, 0)
+    one, S = decoder(q[:, :1], k[:, :1], v[:, :1], gamma, empty, 0)
     factor = one / ((q * k).sum(-1, keepdim=True) * v)[:, :1]
+    written = S / (v[:, 0, :, :, None] * k[:, 0, :, None, :])  # position 0 turns nothing
     whole, _ = decoder(q, k, v, gamma, empty, 0)
     first, S = decoder(q[:, :5], k[:, :5], v[:, :5], gamma, empty, 0)
     second, _ = decoder(q[:, 5:], k[:, 5:], v[:, 5:], gamma, S, 5)
     gap = (torch.cat([first, second], dim=1) - whole).abs().amax(dim=(0, 2, 3))
     print("one token, empty state: y is (k·q) v times", [round(x, 3) for x in factor[0, 0, :, 0].tolist()])
+    print("one token, empty state: S is v kᵀ times", [round(x, 3) for x in written[0, :, 0, 0].tolist()])
     print("a text of 8 tokens in two parts, differs from the whole by", [round(x, 2) for x in gap.tolist()])
 
 
@@ -438,7 +450,8 @@ check("04.8", mended)
 # two parts with the state carried over equal the whole?
 #
 # *Common mistakes:* Adding start to q and forgetting k. Moving the read instead of the decay: then y looks right from
-# an empty state, but the S that is handed over has been decayed once too often.
+# an empty state and in two parts, but the S that is handed over has been decayed once too often: the second line shows
+# it.
 
 # %%
 when_written(lambda: symptoms(mended))
@@ -458,7 +471,7 @@ when_written(lambda: symptoms(mended))
 # - then S becomes γⁿ S plus each write of the chunk, weighted by γ^(n-1-j).
 #
 # The last chunk may be shorter than `chunk_size`. The answer must not depend on `chunk_size`, but loop over chunks: a
-# loop over tokens gives the right numbers and misses the point.
+# loop over tokens gives the right numbers and misses the point, and so does one chunk of all T tokens. The check counts.
 
 
 # %% nbgrader={"grade": false, "grade_id": "solution_04_9", "locked": false, "schema_version": 3, "solution": true, "task": false}

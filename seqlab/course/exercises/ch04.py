@@ -83,7 +83,7 @@ DECAYS = Exercise(
     difficulty=1,
     hints=(
         "Each next head forgets half as much per token as the one before it.",
-        "γ_h = 1 - 2^(-5-h), and h counts from 0: the first head has γ = 1 - 1/32.",
+        "What the heads forget per token is 1/32, 1/64, 1/128, …: powers of ½, from the fifth on. γ is the rest.",
         "Make h = torch.arange(n_heads), then raise 2.0 to the power -5 - h, and take it away from 1.",
     ),
     reference=decays_reference,
@@ -111,6 +111,15 @@ DECAYS = Exercise(
         ),
         "All heads have the decay of the first: look for h in the exponent.": partial(
             _decays, exponent=lambda h: -5 - 0 * h
+        ),
+        "2 and -5 - h are whole numbers in your power, so torch rounds 2⁻⁵ to 0 and γ is 1: write 2.0.": (
+            lambda n_heads: 1 - 2 ** (-5 - torch.arange(n_heads))
+        ),
+        "The brackets around your exponent are missing: 2**-5 - h takes h away from 1/32. Write 2.0 ** (-5 - h).": (
+            lambda n_heads: 1 - 2**-5 - torch.arange(n_heads)
+        ),
+        "The brackets stand around your whole power, (2**-5 - h): they belong around the exponent, 2.0 ** (-5 - h).": (
+            lambda n_heads: 1 - (2**-5 - torch.arange(n_heads))
         ),
     },
     alternatives=(
@@ -146,9 +155,9 @@ HALF_LIFE = Exercise(
         "This is ln 2 / (1 - γ), which uses ln γ ≈ γ - 1: close, but not within 0.1 token; use ln γ itself.": (
             math.log(2) * 128
         ),
-        "The minus is missing: ln ½ and ln γ are both below 0 and their quotient is positive. "
-        "Look for ln 2 over ln γ.": (math.log(2) / math.log(1 - 2**-7)),
-        "Two bases are mixed, log₂ ½ over ln γ: look at the logarithm in the numerator.": -1 / math.log(1 - 2**-7),
+        "You have ln 2 over ln γ, which is below 0: it must be ln ½ over ln γ.": math.log(2) / math.log(1 - 2**-7),
+        "This is -1 over ln γ: either the time after which a pair weighs 1/e (half_life asks for ½), or log₂ ½ over "
+        "ln γ (the two need one base). It must be ln ½ over ln γ.": -1 / math.log(1 - 2**-7),
         "Two bases are mixed, ln ½ over log₂ γ: look at the logarithm in the denominator.": (
             math.log(0.5) / math.log2(1 - 2**-7)
         ),
@@ -157,6 +166,9 @@ HALF_LIFE = Exercise(
         ),
         "The head is taken one too low, γ = 1 - 2⁻⁶: that is the head h = 1; h counts from 0, look at 5 + h.": (
             math.log(0.5) / math.log(1 - 2**-6)
+        ),
+        "This is the half-life of the head h = 0, γ = 1 - 2⁻⁵: the question is about h = 2, γ = 1 - 2⁻⁷.": (
+            math.log(0.5) / math.log(1 - 2**-5)
         ),
         "This is rounded down to a whole token: the answer is asked for to within 0.1, so do not round.": 88.0,
         "This is rounded up to a whole token: the answer is asked for to within 0.1, so do not round.": 89.0,
@@ -209,7 +221,8 @@ STEP = Exercise(
     difficulty=1,
     hints=(
         "Three things happen, in this order: decay the old state, write the new pair, read.",
-        "S ← γ S + v kᵀ, then y = S q. The new pair is not decayed yet, and the read sees it.",
+        "A pair written m tokens ago must have met γ exactly m times. So this token's own pair has met it 0 times, "
+        "and the read sees it, whole.",
         "gamma[:, None, None] lines H up with S (B, H, V, K); v[..., :, None] * k[..., None, :] is the write; "
         "torch.einsum('bhvk,bhk->bhv', S, q) is the read.",
     ),
@@ -279,6 +292,9 @@ STEP = Exercise(
                 _step(S, q, k, v, gamma)[1],
             )
         ),
+        "Your y has one axis too many: S @ q[..., None] is (B, H, V, 1). Take the last axis away with [..., 0].": (
+            lambda S, q, k, v, gamma: (_step(S, q, k, v, gamma)[0][..., None], _step(S, q, k, v, gamma)[1])
+        ),
         "The decays line up with the key channels, the last axis of S, not with the heads: "
         "gamma (H,) needs two new axes after H, gamma[:, None, None].": lambda S, q, k, v, gamma: _state_then_read(
             gamma * S, q, k, v
@@ -297,6 +313,7 @@ STEP = Exercise(
     ),
     outputs=("y", "S"),
     time_axis=None,
+    keeps_inputs=True,
 )
 
 
@@ -326,14 +343,28 @@ def _factored_mask(gamma, T):
 
 
 def _mask_cases(rng):
-    return [
+    cases = [
+        Case("one head, T = 3", {"gamma": torch.tensor([0.5]), "T": 3}),
         Case("T = 1", {"gamma": _gammas(rng, 2), "T": 1}),
         Case("odd T", {"gamma": _gammas(rng, 3), "T": 7}),
         Case("the decays of the paper", {"gamma": _retnet_gammas(4), "T": 40}),
-        Case("one head", {"gamma": torch.tensor([0.5]), "T": 12}),
         Case("γ = 1", {"gamma": torch.tensor([1.0, 0.8]), "T": 6}),
         Case("γ near 0", {"gamma": torch.tensor([1e-3, 0.02]), "T": 60}),
     ]
+    for case in cases:
+        case.inputs["gamma"].requires_grad_()  # a decay that is learned: see `_gradient_is_asked`
+    return cases
+
+
+def _gradient_is_asked(inputs, effort):
+    """Masked after the exponential the values are right, and the gradient is inf · 0."""
+    if effort.gradient_finite:
+        return None
+    return (
+        "The values are right, but the gradient of γ is not finite, so no decay could be learned through your mask. "
+        "Above the diagonal powers grow to inf before they are hidden, and backwards inf · 0 is nan. "
+        "Close the future before the exponential: -inf where j > i, then exp, and nothing in place after it."
+    )
 
 
 DECAY_MASK = Exercise(
@@ -347,7 +378,8 @@ DECAY_MASK = Exercise(
     hints=(
         "Row i is the reader, column j what it reads. The entry depends on the distance i - j alone; "
         "above the diagonal it is 0.",
-        "γ^(i-j) = exp((i - j) ln γ). Put -inf where j > i before the exp: exp(-inf) = 0, and no exponent is positive.",
+        "A power of γ is the exp of a multiple of ln γ, and exp gives 0 at one place only, -inf. So close the future "
+        "while it is still an exponent: the exponents that are left are at most 0.",
         "n = torch.arange(T); distance = n[:, None] - n; logs = distance * gamma.log()[:, None, None]; "
         "fill logs with -inf where distance < 0; then exp.",
     ),
@@ -380,7 +412,9 @@ DECAY_MASK = Exercise(
         "This is a plain causal mask without decay: look for γ^(i-j).": (
             lambda gamma, T: _mask(torch.ones_like(gamma), T)
         ),
-        "This is log D, or D before the exp: look at the last step.": (lambda gamma, T: _mask(gamma, T).log()),
+        "This is log D, or D before the exp: look at the last step.": (
+            lambda gamma, T: (_distances(T) * gamma.log()[:, None, None]).masked_fill(_distances(T) < 0, -torch.inf)
+        ),
         "All heads have the decay of the first: look at how gamma (H,) is lined up with (T, T).": (
             lambda gamma, T: _mask(gamma[:1].expand_as(gamma), T)
         ),
@@ -421,6 +455,7 @@ DECAY_MASK = Exercise(
     parts_hint=lambda t, inputs: (
         f"print D[0, {t}]. It should rise to 1 on the diagonal, by a factor 1/γ from entry to entry, and then be 0."
     ),
+    effort=_gradient_is_asked,
 )
 
 
@@ -448,6 +483,7 @@ def _parallel_cases(rng):
         return Case(name, {**_qkv(rng, *shape), "D": decay_mask_reference(gamma, shape[1])})
 
     return [
+        case("one head, T = 3", (1, 3, 1, 4, 4), _gammas(rng, 1)),
         case("T = 1", (2, 1, 2, 4, 4), _gammas(rng, 2)),
         case("odd T", (2, 7, 2, 4, 4), _gammas(rng, 2)),
         case("K ≠ V", (1, 12, 3, 5, 2), _gammas(rng, 3)),
@@ -462,6 +498,12 @@ def _softmax(q, k, v, D):
     return _mix(logs.softmax(-1), v)
 
 
+def _reshaped(q, k, v, D):
+    """The weights and v after a reshape that only renames the axes of time and heads."""
+    q, k, v = (x.reshape(len(x), x.shape[2], x.shape[1], -1).transpose(1, 2) for x in (q, k, v))
+    return _scores(q, k) * D, v
+
+
 PARALLEL = Exercise(
     id="04.5",
     title="Retention, all pairs at once",
@@ -472,7 +514,8 @@ PARALLEL = Exercise(
     difficulty=1,
     hints=(
         "It is attention: scores of all pairs, a weight for each, a mix of the values. Only the middle step is new.",
-        "y = (Q Kᵀ ⊙ D) V for each head. ⊙ multiplies entry by entry. There is no softmax and no 1/√K.",
+        "Take softmax(Q Kᵀ / √K) V, leave out the softmax and the root, and let each score meet its own entry of D: "
+        "score (i, j) and D_ij are about the same reader i and the same written token j.",
         "torch.einsum('bihk,bjhk->bhij', q, k) gives the scores, D (H, T, T) lines up with them as it is, "
         "and 'bhij,bjhv->bihv' mixes the values.",
     ),
@@ -528,6 +571,15 @@ PARALLEL = Exercise(
         ),
         "The heads read each other, not the tokens: @ multiplies the last two axes, which are H and K. "
         "Move time next to K first, to (B, H, T, K), and back at the end.": lambda q, k, v, D: (q @ k.mT * D) @ v,
+        "Your D is matrix-multiplied with the scores: ⊙ multiplies entry by entry, so write * and not @.": (
+            lambda q, k, v, D: _mix(_scores(q, k) @ D, v)
+        ),
+        "Your last step reshapes (B, H, T, V) into (B, T, H, V), which cuts the numbers up anew and mixes heads with "
+        "tokens: transpose the two axes.": lambda q, k, v, D: (
+            _mix(_scores(q, k) * D, v).transpose(1, 2).reshape(v.shape)
+        ),
+        "You reshape (B, T, H, K) into (B, H, T, K), which cuts the numbers up anew and mixes heads with tokens: "
+        "transpose the two axes.": lambda q, k, v, D: _mix(*_reshaped(q, k, v, D)).transpose(1, 2).reshape(v.shape),
     },
     alternatives=(
         lambda q, k, v, D: _mix(_scores(q, k) * D, v),
@@ -560,6 +612,7 @@ def _norm_cases(rng):
     zeros = case("a token of zeros", 1, 4, 2, 5)
     zeros.inputs["y"][:, 1] = 0
     return [
+        case("one head, T = 2", 1, 2, 1, 4),
         case("T = 1", 2, 1, 2, 4),
         case("odd T", 2, 5, 3, 6),
         case("H = 4", 1, 6, 4, 3),
@@ -581,8 +634,8 @@ HEAD_NORM = Exercise(
     difficulty=1,
     hints=(
         "Heads that remember long add up more pairs, so their y is larger. Each is brought to size 1 on its own.",
-        "Divide by √(mean(y²) + eps), where the mean runs over the V channels of one head of one token. "
-        "No mean is subtracted.",
+        "Afterwards the squares of the V channels of one head of one token average to 1 (nearly: eps), whatever "
+        "they were before. So there is one divisor for each (b, t, h), and nothing is subtracted.",
         "y.square().mean(-1, keepdim=True) is the mean square; add eps, take torch.rsqrt, multiply by y.",
     ),
     reference=head_norm_reference,
@@ -621,6 +674,15 @@ HEAD_NORM = Exercise(
         ),
         "The mean is squared, not the squares averaged: positive and negative channels cancel. Square first.": (
             lambda y, eps: y / (y.mean(-1, keepdim=True).square() + eps).sqrt()
+        ),
+        "Your mean runs over time as well as over the channels: token i would see the future.": partial(
+            _norm, axes=(1, 3)
+        ),
+        "This is F.group_norm over (B, channels, T): it averages over time too, and takes the mean away. "
+        "Average y² over the V channels alone.": lambda y, eps: rearrange(
+            torch.nn.functional.group_norm(rearrange(y, "b t h v -> b (h v) t"), y.shape[2], eps=eps),
+            "b (h v) t -> b t h v",
+            h=y.shape[2],
         ),
         "One mean is taken over everything, batch and time as well: each head of each token has its own.": partial(
             _norm, axes=(0, 1, 2, 3)
@@ -688,10 +750,26 @@ def _gram(x):
 
 RELATIVE = Property(
     "only distance counts",
-    variants=lambda inputs: [{**inputs, "start": inputs["start"] + 11}],
-    holds=lambda inputs, outputs: _close(_gram(outputs[0]), _gram(outputs[1]), 1e-2),
-    message="Moving all tokens by 11 positions changed their dot products: "
+    # Small positions and a wide tolerance: angles of 10⁵, which a wrong θ may give, are rounded to 0.01 in float32.
+    variants=lambda inputs: [{**inputs, "start": start} for start in (0, 3)],
+    holds=lambda inputs, outputs: _close(_gram(outputs[1]), _gram(outputs[2]), 0.1),
+    message="Moving all tokens by 3 positions changed their dot products: "
     "after a rotation these depend on i - j alone.",
+)
+
+
+def _grows(inputs, outputs):
+    """Whether x was turned with θ from 1 up to 10000, at positions small enough for float32 to tell."""
+    x, start = inputs["x"], inputs["start"]
+    grown = _rotate(x, start, theta=lambda K: 10000 ** torch.linspace(0, 1, K // 2).double())
+    return 0 < start < 20 and _close(outputs[0], grown, 0.05)
+
+
+FALLS = Property(
+    "θ falls from 1 to 1/10000",
+    variants=lambda inputs: [],
+    holds=lambda inputs, outputs: not _grows(inputs, outputs),
+    message="Your θ grows from 1 to 10000: the exponent lacks its minus.",
 )
 
 ROTATE = Exercise(
@@ -703,9 +781,9 @@ ROTATE = Exercise(
     minutes=15,
     difficulty=2,
     hints=(
-        "Take the channels two by two. Each pair is a point in the plane; token n turns it by the angle n θ_i.",
-        "(a, b) becomes (a cos φ - b sin φ, b cos φ + a sin φ). "
-        "θ runs from 1 down to 1/10000, both ends included: θ_i = 10000^(-i / (K/2 - 1)).",
+        "Take the channels two by two. Each pair is a point in the plane; token n turns it by the angle n θ_p.",
+        "A pair (a, b) is the complex number a + ib, and turning it is multiplying by cos φ + i sin φ. "
+        "The exponents of 10000 go from 0 down to -1 in K/2 equal steps, both ends included: one for each pair p.",
         "theta = 10000 ** -torch.linspace(0, 1, K // 2); the angle is positions[:, None] * theta, "
         "with an axis for H put in; a = x[..., 0::2], b = x[..., 1::2]; "
         "torch.stack([new_a, new_b], dim=-1).flatten(-2) puts the pairs back.",
@@ -713,10 +791,10 @@ ROTATE = Exercise(
     reference=rotate_reference,
     cases=_rotate_cases,
     mistakes={
-        "The pairs are channels (i, i + K/2), as in Llama: RetNet pairs (2i, 2i + 1). Look at how x is split.": partial(
+        "Your pairs are (p, p + K/2), as in Llama: RetNet pairs (2p, 2p + 1). Look at how x is split.": partial(
             _rotate, pairs="b t h (two k) -> two b t h k"
         ),
-        "The angles are those of RoPE, 10000^(-2i/K), which stop short of 1/10000: RetNet includes both ends. "
+        "Your angles are those of RoPE, 10000^(-2p/K), which stop short of 1/10000: RetNet includes both ends. "
         "Look at θ.": (partial(_rotate, theta=lambda K: 10000 ** -(torch.arange(0, K, 2).double() / K))),
         "The pairs turn the wrong way: look at the signs in front of sin.": partial(_rotate, sign=-1),
         "The start is left out: a token's angle comes from its position in the whole text. Look at the positions.": (
@@ -728,17 +806,17 @@ ROTATE = Exercise(
         "The second of a pair is made from the first one already turned: keep both old values. Look for overwriting.": (
             partial(_rotate, overwritten=True)
         ),
-        "All pairs turn at the same speed: look for θ_i in the angle.": partial(
+        "All pairs turn at the same speed: look for θ_p in the angle.": partial(
             _rotate, theta=lambda K: torch.ones(K // 2).double()
         ),
         "The turned pairs are put back as two halves, firsts then seconds: look at the last reshape.": partial(
             _rotate, join="two b t h k -> b t h (two k)"
         ),
-        "The angles θ grow from 1/10000 up to 1: the first pair turns fastest. Look at the order of θ.": partial(
+        "Your θ grow from 1/10000 up to 1: the first pair should turn fastest. Turn their order round.": partial(
             _rotate, theta=lambda K: (10000 ** -torch.linspace(0, 1, K // 2).double()).flip(0)
         ),
-        "This is Llama's rotation: pairs (i, i + K/2) and angles that stop short of 1/10000. "
-        "RetNet pairs (2i, 2i + 1) and includes both ends.": partial(
+        "Yours is Llama's rotation: pairs (p, p + K/2) and angles that stop short of 1/10000. "
+        "RetNet pairs (2p, 2p + 1) and includes both ends.": partial(
             _rotate,
             pairs="b t h (two k) -> two b t h k",
             theta=lambda K: 10000 ** -(torch.arange(0, K, 2).double() / K),
@@ -748,7 +826,7 @@ ROTATE = Exercise(
         ),
         "Both sines have a minus: then pairs are not turned but stretched. The second of a pair is b cos φ + a "
         "sin φ.": (lambda x, start: _turned(x, start, -1, -1)),
-        "θ grows from 1 to 10000: the minus in the exponent is missing. Look at 10000^(-i / (K/2 - 1)).": partial(
+        "Your θ grows from 1 to 10000: the exponent lacks its minus.": partial(
             _rotate, theta=lambda K: 10000 ** torch.linspace(0, 1, K // 2)
         ),
         "θ falls as a power of e, not of 10000: look at the base.": partial(
@@ -764,7 +842,7 @@ ROTATE = Exercise(
         _rotate,
         lambda x, start: _turned(x, start, -1, 1),
     ),
-    properties=(RELATIVE,),
+    properties=(FALLS, RELATIVE),
     parts_hint=lambda t, inputs: (
         "a token at position 0 is not turned at all. How are the pairs taken apart and put back?"
         if t + inputs["start"] == 0
@@ -776,17 +854,17 @@ ROTATE = Exercise(
 # 04.8  Bug hunt: decoding
 
 
-def retention_by_pairs(q, k, v, gamma, S):
-    """y_i = γ^(i+1) S q_i + Σ_{j≤i} γ^(i-j) (q_i·k_j) v_j, and S_T in the same way: every pair by itself."""
-    T, ys = q.shape[1], []
-    for i in range(T):
-        decay = gamma ** (i - torch.arange(i + 1))[:, None]  # (i + 1, H)
-        weights = decay * (q[:, i, None] * k[:, : i + 1]).sum(-1)
-        from_start = (S * q[:, i, :, None]).sum(-1) * (gamma ** (i + 1))[:, None]
-        ys.append((weights[..., None] * v[:, : i + 1]).sum(1) + from_start)
-    decay = gamma ** (T - 1 - torch.arange(T))[:, None]
-    writes = (decay[..., None, None] * v[..., None] * k[..., None, :]).sum(1)
-    return torch.stack(ys, 1), (gamma**T)[:, None, None] * S + writes
+def retention_by_pairs(q, k, v, gamma, S, rows=1):
+    """y_i = γ^(i+1) S q_i + Σ_{j≤i} γ^(i-j) (q_i·k_j) v_j, some rows i at a time, and S_T in the same way."""
+    n, ys = torch.arange(q.shape[1])[:, None], []
+    for i in n.split(rows):
+        age = (i - n.T)[..., None]  # (rows, T, 1)
+        decay = gamma ** age.clamp(min=0) * (age >= 0)  # (rows, T, H)
+        weights = decay * torch.einsum("bihk, bjhk -> bijh", q[:, i[:, 0]], k)
+        from_start = torch.einsum("bhvk, bihk -> bihv", S, q[:, i[:, 0]]) * (gamma ** (i + 1))[..., None]
+        ys.append(torch.einsum("bijh, bjhv -> bihv", weights, v) + from_start)
+    left = (gamma ** n.flip(0))[..., None]  # (T, H, 1)
+    return torch.cat(ys, 1), (gamma ** len(n))[:, None, None] * S + torch.einsum("bthv, bthk -> bhvk", left * v, k)
 
 
 def mended_reference(q, k, v, gamma, S, start):
@@ -870,7 +948,8 @@ MENDED = Exercise(
     difficulty=2,
     hints=(
         "There are two bugs. One shows with T = 1 and an empty state, the other only when a text is fed in two parts.",
-        "A token's own pair is not decayed: S ← γ S + v kᵀ. And token t of this call stands at position start + t.",
+        "What should y hold of γ after one token, and S? And the keys in S were turned by their places in the whole "
+        "text: by which place is q turned in the second call?",
         "Swap the two lines that change S, so that γ comes first, and build the position from start + t.",
     ),
     reference=mended_reference,
@@ -953,7 +1032,8 @@ MENDED = Exercise(
 
 def chunkwise_reference(q, k, v, gamma, state, chunk_size):
     B, _, H, K = q.shape
-    return retention_by_pairs(q, k, v, gamma, torch.zeros(B, H, v.shape[-1], K) if state is None else state)
+    empty = torch.zeros(B, H, v.shape[-1], K)
+    return retention_by_pairs(q, k, v, gamma, empty if state is None else state, rows=chunk_size)
 
 
 def _chunkwise(
@@ -988,6 +1068,23 @@ def _chunkwise(
     return rearrange(torch.cat(ys, 2), "b h t d -> b t h d"), after
 
 
+def _all_chunks_at_once(q, k, v, gamma, state, chunk_size):
+    """Padded with tokens that neither decay nor write: only the states are made one after the other."""
+    T, C = q.shape[1], min(chunk_size, q.shape[1])
+    q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, 0, 0, -T % C)) for x in (q, k, v))
+    q, k, v = (rearrange(x, "b (n c) h d -> b n h c d", c=C) for x in (q, k, v))
+    real = rearrange(torch.arange(T + -T % C) < T, "(n c) -> n 1 c", c=C)
+    G = (real * gamma.log()[:, None]).cumsum(-1)  # (N, H, C)
+    D = (G[..., None] - G[..., None, :]).masked_fill(torch.ones(C, C).triu(1).bool(), -torch.inf).exp()
+    writes = v.mT @ ((G[..., -1:] - G).exp()[..., None] * k)  # (B, N, H, V, K)
+    S, before = torch.zeros_like(writes[:, 0]) if state is None else state, []
+    for n, write in enumerate(writes.unbind(1)):
+        before.append(S)
+        S = G[n, :, -1].exp()[:, None, None] * S + write
+    y = (q @ k.mT * D) @ v + G.exp()[..., None] * (q @ torch.stack(before, 1).mT)
+    return rearrange(y, "b n h c v -> b (n c) h v")[:, :T], S
+
+
 def _global_reads(q, k, v, gamma, state, chunk_size):
     """The power on the read counts from the start of the text, not of the chunk."""
     t = iter(range(0, q.shape[1], chunk_size))
@@ -1018,6 +1115,9 @@ def _always_given(q, k, v, gamma, state, chunk_size, *, carried=False, returned)
     return torch.cat(ys, 1), after if returned == "after" else before
 
 
+LONG = 1024  # tokens of the case that tells a loop over chunks from a loop over tokens and from all pairs
+
+
 def _chunk_cases(rng):
     def case(name, B, T, H, K, V, C, gamma, given):
         state = _randn(rng, B, H, V, K) if given else None
@@ -1032,13 +1132,39 @@ def _chunk_cases(rng):
         case("chunks of 1", 1, 5, 2, 4, 4, 1, _gammas(rng, 2), True),
         case("a chunk longer than T, a state given", 1, 7, 2, 4, 4, 64, _gammas(rng, 2), True),
         case("the decays of the paper", 2, 37, 4, 6, 3, 16, _retnet_gammas(4), True),
+        case(f"long: T = {LONG}, chunks of 128", 1, LONG, 1, 3, 2, 128, torch.tensor([0.98]), True),
         case("γ near 0, long chunks", 1, 70, 2, 4, 4, 64, torch.tensor([1e-3, 0.02]), True),
     ]
 
 
+def _chunks_are_asked(inputs, effort):
+    """Told by the long case alone: how often torch was called, and how large a matrix of pairs was built."""
+    (B, T, H, _), C = inputs["q"].shape, inputs["chunk_size"]
+    if T < LONG:
+        return None
+    if effort.calls >= T:
+        return (
+            f"The values are right, but yours walks token by token, or over chunks of a few: {effort.calls:,} torch "
+            f"operations for {T} tokens in chunks of {C}. Let the loop go over chunks of chunk_size tokens."
+        )
+    if effort.largest >= B * H * T * T:
+        return (
+            f"The values are right, but yours builds all {T} x {T} pairs: cut the text into chunks of chunk_size "
+            "tokens, and let the state stand for everything before a chunk."
+        )
+    if effort.largest < C * C:
+        return (
+            f"The values are right, but no chunk of {C} tokens is computed by its {C} x {C} pairs: is chunk_size used, "
+            "and not a number of your own?"
+        )
+    return None
+
+
 CHUNK_SIZE = Property(
     "the chunk size does not matter",
-    variants=lambda inputs: [{**inputs, "chunk_size": C} for C in (1, 3, inputs["q"].shape[1])],
+    variants=lambda inputs: (
+        [{**inputs, "chunk_size": C} for C in (1, 3, T)] if (T := inputs["q"].shape[1]) < LONG else []
+    ),
     holds=lambda inputs, outputs: all(
         _close(a, b) for out in outputs[1:] for a, b in zip(outputs[0], out, strict=True)
     ),
@@ -1067,8 +1193,8 @@ CHUNKWISE = Exercise(
     hints=(
         "Each chunk does two things. Its y comes from pairs inside it and from the state before it. "
         "Then it makes the state that the next chunk needs. Count the decays between each write and its read.",
-        "With n tokens in the chunk, i and j from 0: y_i = Σ_{j≤i} γ^(i-j) (q_i·k_j) v_j + γ^(i+1) S q_i, "
-        "and then S ← γⁿ S + Σ_j γ^(n-1-j) v_j k_jᵀ.",
+        "The powers of γ along a path add up to its length. Follow a write of token j to the end of its chunk, and "
+        "from there to token i of the next: (n - 1 - j) + (i + 1). Inside a chunk the path is i - j, across it n.",
         "For each chunk, heads first: y = (qc @ kc.mT * D) @ vc + (gamma[:, None] ** (i + 1))[..., "
         "None] * (qc @ S.mT); then S = (gamma ** n)[:, None, None] * S + vc.mT @ ((gamma[:, "
         "None] ** (n - 1 - i))[..., None] * kc). n is the length of this chunk: the last one may be shorter.",
@@ -1179,9 +1305,7 @@ CHUNKWISE = Exercise(
     },
     alternatives=(
         _chunkwise,
-        lambda q, k, v, gamma, state, chunk_size: core.recurrent(
-            q, k, v, log_a=gamma.log()[:, None].expand(*q.shape[:3], 1), state=state
-        ),
+        _all_chunks_at_once,
         lambda q, k, v, gamma, state, chunk_size: core.chunkwise(
             q, k, v, log_a=gamma.log()[:, None].expand(*q.shape[:3], 1), state=state, chunk_size=chunk_size
         ),
@@ -1190,6 +1314,7 @@ CHUNKWISE = Exercise(
     outputs=("y", "S"),
     time_axis={"y": 1, "S": None},
     parts_hint=_chunk_hint,
+    effort=_chunks_are_asked,
 )
 
 
