@@ -108,16 +108,15 @@ def chunkwise(
 def _parallel(q, k, v, log_a, beta, S):
     """`parallel` on (B, H, T, ·) tensors: inside the chunk by pairs, from before the chunk through S."""
     between, since_start, to_end = _decays(log_a)
-    q_in, k_in, k_out = (_times(q, since_start), _times(k, since_start), _times(k, to_end))
     if beta is not None:
         # Each write removes what the earlier ones left under its key: a triangular system, solved for all t at once.
         beta = beta[..., None]
         overlap = beta * _pairs(k, k, between).tril(-1)  # (B, H, T, T)
-        v = beta * (v - k_in @ S.mT)
+        v = beta * (v - _times(k, since_start) @ S.mT)
         v = torch.linalg.solve_triangular(overlap, v, upper=False, unitriangular=True)
-    y = q_in @ S.mT + _pairs(q, k, between) @ v
+    y = _times(q, since_start) @ S.mT + _pairs(q, k, between) @ v
     S = S if log_a is None else S * since_start[:, :, -1:]
-    return y, S + v.mT @ k_out
+    return y, S + v.mT @ _times(k, to_end)
 
 
 def _decays(log_a: Float[Tensor, "B H T A"] | None):
@@ -130,8 +129,8 @@ def _decays(log_a: Float[Tensor, "B H T A"] | None):
         return None, None, None
     T = log_a.shape[2]
     steps = repeat(log_a, "b h i a -> b h a i j", j=T).tril(-1)
-    spans = steps.cumsum(-2)
-    return spans.exp().tril(), log_a.cumsum(2).exp(), spans[..., -1, :].mT.exp()
+    between = steps.cumsum(-2).exp().tril()
+    return between, log_a.cumsum(2).exp(), between[..., -1, :].mT
 
 
 def _pairs(q, k, between):
