@@ -82,7 +82,7 @@ def head_decays(gammas: Float[Tensor, " H"], ages: int = 4096) -> go.Figure:
 
 
 def rotation(scores: Float[Tensor, "T T"], decayed: Float[Tensor, "T T"]) -> go.Figure:
-    """One q at position i, one k at position j: the score of every placement, and along the distance i - j."""
+    """One q at position n, one k at position m: the score of every placement, and along the distance n - m."""
     T, top = len(scores), largest(scores)
     fig = make_subplots(1, 2, column_widths=[0.48, 0.52], horizontal_spacing=0.2)
     hover = "q at %{y}, k at %{x}: %{z}<extra></extra>"
@@ -95,9 +95,9 @@ def rotation(scores: Float[Tensor, "T T"], decayed: Float[Tensor, "T T"]) -> go.
         ("rotation and decay", decayed, COLORS["write"], "solid"),
     ):
         fig.add_trace(_line(ages, rounded(S[-1].flip(0)), color, name=name, dash=dash), 1, 2)
-    fig.update_xaxes(title_text="position j of k", zeroline=False, row=1, col=1)
-    fig.update_yaxes(title_text="position i of q", autorange="reversed", zeroline=False, scaleanchor="x", row=1, col=1)
-    fig.update_xaxes(title_text="distance i - j, in tokens", row=1, col=2)
+    fig.update_xaxes(title_text="position m of k", zeroline=False, row=1, col=1)
+    fig.update_yaxes(title_text="position n of q", autorange="reversed", zeroline=False, scaleanchor="x", row=1, col=1)
+    fig.update_xaxes(title_text="distance n - m, in tokens", row=1, col=2)
     fig.update_yaxes(title_text="score", row=1, col=2)
     legend = {"orientation": "h", "x": 0.52, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
     return _dressed(fig, "The same q and k everywhere: the score depends on their distance alone", 400, legend=legend)
