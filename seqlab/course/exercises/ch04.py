@@ -89,7 +89,7 @@ DECAYS = Exercise(
     reference=decays_reference,
     cases=lambda rng: [Case(f"H = {H}", {"n_heads": H}) for H in (1, 3, 4, 8)],
     mistakes={
-        "The heads are counted from 1: the first must get 1 - 2⁻⁵ = 0.96875. Look at where the range starts.": partial(
+        "Your heads are counted from 1: the first must get 1 - 2⁻⁵ = 0.96875. Look at where the range starts.": partial(
             _decays, exponent=lambda h: -6 - h
         ),
         "This is the share that is forgotten, 2^(-5-h): γ is what is kept, so look for the missing 1 -.": (
@@ -229,19 +229,19 @@ STEP = Exercise(
     reference=step_reference,
     cases=_step_cases,
     mistakes={
-        "The state is not decayed: this is linear attention. Look for γ S.": partial(_step, decay=False),
+        "Your state is not decayed: this is linear attention. Look for γ S.": partial(_step, decay=False),
         "The new pair is decayed too: γ multiplies S after the write. Decay first, then write.": partial(
             _step, decay_write=True
         ),
-        "The read meets the old state: a token reads its own pair too. Look at which S meets q.": partial(
+        "Your read meets the old state: a token reads its own pair too. Look at which S meets q.": partial(
             _step, read="before"
         ),
-        "The read comes after the decay but before the write: a token reads its own pair too. "
+        "Your read comes after the decay but before the write: a token reads its own pair too. "
         "Look at which S meets q.": partial(_step, read="kept"),
-        "The write is scaled by 1 - γ, a moving average: retention adds v kᵀ whole. Look at what multiplies it.": (
+        "Your write is scaled by 1 - γ, a moving average: retention adds v kᵀ whole. Look at what multiplies it.": (
             lambda S, q, k, v, gamma: _step(S, q, k, v, gamma, write=(1 - gamma)[:, None, None])
         ),
-        "The write replaces the state instead of adding to it: look for γ S in the sum.": (
+        "Your write replaces the state instead of adding to it: look for γ S in the sum.": (
             lambda S, q, k, v, gamma: _step(0 * S, q, k, v, gamma)
         ),
         "Only the write is decayed and the old state is kept whole: look at what γ multiplies.": partial(
@@ -259,7 +259,7 @@ STEP = Exercise(
         "The decay is applied twice, γ²: look for a second product with gamma.": (
             lambda S, q, k, v, gamma: _step(S, q, k, v, gamma**2)
         ),
-        "The read is decayed instead of the state: γ is in y but not in the S handed over. Look at what γ "
+        "Your read is decayed instead of the state: γ is in y but not in the S handed over. Look at what γ "
         "multiplies.": (
             lambda S, q, k, v, gamma: (
                 gamma[:, None] * _step(S, q, k, v, gamma, decay=False)[0],
@@ -272,21 +272,21 @@ STEP = Exercise(
         "The outputs have changed places: return (y, S), not (S, y).": (
             lambda S, q, k, v, gamma: _step(S, q, k, v, gamma)[::-1]
         ),
-        "The read is scaled by K^-1/2: here the caller scales, so y is S q and nothing else.": (
+        "Your read is scaled by K^-1/2: here the caller scales, so y is S q and nothing else.": (
             lambda S, q, k, v, gamma: (_step(S, q / q.shape[-1] ** 0.5, k, v, gamma)[0], _step(S, q, k, v, gamma)[1])
         ),
         "What the key held before is taken away first, v - S k: that is the delta rule of a later chapter. "
         "Write v kᵀ.": (
             lambda S, q, k, v, gamma: _step(S, q, k, v - torch.einsum("h, bhvk, bhk -> bhv", gamma, S, k), gamma)
         ),
-        "The write is k vᵀ, which fits only where K = V: S is (B, H, V, K), so v belongs to the rows, "
+        "Your write is k vᵀ, which fits only where K = V: S is (B, H, V, K), so v belongs to the rows, "
         "k to the columns.": (
             lambda S, q, k, v, gamma: (
                 torch.einsum("bhvk, bhk -> bhv", gamma[:, None, None] * S + k[..., None] * v[..., None, :], q),
                 gamma[:, None, None] * S + k[..., None] * v[..., None, :],
             )
         ),
-        "The read is Sᵀ q, which fits only where K = V: q has width K, so it meets the columns, the last axis of S.": (
+        "Your read is Sᵀ q, which fits only where K = V: q has width K, so it meets the columns, the last axis of S.": (
             lambda S, q, k, v, gamma: (
                 torch.einsum("bhvk, bhv -> bhk", _step(S, q, k, v, gamma)[1], q),
                 _step(S, q, k, v, gamma)[1],
@@ -295,11 +295,11 @@ STEP = Exercise(
         "Your y has one axis too many: S @ q[..., None] is (B, H, V, 1). Take the last axis away with [..., 0].": (
             lambda S, q, k, v, gamma: (_step(S, q, k, v, gamma)[0][..., None], _step(S, q, k, v, gamma)[1])
         ),
-        "The decays line up with the key channels, the last axis of S, not with the heads: "
+        "Your decays line up with the key channels, the last axis of S, not with the heads: "
         "gamma (H,) needs two new axes after H, gamma[:, None, None].": lambda S, q, k, v, gamma: _state_then_read(
             gamma * S, q, k, v
         ),
-        "The decays line up with the rows of S, not with the heads: "
+        "Your decays line up with the rows of S, not with the heads: "
         "gamma (H,) needs two new axes after H, gamma[:, None, None].": lambda S, q, k, v, gamma: _state_then_read(
             gamma[:, None] * S, q, k, v
         ),
@@ -391,13 +391,13 @@ DECAY_MASK = Exercise(
         "1 stands above the diagonal: 0 was filled in before the exp, and exp(0) = 1; fill in -inf.": (
             lambda gamma, T: _mask(gamma, T, keep=lambda D: D)
         ),
-        "The mask is symmetric, γ^|i-j|: token i would read the future. Look at j > i.": (
+        "Your mask is symmetric, γ^|i-j|: token i would read the future. Look at j > i.": (
             lambda gamma, T: torch.maximum(_mask(gamma, T), _mask(gamma, T).mT)
         ),
         "Above the diagonal stands γ^(i-j), which is more than 1: the mask is missing. Look at j > i.": (
             lambda gamma, T: gamma[:, None, None] ** _distances(T)
         ),
-        "D is transposed: row i is the reader, column j what it reads. Look at which arange stands in the rows.": (
+        "Your D is transposed: row i is the reader, column j what it reads. Look at which arange stands in the rows.": (
             lambda gamma, T: _mask(gamma, T).mT
         ),
         "One power too many, γ^(i-j+1): a token reads its own pair undecayed. Look at the diagonal, i = j.": partial(
@@ -418,21 +418,21 @@ DECAY_MASK = Exercise(
         "All heads have the decay of the first: look at how gamma (H,) is lined up with (T, T).": (
             lambda gamma, T: _mask(gamma[:1].expand_as(gamma), T)
         ),
-        "Rows are normalised to sum to 1: retention does not do this here. Look for a division or a softmax.": (
+        "Your rows are normalised to sum to 1: retention does not do this here. Look for a division or a softmax.": (
             lambda gamma, T: _mask(gamma, T) / _mask(gamma, T).sum(-1, keepdim=True)
         ),
-        "Rows are divided by the root of their sums, a rescaling of the paper that its norm cancels again: "
+        "Your rows are divided by the root of their sums, a rescaling of the paper that its norm cancels again: "
         "leave it out.": (lambda gamma, T: _mask(gamma, T) / _mask(gamma, T).sum(-1, keepdim=True).sqrt()),
-        "The mask is multiplied in after the exp: above the diagonal exp overflows where γ is small, "
+        "Your mask is multiplied in after the exp: above the diagonal exp overflows where γ is small, "
         "and inf · 0 is nan. Fill in -inf before the exp.": lambda gamma, T: (
             _distances(T).mul(gamma.log()[:, None, None]).exp() * (_distances(T) >= 0)
         ),
         "Here -inf went into the exponent of γ, and γ^(-inf) is inf: it belongs into (i - j) ln γ, after the "
         "product.": (lambda gamma, T: gamma[:, None, None] ** _distances(T).masked_fill(_distances(T) < 0, -torch.inf)),
-        "The powers grow with the distance, γ^(j-i): look at the sign of i - j.": (
+        "Your powers grow with the distance, γ^(j-i): look at the sign of i - j.": (
             lambda gamma, T: torch.tril(gamma[:, None, None] ** -_distances(T))
         ),
-        "The mask closes the past and leaves the future open: look at which side of the diagonal gets -inf.": (
+        "Your mask closes the past and leaves the future open: look at which side of the diagonal gets -inf.": (
             lambda gamma, T: torch.triu(gamma[:, None, None] ** _distances(T))
         ),
         "The logarithm of γ is missing: this is exp((i - j) γ). Look for gamma.log().": (
@@ -531,17 +531,17 @@ PARALLEL = Exercise(
         "D is added to the scores: it is a factor. Look for + between the scores and D.": (
             lambda q, k, v, D: _mix(_scores(q, k) + D, v)
         ),
-        "D is transposed: row i of the scores and of D must be the reader. Look at the einsum.": (
+        "Your D is transposed: row i of the scores and of D must be the reader. Look at the einsum.": (
             lambda q, k, v, D: _mix(_scores(q, k) * D.mT, v)
         ),
         "Here q and k have changed places: score ij is q_i · k_j. Look at the order of i and j.": (
             lambda q, k, v, D: _mix(_scores(k, q) * D, v)
         ),
         "A softmax is taken over the weighted scores: retention has none. Look for softmax.": _softmax,
-        "The scores are divided by √K: here the caller scales, so look for a 1/√K.": (
+        "Your scores are divided by √K: here the caller scales, so look for a 1/√K.": (
             lambda q, k, v, D: _mix(_scores(q, k) * D / q.shape[-1] ** 0.5, v)
         ),
-        "The weights are divided by their row sums: retention has no normaliser. Look for a division.": (
+        "Your weights are divided by their row sums: retention has no normaliser. Look for a division.": (
             lambda q, k, v, D: _mix(_scores(q, k) * D / (_scores(q, k) * D).sum(-1, keepdim=True), v)
         ),
         "The decay is applied twice, D²: look for a second product with D.": (
@@ -555,7 +555,7 @@ PARALLEL = Exercise(
         "This is softmax attention with log D as a bias: retention has no softmax. D is a factor on the scores.": (
             lambda q, k, v, D: _mix((_scores(q, k) + D.log()).softmax(-1), v)
         ),
-        "The weights are divided by their row sums, at least 1: "
+        "Your weights are divided by their row sums, at least 1: "
         "a rescaling of the paper that its norm cancels again. Leave it out.": lambda q, k, v, D: _mix(
             _scores(q, k) * D / (_scores(q, k) * D).sum(-1, keepdim=True).abs().clamp(min=1), v
         ),
@@ -566,7 +566,7 @@ PARALLEL = Exercise(
         "Multiply D into the scores, entry by entry.": lambda q, k, v, D: _mix(
             _scores(q, k).tril(), torch.einsum("hij, bjhv -> bihv", D, v)
         ),
-        "The scores of all heads are summed: every head uses the same ones. Keep the axis h in the scores.": (
+        "Your scores of all heads are summed: every head uses the same ones. Keep the axis h in the scores.": (
             lambda q, k, v, D: _mix(_scores(q, k).sum(1, keepdim=True) * D, v)
         ),
         "The heads read each other, not the tokens: @ multiplies the last two axes, which are H and K. "
@@ -641,16 +641,16 @@ HEAD_NORM = Exercise(
     reference=head_norm_reference,
     cases=_norm_cases,
     mistakes={
-        "The mean runs over all heads together: a loud head then silences the quiet ones. "
+        "Your mean runs over all heads together: a loud head then silences the quiet ones. "
         "Look at the axes of the mean.": (partial(_norm, axes=(-2, -1))),
-        "The mean runs over the heads, one channel at a time: it belongs "
+        "Your mean runs over the heads, one channel at a time: it belongs "
         "over the V channels. Look at the axis.": partial(_norm, axes=(-2,)),
-        "The mean runs over time: token i would see the future. Look at the axis of the mean.": partial(
+        "Your mean runs over time: token i would see the future. Look at the axis of the mean.": partial(
             _norm, axes=(1,)
         ),
-        "The squares are summed, not averaged: y comes out √V too small. Look for sum.": partial(_norm, mean=False),
+        "Your squares are summed, not averaged: y comes out √V too small. Look for sum.": partial(_norm, mean=False),
         "The root is missing: y is divided by its mean square. Look for rsqrt or sqrt.": partial(_norm, root=False),
-        "The mean is subtracted first, a LayerNorm: an RMS norm only divides. Look for y - y.mean(...).": (
+        "Your mean is subtracted first, a LayerNorm: an RMS norm only divides. Look for y - y.mean(...).": (
             lambda y, eps: _norm(y - y.mean(-1, keepdim=True), eps)
         ),
         "The eps is added outside the root: it belongs under it, next to the mean square. Look at where eps stands.": (
@@ -672,7 +672,7 @@ HEAD_NORM = Exercise(
         "This divides by the mean of |y|: an RMS norm averages y² and takes the root.": (
             lambda y, eps: y / (y.abs().mean(-1, keepdim=True) + eps)
         ),
-        "The mean is squared, not the squares averaged: positive and negative channels cancel. Square first.": (
+        "Your mean is squared, not the squares averaged: positive and negative channels cancel. Square first.": (
             lambda y, eps: y / (y.mean(-1, keepdim=True).square() + eps).sqrt()
         ),
         "Your mean runs over time as well as over the channels: token i would see the future.": partial(
@@ -796,20 +796,20 @@ ROTATE = Exercise(
         ),
         "Your angles are those of RoPE, 10000^(-2p/K), which stop short of 1/10000: RetNet includes both ends. "
         "Look at θ.": (partial(_rotate, theta=lambda K: 10000 ** -(torch.arange(0, K, 2).double() / K))),
-        "The pairs turn the wrong way: look at the signs in front of sin.": partial(_rotate, sign=-1),
+        "Your pairs turn the wrong way: look at the signs in front of sin.": partial(_rotate, sign=-1),
         "The start is left out: a token's angle comes from its position in the whole text. Look at the positions.": (
             lambda x, start: _rotate(x, 0)
         ),
-        "The positions count from 1: the first token of a text has position 0. Look at the arange.": (
+        "Your positions count from 1: the first token of a text has position 0. Look at the arange.": (
             lambda x, start: _rotate(x, start + 1)
         ),
-        "The second of a pair is made from the first one already turned: keep both old values. Look for overwriting.": (
+        "The second of your pair is made from the first already turned: keep both old values. Look for overwriting.": (
             partial(_rotate, overwritten=True)
         ),
         "All pairs turn at the same speed: look for θ_p in the angle.": partial(
             _rotate, theta=lambda K: torch.ones(K // 2).double()
         ),
-        "The turned pairs are put back as two halves, firsts then seconds: look at the last reshape.": partial(
+        "Your turned pairs are put back as two halves, firsts then seconds: look at the last reshape.": partial(
             _rotate, join="two b t h k -> b t h (two k)"
         ),
         "Your θ grow from 1/10000 up to 1: the first pair should turn fastest. Turn their order round.": partial(
@@ -829,13 +829,13 @@ ROTATE = Exercise(
         "Your θ grows from 1 to 10000: the exponent lacks its minus.": partial(
             _rotate, theta=lambda K: 10000 ** torch.linspace(0, 1, K // 2)
         ),
-        "θ falls as a power of e, not of 10000: look at the base.": partial(
+        "Your θ falls as a power of e, not of 10000: look at the base.": partial(
             _rotate, theta=lambda K: torch.exp(-torch.linspace(0, 1, K // 2).double())
         ),
         "All tokens are turned by the same angle θ: multiply it by the position of the token.": (
             lambda x, start: _rotate_all(x, 1)
         ),
-        "The angle grows along the heads, not along time: positions (T, 1, 1) and θ (K/2,) line up with (B, T, H, "
+        "Your angle grows along the heads, not along time: positions (T, 1, 1) and θ (K/2,) line up with (B, T, H, "
         "K/2).": (lambda x, start: _rotate(x.transpose(1, 2), start).transpose(1, 2)),
     },
     alternatives=(
@@ -961,7 +961,7 @@ MENDED = Exercise(
         ),
         "The order is mended, the positions are not: the second part of a text turns q and k from angle 0 again, "
         "but the keys in S were turned further. Look at where start is used.": partial(_decode, q_start=0, k_start=0),
-        "The positions are mended, the order is not: γ still multiplies the new pair, "
+        "Your positions are mended, the order is not: γ still multiplies the new pair, "
         "so y is γ times too small even for one token. Look at the two lines that change S.": partial(
             _decode, order="write decay read"
         ),
@@ -974,28 +974,28 @@ MENDED = Exercise(
         "The decay is gone: this is linear attention with rotations. γ S must stay, before the write.": partial(
             _decode, order="write read"
         ),
-        "The read stands before the write: a token reads its own pair too. The order is decay, write, read.": partial(
+        "Your read stands before the write: a token reads its own pair too. The order is decay, write, read.": partial(
             _decode, order="decay read write"
         ),
-        "The read stands between the write and the decay: y is right from an empty state, "
+        "Your read stands between the write and the decay: y is right from an empty state, "
         "but the S handed over has been decayed once too often. Look at the order decay, write, read.": partial(
             _decode, order="write read decay"
         ),
-        "The state is decayed twice for each token. Look for a second product with γ.": partial(
+        "Your state is decayed twice for each token. Look for a second product with γ.": partial(
             _decode, order="decay write decay read"
         ),
-        "The positions are one too high: start is the position of the first "
+        "Your positions are one too high: start is the position of the first "
         "token of this call. Look for a + 1.": partial(_decode, later=1),
         "The start is subtracted. Token t of this call stands at start + t.": partial(_decode, q_start=-1, k_start=-1),
-        "The positions are not mended, and the read stands between the write and the decay: "
+        "Your positions are not mended, and the read stands between the write and the decay: "
         "the order is decay, write, read, and token t stands at start + t.": partial(
             _decode, order="write read decay", q_start=0, k_start=0
         ),
-        "The positions are not mended, and the read stands before the write: "
+        "Your positions are not mended, and the read stands before the write: "
         "the order is decay, write, read, and token t stands at start + t.": partial(
             _decode, order="decay read write", q_start=0, k_start=0
         ),
-        "The read comes first of all, before the decay: y holds S of the token before. "
+        "Your read comes first of all, before the decay: y holds S of the token before. "
         "The order is decay, write, read.": (partial(_decode, order="read decay write")),
         "The decay is gone, and the positions still start at 0: put γ S back, before the write, and use start + t.": (
             partial(_decode, order="write read", q_start=0, k_start=0)
@@ -1008,7 +1008,7 @@ MENDED = Exercise(
         "The rotation is gone: q and k are still to be turned, by the position start + t.": (
             lambda q, k, v, gamma, S, start: retention_by_pairs(q, k, v, gamma, S)
         ),
-        "The write is scaled by 1 - γ, a moving average: retention adds v kᵀ whole.": (
+        "Your write is scaled by 1 - γ, a moving average: retention adds v kᵀ whole.": (
             lambda q, k, v, gamma, S, start: mended_reference(q, k, (1 - gamma)[:, None] * v, gamma, S, start)
         ),
     },
@@ -1202,31 +1202,31 @@ CHUNKWISE = Exercise(
     reference=chunkwise_reference,
     cases=_chunk_cases,
     mistakes={
-        "The read from the state has one power of γ too few: "
+        "Your read from the state has one power of γ too few: "
         "token i = 0 already stands one step after the state, so it needs γ^(i+1), not γ^i. "
         "Look at the factor on q.": partial(_chunkwise, read=lambda i, n: i),
-        "The writes have one power of γ too many: the last token of a chunk writes undecayed, "
+        "Your writes have one power of γ too many: the last token of a chunk writes undecayed, "
         "so token j needs γ^(n-1-j), not γ^(n-j). Look at the factor on k.": partial(
             _chunkwise, write=lambda j, n: n - j
         ),
-        "The state is decayed by γ once a chunk: a chunk of n tokens decays it n times. Look for γⁿ on S.": partial(
+        "Your state is decayed by γ once a chunk: a chunk of n tokens decays it n times. Look for γⁿ on S.": partial(
             _chunkwise, keep=lambda n: 1
         ),
-        "The state is not decayed between chunks: look for γⁿ on S before the writes are added.": partial(
+        "Your state is not decayed between chunks: look for γⁿ on S before the writes are added.": partial(
             _chunkwise, keep=lambda n: 0
         ),
-        "The writes into the state are not decayed: token j is n-1-j steps old when its chunk ends. "
+        "Your writes into the state are not decayed: token j is n-1-j steps old when its chunk ends. "
         "Look for γ^(n-1-j) on the writes.": partial(_chunkwise, write=lambda j, n: 0),
-        "The read from the state is not decayed: token i stands i+1 steps after it. Look for γ^(i+1) on q.": partial(
+        "Your read from the state is not decayed: token i stands i+1 steps after it. Look for γ^(i+1) on q.": partial(
             _chunkwise, read=lambda i, n: 0
         ),
-        "The powers on the writes run the wrong way: token j has γ^j, so the oldest counts most. It needs γ^(n-1-j).": (
+        "Your powers on the writes run the wrong way: token j has γ^j, the oldest counts most. It needs γ^(n-1-j).": (
             partial(_chunkwise, write=lambda j, n: j)
         ),
-        "The powers on the read and on the writes have changed places: the read needs γ^(i+1), the writes γ^(n-1-j).": (
+        "Your powers on read and writes have changed places: the read needs γ^(i+1), the writes γ^(n-1-j).": (
             partial(_chunkwise, read=lambda i, n: n - 1 - i, write=lambda j, n: j + 1)
         ),
-        "The read counts its power of γ from the start of the text: "
+        "Your read counts its power of γ from the start of the text: "
         "i starts anew in each chunk, because S has already been decayed up to the chunk's start.": _global_reads,
         "No state is carried: each chunk starts from an empty one. Keep S from one chunk to the next.": partial(
             _chunkwise, carried=False
@@ -1239,7 +1239,7 @@ CHUNKWISE = Exercise(
         "Look at the powers in a chunk that is cut short.": partial(_chunkwise, padded=True),
         "The chunk reads the state that already holds its own writes: its pairs are counted twice. "
         "Compute y before S.": (partial(_chunkwise, updated=True)),
-        "The pairs inside a chunk are not decayed, only cut off at the diagonal. Look for D on the scores.": partial(
+        "Your pairs inside a chunk are not decayed, only cut off at the diagonal. Look for D on the scores.": partial(
             _chunkwise, inside=lambda gamma, n: torch.ones(n, n).tril()
         ),
         "Inside a chunk a token reads the future: D must be 0 above the diagonal.": partial(
@@ -1255,31 +1255,31 @@ CHUNKWISE = Exercise(
         "D needs γ^(i-j), the writes γ^(n-1-j).": partial(
             _chunkwise, inside=lambda gamma, n: _mask(gamma, n, shift=1).tril(), write=lambda j, n: n - j
         ),
-        "The read and the writes are both off by one, γ^i and γ^(n-j): they need γ^(i+1) and γ^(n-1-j).": partial(
+        "Your read and the writes are both off by one, γ^i and γ^(n-j): they need γ^(i+1) and γ^(n-1-j).": partial(
             _chunkwise, read=lambda i, n: i, write=lambda j, n: n - j
         ),
-        "The read from the state has one power of γ too many: token i needs γ^(i+1), not γ^(i+2). "
+        "Your read from the state has one power of γ too many: token i needs γ^(i+1), not γ^(i+2). "
         "Look at the factor on q.": partial(_chunkwise, read=lambda i, n: i + 2),
-        "The state is decayed before it is read: γⁿ is in the read as well. Compute y first, then decay S.": partial(
+        "Your state is decayed before it is read: γⁿ is in the read as well. Compute y first, then decay S.": partial(
             _chunkwise, read=lambda i, n: n + i + 1
         ),
         "All tokens of a chunk read the state with γⁿ: token i stands i+1 steps after it. Look for γ^(i+1) on "
         "q.": partial(_chunkwise, read=lambda i, n: n),
-        "The state keeps γ^(n-1) over a chunk: each of its n tokens decays it, so it keeps γⁿ.": partial(
+        "Your state keeps γ^(n-1) over a chunk: each of its n tokens decays it, so it keeps γⁿ.": partial(
             _chunkwise, keep=lambda n: n - 1
         ),
-        "The state keeps γ^(n+1) over a chunk: each of its n tokens decays it once, so it keeps γⁿ.": partial(
+        "Your state keeps γ^(n+1) over a chunk: each of its n tokens decays it once, so it keeps γⁿ.": partial(
             _chunkwise, keep=lambda n: n + 1
         ),
-        "The writes have one power of γ too few, γ^(n-2-j): the last token of a chunk writes with γ⁰. "
+        "Your writes have one power of γ too few, γ^(n-2-j): the last token of a chunk writes with γ⁰. "
         "Look at the factor on k.": partial(_chunkwise, write=lambda j, n: n - 2 - j),
-        "The pairs inside a chunk are missing: y holds only the read from the state. Look for (Q Kᵀ ⊙ D) V.": partial(
+        "Your pairs inside a chunk are missing: y holds only the read from the state. Look for (Q Kᵀ ⊙ D) V.": partial(
             _chunkwise, inside=lambda gamma, n: torch.zeros(n, n)
         ),
-        "The state forgets all earlier chunks: S holds the writes of the last one only. Add them to γⁿ S.": partial(
+        "Your state forgets all earlier chunks: S holds the writes of the last one only. Add them to γⁿ S.": partial(
             _chunkwise, keep=lambda n: torch.inf
         ),
-        "The state is carried but never read: y holds only pairs of one chunk. Look for γ^(i+1) S q_i.": partial(
+        "Your state is carried but never read: y holds only pairs of one chunk. Look for γ^(i+1) S q_i.": partial(
             _chunkwise, seen=0
         ),
         "Each chunk starts from the given state again: what the chunks before it wrote is lost. Carry S on.": partial(
@@ -1295,7 +1295,7 @@ CHUNKWISE = Exercise(
         "All heads use the decay of the first: look at how gamma (H,) is lined up with (B, H, n, K).": (
             lambda q, k, v, gamma, state, chunk_size: _chunkwise(q, k, v, gamma[:1].expand_as(gamma), state, chunk_size)
         ),
-        "The reads are scaled by K^-1/2: here the caller scales, so leave the factor out.": (
+        "Your reads are scaled by K^-1/2: here the caller scales, so leave the factor out.": (
             lambda q, k, v, gamma, state, chunk_size: _chunkwise(q / q.shape[-1] ** 0.5, k, v, gamma, state, chunk_size)
         ),
         "The powers γ^(-j) on k overflow where γ is small, and y and S hold inf or nan. "
