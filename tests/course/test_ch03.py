@@ -36,8 +36,8 @@ def token_by_token_in_chunks(q, k, v, state=None, chunk_size=4):
         (fold, "token by token"),
         (token_by_token_in_chunks, "token by token"),
         (chunks_of(4), "chunks of a few"),
-        (chunks_of(64), "Is chunk_size used"),
-        (every_pair, "all pairs is built"),
+        (chunks_of(64), "is chunk_size used"),
+        (every_pair, "yours builds all 1024 x 1024 pairs"),
     ],
 )
 def test_the_chunkwise_form_takes_nothing_but_chunks(answer, words):

@@ -11,6 +11,7 @@ from torch import Tensor, einsum
 
 import seqlab.recurrence as core
 from seqlab.course.exercise import Case, Exercise, Property
+from seqlab.course.exercises.shared import LONG, chunks_are_asked
 
 # What several exercises share
 
@@ -1073,9 +1074,6 @@ HUNT = Exercise(
 # 03.10 The chunkwise form
 
 
-LONG = 1024
-
-
 def _chunk_cases(rng):
     sizes = [
         ("T = 1, less than a chunk of 4", 1, 1, 1, 2, 3, 4),
@@ -1090,29 +1088,6 @@ def _chunk_cases(rng):
     given = [Case(c.name, c.inputs | {"chunk_size": C}) for c, (*_, C) in zip(given, sizes, strict=True)]
     long = Case(f"long: T = {LONG}, chunks of 128", _tokens(rng, 1, LONG, 1, 3, 2) | {"chunk_size": 128})
     return [plain[0], long, *plain[1:], *given]
-
-
-def _chunks_are_asked(inputs, effort):
-    """Told by the long case alone: how often torch was called, and how large a matrix of pairs was built."""
-    (B, T, H, _), C = inputs["q"].shape, inputs["chunk_size"]
-    if T < LONG:
-        return None
-    if effort.calls >= T:
-        return (
-            f"The values are right, but this walks token by token, or over chunks of a few: {effort.calls:,} torch "
-            f"operations for {T} tokens in chunks of {C}. The loop should go over chunks of chunk_size tokens."
-        )
-    if effort.largest >= B * H * T * T:
-        return (
-            "The values are right, but a (T, T) matrix of all pairs is built. Only the pairs inside a chunk are "
-            "needed; the carried state stands for everything before it."
-        )
-    if effort.largest < C * C:
-        return (
-            f"The values are right, but no chunk of {C} tokens is computed by its ({C}, {C}) pairs. Is chunk_size "
-            "used, and not a number of your own?"
-        )
-    return None
 
 
 def _chunked(
@@ -1294,7 +1269,7 @@ CHUNKED = Exercise(
     outputs=("y", "S"),
     time_axis={"y": 1, "S": None},
     parts_hint=_where_chunks_part,
-    effort=_chunks_are_asked,
+    effort=chunks_are_asked,
 )
 
 

@@ -11,6 +11,7 @@ from einops import rearrange
 
 import seqlab.recurrence as core
 from seqlab.course.exercise import Case, Exercise, Property
+from seqlab.course.exercises.shared import LONG, chunks_are_asked
 
 
 def _randn(rng, *shape):
@@ -1115,9 +1116,6 @@ def _always_given(q, k, v, gamma, state, chunk_size, *, carried=False, returned)
     return torch.cat(ys, 1), after if returned == "after" else before
 
 
-LONG = 1024  # tokens of the case that tells a loop over chunks from a loop over tokens and from all pairs
-
-
 def _chunk_cases(rng):
     def case(name, B, T, H, K, V, C, gamma, given):
         state = _randn(rng, B, H, V, K) if given else None
@@ -1135,29 +1133,6 @@ def _chunk_cases(rng):
         case(f"long: T = {LONG}, chunks of 128", 1, LONG, 1, 3, 2, 128, torch.tensor([0.98]), True),
         case("γ near 0, long chunks", 1, 70, 2, 4, 4, 64, torch.tensor([1e-3, 0.02]), True),
     ]
-
-
-def _chunks_are_asked(inputs, effort):
-    """Told by the long case alone: how often torch was called, and how large a matrix of pairs was built."""
-    (B, T, H, _), C = inputs["q"].shape, inputs["chunk_size"]
-    if T < LONG:
-        return None
-    if effort.calls >= T:
-        return (
-            f"The values are right, but yours walks token by token, or over chunks of a few: {effort.calls:,} torch "
-            f"operations for {T} tokens in chunks of {C}. Let the loop go over chunks of chunk_size tokens."
-        )
-    if effort.largest >= B * H * T * T:
-        return (
-            f"The values are right, but yours builds all {T} x {T} pairs: cut the text into chunks of chunk_size "
-            "tokens, and let the state stand for everything before a chunk."
-        )
-    if effort.largest < C * C:
-        return (
-            f"The values are right, but no chunk of {C} tokens is computed by its {C} x {C} pairs: is chunk_size used, "
-            "and not a number of your own?"
-        )
-    return None
 
 
 CHUNK_SIZE = Property(
@@ -1314,7 +1289,7 @@ CHUNKWISE = Exercise(
     outputs=("y", "S"),
     time_axis={"y": 1, "S": None},
     parts_hint=_chunk_hint,
-    effort=_chunks_are_asked,
+    effort=chunks_are_asked,
 )
 
 
