@@ -27,7 +27,7 @@
 #
 # **Time** 50 minutes to read, under a minute to run.
 #
-# **Rows covered** RetNet: parallel, recurrent, chunkwise · multi-scale decay · rotation and xPos.
+# **Covers** RetNet: parallel, recurrent, chunkwise · multi-scale decay · rotation and xPos.
 #
 # The question of the course was: *what should the memory forget?* Chapter 03 answered "nothing". This chapter answers
 # "everything, a little, all the time":
