@@ -11,37 +11,13 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from seqlab.figures.panels import dressed, flip_book
 from seqlab.figures.table import rounded
-from seqlab.figures.theme import COLORS, SIGNED, WEIGHTS, figure, wrap
+from seqlab.figures.theme import COLORS, SIGNED, WEIGHTS, figure
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 STATE, READ = "state S<sub>t</sub>", "y<sub>t</sub>"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x")
-
-
-def flip_book(pages: Mapping[str, go.Figure], name: str, start: int = 0) -> go.Figure:
-    """One figure with plotly's own slider over `pages`, label -> figure, all with the same traces. Needs no kernel."""
-    labels, figs = list(pages), list(pages.values())
-    frames = [go.Frame(name=label, data=fig.data, layout=_changing(fig)) for label, fig in pages.items()]
-    steps = [{"label": label, "method": "animate", "args": [[label], _AT_ONCE]} for label in labels]
-    book = go.Figure(figs[start].data, figs[start].layout, frames=frames)
-    slider = {"active": start, "steps": steps, "currentvalue": {"prefix": f"{name}: "}, "pad": {"t": 44}, "len": 0.98}
-    bottom, height = book.layout.margin.b or 52, book.layout.height
-    return book.update_layout(sliders=[slider | {"x": 0.01}], margin_b=bottom + 76, height=height + 80)
-
-
-_AT_ONCE = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
-
-
-def _changing(fig: go.Figure) -> dict:
-    """The part of a layout that may differ from page to page: title, marks, notes and the ranges of the axes."""
-    layout = {
-        "title": {"text": fig.layout.title.text},
-        "shapes": fig.layout.shapes,
-        "annotations": fig.layout.annotations,
-    }
-    axes = {name: {"range": fig.layout[name].range} for name in fig.layout if name[1:5] == "axis"}
-    return layout | {name: axis for name, axis in axes.items() if axis["range"] is not None}
 
 
 def memory_at(
@@ -83,7 +59,7 @@ def memory_at(
         for channel in (used.abs() > max(1e-6, used.abs().max() / 2)).nonzero()[:, 0].tolist():
             fig.add_shape(**_frame(channel, len(S), COLORS[color]), row=2, col=3)
     title = f"Token {t}: {labels[t]}" if labels else f"Token {t}"
-    return _dressed(fig, title, 430, plot_bgcolor="#EDEDED")
+    return dressed(fig, title, 430, plot_bgcolor="#EDEDED")
 
 
 def memory(q, k, v, labels: Sequence[str] | None = None, start: int = 0) -> go.Figure:
@@ -159,7 +135,7 @@ def smear_at(v1: Float[Tensor, " V"], v2: Float[Tensor, " V"], degrees: float) -
     fig.update_xaxes(title_text="value channel", tickvals=channels, row=1, col=2)
     fig.update_yaxes(range=[-limit, limit], row=1, col=2)
     title = f"Keys {degrees:g}° apart: key 1 returns v₁ {'−' if share < 0 else '+'} {abs(share):.2f} v₂"
-    return _dressed(fig, title, 380, legend={"orientation": "h", "y": 1.02, "x": 0.4, "yanchor": "bottom"})
+    return dressed(fig, title, 380, legend={"orientation": "h", "y": 1.02, "x": 0.4, "yanchor": "bottom"})
 
 
 def smear(v1, v2, degrees: Sequence[float], start: int = 0) -> go.Figure:
@@ -186,7 +162,7 @@ def recall_of_each_pair(k: Float[Tensor, "N K"], v: Float[Tensor, "N V"]) -> go.
     fig.update_xaxes(title_text="pair i", row=1, col=2)
     N, K = k.shape
     title = f"{N} pairs in a state with {K} columns: typical error {float(error.square().mean().sqrt()):.2f}"
-    return _dressed(fig, title, 360)
+    return dressed(fig, title, 360)
 
 
 def recall_error(k: Float[Tensor, "N K"], v: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
@@ -252,7 +228,7 @@ def kernels_at(scores: Float[Tensor, " N"], dots: Mapping[str, Float[Tensor, " N
     fig.update_yaxes(range=[-1.1 * reach, reach], zeroline=False)
     fig.update_xaxes(title_text="s = q·k / √K", row=2)
     fig.update_yaxes(title_text="ln φ(q)·φ(k)", col=1)
-    return _dressed(fig, title, 520, showlegend=False)
+    return dressed(fig, title, 520, showlegend=False)
 
 
 def growth(t: Sequence[float], curves: Mapping[str, Sequence[float]], *, title: str, y: str) -> go.Figure:
@@ -291,7 +267,7 @@ def forms_at(T: int, C: int, K: int, V: int) -> go.Figure:
     fig.update_yaxes(range=[0, T * (1.12 * T * (K + V) + 2 * K * V)], row=1, col=2)
     fig.update_yaxes(range=[0, 1.12 * T], row=1, col=3)
     name = {1: " (the recurrent form)", T: " (the parallel form)"}.get(C, "")
-    return _dressed(
+    return dressed(
         fig, f"Chunks of {C}{name}: purple by pairs, blue through the state", 380, barmode="stack", showlegend=False
     )
 
@@ -327,12 +303,4 @@ def moved(maps: Mapping[str, Float[Tensor, "T T"]], title: str) -> go.Figure:
     fig.update_xaxes(title_text="token j, changed", showgrid=False, zeroline=False)
     fig.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
     fig.update_yaxes(title_text="output i", row=1, col=1)
-    return _dressed(fig, title, 400, showlegend=False)
-
-
-def _dressed(fig: go.Figure, title: str, height: int, **layout) -> go.Figure:
-    """A figure of several panels in the course's look."""
-    title = wrap(title)
-    top = 66 + 19 * title.count("<br>")
-    fig.update_annotations(font_size=13)
-    return fig.update_layout({"template": "seqlab", "title_text": title, "height": height, "margin_t": top} | layout)
+    return dressed(fig, title, 400, showlegend=False)

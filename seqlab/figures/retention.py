@@ -9,9 +9,9 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from seqlab.figures.linear_attention import flip_book
+from seqlab.figures.panels import dressed, flip_book
 from seqlab.figures.table import largest, rounded
-from seqlab.figures.theme import COLORS, INK, LINES, SIGNED, WEIGHTS, figure, wrap
+from seqlab.figures.theme import COLORS, INK, LINES, SIGNED, WEIGHTS, figure
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x")
@@ -54,7 +54,7 @@ def mask_at(half_life: float, T: int = 32) -> go.Figure:
     half = (
         "nothing fades" if math.isinf(half_life) else f"half is left after {half_life:g} token{'s' * (half_life != 1)}"
     )
-    return _dressed(fig, f"γ = {gamma:.4g}: {half}", 380, showlegend=False)
+    return dressed(fig, f"γ = {gamma:.4g}: {half}", 380, showlegend=False)
 
 
 def mask(half_lives: Sequence[float], T: int = 32) -> go.Figure:
@@ -100,7 +100,7 @@ def rotation(scores: Float[Tensor, "T T"], decayed: Float[Tensor, "T T"]) -> go.
     fig.update_xaxes(title_text="distance n - m, in tokens", row=1, col=2)
     fig.update_yaxes(title_text="score", row=1, col=2)
     legend = {"orientation": "h", "x": 0.52, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
-    return _dressed(fig, "The same q and k everywhere: the score depends on their distance alone", 400, legend=legend)
+    return dressed(fig, "The same q and k everywhere: the score depends on their distance alone", 400, legend=legend)
 
 
 def reads(weights: Mapping[str, Float[Tensor, "H T"]], labels: Sequence[str], *, title: str) -> go.Figure:
@@ -117,7 +117,7 @@ def reads(weights: Mapping[str, Float[Tensor, "H T"]], labels: Sequence[str], *,
     fig.update_xaxes(title_text="token that was read", row=len(weights), col=1)
     fig.update_yaxes(showgrid=False, zeroline=False)
     fig.update_annotations(font_size=13)
-    return _dressed(fig, title, 400)
+    return dressed(fig, title, 400)
 
 
 def accuracy(
@@ -181,10 +181,3 @@ def chunk_dial(seconds: Mapping[int, float], *, title: str) -> go.Figure:
 
 def _line(x, y, color, *, name="", dash="solid") -> go.Scatter:
     return go.Scatter(x=x, y=y, name=name, mode="lines", line={"color": color, "dash": dash, "width": 2.5})
-
-
-def _dressed(fig: go.Figure, title: str, height: int, **layout) -> go.Figure:
-    """A figure of several panels in the course's look."""
-    title = wrap(title)
-    top = 66 + 19 * title.count("<br>")
-    return fig.update_layout({"template": "seqlab", "title_text": title, "height": height, "margin_t": top} | layout)
