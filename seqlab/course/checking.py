@@ -130,7 +130,7 @@ class Table:
 
     def __init__(self, rows: list[tuple]):
         self.rows = [
-            (id, title, f"{earned} of {points}", attempts, hints, _state(earned, points, attempts))
+            (id, title, f"{earned} of {points}", attempts, hints, records.state(earned, points, attempts))
             for id, title, earned, points, attempts, hints in rows
         ]
         self.total = f"{sum(r[2] for r in rows)} of {sum(r[3] for r in rows)} points"
@@ -146,10 +146,6 @@ class Table:
         cells = ("".join(f"<td style='text-align:left'>{escape(str(c))}</td>" for c in r) for r in self.rows)
         rows = "".join(f"<tr>{c}</tr>" for c in cells)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p><b>{self.total}</b></p>"
-
-
-def _state(earned: int, points: int, attempts: int) -> str:
-    return "✓ done" if earned >= points else "… tried" if attempts else "not started"
 
 
 def _number(answer: Any) -> Outcome:

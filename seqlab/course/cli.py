@@ -117,7 +117,7 @@ def progress() -> None:
         r = done.get(e.id, {"attempts": 0, "hints": 0})
         points = _earned(done, e)
         total, earned = total + e.points, earned + points
-        state = "✓ done" if points >= e.points else "… tried" if r["attempts"] else "not started"
+        state = records.state(points, e.points, r["attempts"])
         table.add_row(e.id, e.title, f"{points} of {e.points}", str(r["attempts"]), str(r["hints"]), state)
     out.print(table)
     out.print(f"{earned} of {total} points", style="bold")

@@ -44,9 +44,8 @@ def judge(exercise: Exercise, cases: list[Case], outcomes: list[Outcome]) -> Rep
     """The report on `outcomes`, one for each input set of `answer.plan`, in its order."""
     tried = [_try(exercise, case, outcome) for case, outcome in zip(cases, outcomes, strict=False)]
     wrong = [t for t in tried if t.kind]
-    broken = None if wrong else _broken_property(exercise, cases, outcomes) or _another_way(exercise, tried)
-    if exercise.keeps_inputs and not wrong and not broken and (notes := _notes(exercise, outcomes)):
-        broken = "in place", notes[0]
+    notes = _notes(exercise, outcomes)
+    broken = None if wrong else _broken_property(exercise, cases, outcomes) or _another_way(exercise, tried, notes)
     kind, message = _diagnose(exercise, tried, wrong) if wrong else broken or ("passed", "")
     if kind == "value" and not exercise.numeric and (also := _broken_property(exercise, cases, outcomes)):
         message += " " + also[1]
@@ -59,7 +58,7 @@ def judge(exercise: Exercise, cases: list[Case], outcomes: list[Outcome]) -> Rep
         kind=kind,
         message=message if not passed else _praise(exercise),
         rows=() if kind == "not started" else _rows(exercise, tried, broken),
-        notes=() if kind == "in place" else _notes(exercise, outcomes),
+        notes=() if kind == "in place" else notes,
         parting=_parting(exercise, wrong) if wrong and not exercise.numeric else None,
     )
 
@@ -310,10 +309,12 @@ def _broken_property(e: Exercise, cases: list[Case], outcomes: list[Outcome]) ->
     return None
 
 
-def _another_way(e: Exercise, tried: list[_Tried]) -> tuple[str, str] | None:
-    """Right values by a way that the exercise rules out, such as a loop over tokens where chunks are asked for."""
+def _another_way(e: Exercise, tried: list[_Tried], notes: tuple[str, ...]) -> tuple[str, str] | None:
+    """Right values by a way that the exercise rules out: a loop over tokens where chunks are asked for, or in place."""
     said = (e.effort(clone(t.case.inputs), t.outcome.effort) for t in tried if e.effort)
-    return next((("effort", sentence) for sentence in said if sentence), None)
+    if sentence := next(filter(None, said), None):
+        return "effort", sentence
+    return ("in place", notes[0]) if e.keeps_inputs and notes else None
 
 
 def _rows(e: Exercise, tried: list[_Tried], broken) -> tuple[Row, ...]:
