@@ -1,0 +1,1 @@
+"""Real checkpoints in our modules."""

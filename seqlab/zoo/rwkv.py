@@ -1,0 +1,5 @@
+"""Four generations of RWKV."""
+
+from seqlab.zoo.row import Row
+
+ROWS: list[Row] = []
