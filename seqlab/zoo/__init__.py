@@ -3,7 +3,7 @@
 A new mixer is one file in mixers/, one row here (in the file of its family) and one oracle test.
 """
 
-from seqlab.zoo import attention, delta, linear, others, recurrent, rwkv, state_space
+from seqlab.zoo import attention, averages, delta, linear, others, recurrent, rwkv, selective, state_space
 from seqlab.zoo.row import CORE_FORMS, Row
 
 __all__ = ["CORE_FORMS", "FAMILIES", "ZOO", "Row", "row"]
@@ -13,9 +13,9 @@ FAMILIES: dict[str, list[Row]] = {
     "attention": attention.ROWS,
     "linear and gated": linear.ROWS,
     "delta rule": delta.ROWS,
-    "state space": state_space.ROWS,
+    "state space": state_space.ROWS + selective.ROWS,
     "RWKV": rwkv.ROWS,
-    "others": others.ROWS,
+    "others": averages.ROWS + others.ROWS,
 }
 ZOO: list[Row] = [r for rows in FAMILIES.values() for r in rows]
 
