@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from seqlab.zoo import ZOO, row
+from seqlab.zoo import ZOO
 
 B, T, D = 2, 21, 32
 rows = pytest.mark.parametrize("r", ZOO, ids=lambda r: r.name)
@@ -102,15 +102,3 @@ def test_bf16_runs(r):
     y, _ = mixer.bfloat16()(x.bfloat16())
     assert y.dtype == torch.bfloat16
     assert (y - exact).abs().max() < 0.05 * exact.abs().max()
-
-
-@rows
-def test_a_row_names_its_source(r):
-    assert r.paper.startswith(("arXiv:", "doi:")) and r.oracle and r.gate
-    assert 1986 <= r.year <= 2027 and 0 <= r.chapter <= 29
-
-
-def test_an_unknown_row_is_named_with_what_there_is():
-    with pytest.raises(KeyError, match=r"no architecture is called 'S6': there are .*RetNet"):
-        row("S6")
-    assert row("RetNet").year == 2023

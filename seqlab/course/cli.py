@@ -1,4 +1,4 @@
-"""The command line: seqlab list, start, check, grade, progress, reset, doctor, lab, update, build.
+"""The command line: seqlab list, start, check, grade, progress, reset, doctor, lab, zoo, update, build.
 
 Nothing heavy is imported until a command needs it.
 """
@@ -150,6 +150,31 @@ def doctor() -> None:
         "Everything the course needs works here." if not missing else "Mend what is missing, then run this again."
     )
     raise typer.Exit(1 if missing else 0)
+
+
+@app.command()
+def zoo(
+    name: Annotated[str | None, typer.Argument(help="One architecture or model; without it, all of them.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables of the README.")] = False,
+) -> None:
+    """Show every architecture: what it forgets, the size of its state, its paper and what it is tested against."""
+    from seqlab.zoo import FAMILIES, RECIPES, table
+
+    if markdown:
+        return print(table.markdown(), table.recipes_markdown(), sep="\n\n")
+    if name is not None:
+        return out.print(table.one(name), markup=False, soft_wrap=True)
+    view = Table("architecture", "what it forgets", "state", "forms", "year", "ch.", box=None, pad_edge=False)
+    for family, rows in FAMILIES.items():
+        view.add_row(f"[bold]{family}[/]")
+        for row in rows:
+            view.add_row(*map(_plain, table.cells(row)))
+    out.print(view)
+    models = Table("model", "layout", "year", "ch.", box=None, pad_edge=False)
+    for r in RECIPES:
+        models.add_row(_plain(r.name), _plain(r.layout), str(r.year), f"{r.chapter:02d}")
+    out.print("", models)
+    out.print(f"\n{table.LEGEND} seqlab zoo NAME says more about one.", style="dim")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -3,10 +3,10 @@
 A new mixer is one file in mixers/, one row here (in the file of its family) and one oracle test.
 """
 
-from seqlab.zoo import attention, averages, delta, linear, others, recurrent, rwkv, selective, state_space
-from seqlab.zoo.row import CORE_FORMS, Row
+from seqlab.zoo import attention, averages, delta, linear, models, others, recurrent, rwkv, selective, state_space
+from seqlab.zoo.row import CORE_FORMS, Recipe, Row
 
-__all__ = ["CORE_FORMS", "FAMILIES", "ZOO", "Row", "row"]
+__all__ = ["CORE_FORMS", "FAMILIES", "RECIPES", "ZOO", "Recipe", "Row", "recipe", "row"]
 
 FAMILIES: dict[str, list[Row]] = {
     "recurrent": recurrent.ROWS,
@@ -17,12 +17,22 @@ FAMILIES: dict[str, list[Row]] = {
     "RWKV": rwkv.ROWS,
     "others": averages.ROWS + others.ROWS,
 }
+RECIPES: list[Recipe] = models.RECIPES
 ZOO: list[Row] = [r for rows in FAMILIES.values() for r in rows]
 
 
 def row(name: str) -> Row:
-    """The row called `name`; KeyError with the names there are."""
-    for r in ZOO:
-        if r.name == name:
-            return r
-    raise KeyError(f"no architecture is called {name!r}: there are {', '.join(r.name for r in ZOO)}")
+    """The row called `name`, in any case; KeyError with the names there are."""
+    return _named(name, ZOO, "architecture")
+
+
+def recipe(name: str) -> Recipe:
+    """The whole model called `name`, in any case; KeyError with the names there are."""
+    return _named(name, RECIPES, "model")
+
+
+def _named(name, entries, kind):
+    for entry in entries:
+        if entry.name.lower() == name.lower():
+            return entry
+    raise KeyError(f"no {kind} is called {name!r}: there are {', '.join(e.name for e in entries)}")

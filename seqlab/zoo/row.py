@@ -29,3 +29,18 @@ class Row:
 def with_heads(mixer, **options):
     """`mixer` with the rows' number of heads."""
     return partial(mixer, n_heads=H, **options)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole model: which mixers in which order, the sizes it was published with, and a tiny one that trains."""
+
+    name: str
+    layout: str  # one line: which mixers and channel mixers, in which order
+    tiny: Callable[[], nn.Module]  # -> LanguageModel over 256 bytes
+    published: dict[str, dict[str, float | str]]  # model -> its sizes, as its config or paper gives them
+    paper: str
+    year: int
+    chapter: int
+    source: str  # where the sizes stand
+    oracle: str  # what its test compares with
