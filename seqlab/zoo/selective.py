@@ -1,5 +1,20 @@
 """State spaces that read their input: Mamba and its kin."""
 
-from seqlab.zoo.row import Row
+from seqlab.mixers.mamba2 import Mamba2
+from seqlab.zoo.row import CORE_FORMS, Row, with_heads
 
-ROWS: list[Row] = []
+N = 8  # d_state of the rows
+
+ROWS = [
+    Row(
+        "Mamba-2",
+        with_heads(Mamba2, d_state=N, n_groups=2),
+        gate="exp(Δ_t A_h): one per head, Δ chosen by the input",
+        state_floats=lambda T, D: 2 * D * N + 3 * (2 * D + 2 * 2 * N),
+        forms=CORE_FORMS,
+        paper="arXiv:2405.21060",
+        year=2024,
+        chapter=7,
+        oracle="transformers Mamba2Mixer, BambaMixer, Zamba2MambaMixer",
+    ),
+]
