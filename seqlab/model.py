@@ -10,43 +10,128 @@ from torch import Tensor, nn
 from seqlab.ffn import SwiGLU
 from seqlab.norm import RMSNorm
 
+Make = Callable[[int], nn.Module]  # d_model -> module
+
+
+def _mix(mixer, x, state, shared):
+    return mixer(x, state, shared) if getattr(mixer, "shares", False) else mixer(x, state)
+
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + ffn(norm(x)): pre-norm, each part added to the residual stream."""
+    """x + mixer(norm(x)), then x + ffn(norm(x)): pre-norm, each part added to the residual stream.
 
-    def __init__(self, d_model: int, mixer: nn.Module, ffn: nn.Module | None = None, eps: float = 1e-6):
+    forward(x, state, shared) -> (x, state). The state is the mixer's; with an ffn that has one too (class attribute
+    `has_state = True`: forward(x, state) -> (y, state)), it is the pair (mixer's, ffn's). A part with the class
+    attribute `shares = True` is given `shared` as well, the dict all blocks see during one pass of the model.
+    A subclass may wire its parts otherwise, and stand for itself among a LanguageModel's mixers.
+    """
+
+    def __init__(self, d_model: int, mixer: nn.Module, ffn: nn.Module | None = None, eps: float = 1e-6, norm=RMSNorm):
         super().__init__()
-        self.mixer_norm, self.mixer = RMSNorm(d_model, eps), mixer
-        self.ffn_norm, self.ffn = (None, None) if ffn is None else (RMSNorm(d_model, eps), ffn)
+        self.mixer_norm, self.mixer = norm(d_model, eps), mixer
+        self.ffn_norm, self.ffn = (None, None) if ffn is None else (norm(d_model, eps), ffn)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Any]:
-        y, state = self.mixer(self.mixer_norm(x), state)
-        x = x + y
-        return x if self.ffn is None else x + self.ffn(self.ffn_norm(x)), state
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None, shared: dict | None = None
+    ) -> tuple[Float[Tensor, "B T D"], Any]:
+        pair = getattr(self.ffn, "has_state", False)
+        mixer_state, ffn_state = state if pair and state is not None else (state, None)
+        x, mixer_state = self.add(x, "mixer", mixer_state, shared)
+        if self.ffn is not None:
+            x, ffn_state = self.add(x, "ffn", ffn_state, shared)
+        return x, (mixer_state, ffn_state) if pair else mixer_state
+
+    def add(self, x, name, state, shared):
+        """The stream after the part called `name`, and the part's state."""
+        y, state = self.run(name, getattr(self, f"{name}_norm")(x), state, shared)
+        return x + y, state
+
+    def run(self, name, x, state, shared):
+        """The part called `name` on x: (y, state), with None for the state of a plain ffn."""
+        part = getattr(self, name)
+        if name == "ffn" and not getattr(part, "has_state", False):
+            return part(x), None
+        return _mix(part, x, state, shared)
+
+
+class PostNormBlock(Block):
+    """norm(α x + β part(x)) for mixer and ffn: the wiring of the 2017 Transformer (arXiv:1706.03762), α = β = 1.
+
+    Only normalised numbers are ever on the stream. Larger α keeps more of it: DeepNorm (arXiv:2203.00555). mixer_scale
+    and ffn_scale are pairs (α, β). The last norm of the last block leaves no work for a final one (`final_norm=False`).
+    """
+
+    def __init__(self, *args, mixer_scale=(1.0, 1.0), ffn_scale=(1.0, 1.0), **options):
+        super().__init__(*args, **options)
+        self.mixer_scale, self.ffn_scale = mixer_scale, ffn_scale
+
+    def add(self, x, name, state, shared):
+        alpha, beta = getattr(self, f"{name}_scale")
+        y, state = self.run(name, x, state, shared)
+        return getattr(self, f"{name}_norm")(alpha * x + beta * y), state
+
+
+class Parallel(nn.Module):
+    """Several mixers side by side on the same input: the mean of norm_i(mixer_i(x)) (Hymba, arXiv:2411.13676).
+
+    The norms' weights learn how much each counts. The state is the list of the mixers' states.
+    """
+
+    shares = True
+
+    def __init__(self, d_model: int, mixers: Sequence[Make], *, eps: float = 1e-6, norm=RMSNorm):
+        super().__init__()
+        self.mixers = nn.ModuleList(make(d_model) for make in mixers)
+        self.norms = nn.ModuleList(norm(d_model, eps) for _ in mixers)
+
+    def forward(self, x: Float[Tensor, "B T D"], state=None, shared=None) -> tuple[Float[Tensor, "B T D"], list]:
+        states = state or [None] * len(self.mixers)
+        outputs = [_mix(mixer, x, s, shared) for mixer, s in zip(self.mixers, states, strict=True)]
+        total = sum(norm(y) for norm, (y, _) in zip(self.norms, outputs, strict=True))
+        return total / len(outputs), [s for _, s in outputs]
 
 
 class LanguageModel(nn.Module):
     """Embedding, blocks, norm, head. `mixers` holds one factory per block, each called with d_model.
 
-    ffn is a factory too (default SwiGLU; None for blocks of a mixer alone). tie: the head reuses the embedding.
+    ffn is a factory too (default SwiGLU; None for blocks of a mixer alone), or a list of them, one per block. A factory
+    in `mixers` that returns a Block brings its own wiring and ffn; all others are wrapped in `block`. norm is called
+    with (d_model, eps): RMSNorm or nn.LayerNorm. tie: the head reuses the embedding. embedding_scale multiplies the
+    embedding's output, embedding_norm normalises it. logit_cap c bends the logits to c tanh(logits / c).
     """
 
     def __init__(
         self,
         vocab: int,
         d_model: int,
-        mixers: Sequence[Callable[[int], nn.Module]],
-        ffn: Callable[[int], nn.Module] | None = SwiGLU,
+        mixers: Sequence[Make],
+        ffn: Make | Sequence[Make | None] | None = SwiGLU,
         *,
-        tie: bool = False,
+        block: Callable[..., Block] = Block,
+        norm: Callable[[int, float], nn.Module] = RMSNorm,
         eps: float = 1e-6,
+        tie: bool = False,
+        embedding_scale: float = 1.0,
+        embedding_norm: bool = False,
+        final_norm: bool = True,
+        head_bias: bool = False,
+        logit_cap: float | None = None,
     ):
         super().__init__()
         self.embedding = nn.Embedding(vocab, d_model)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(d_model, make(d_model), ffn and ffn(d_model), eps) for make in mixers)
-        self.norm = RMSNorm(d_model, eps)
-        self.head = nn.Linear(d_model, vocab, bias=False)
+        self.embedding_norm = norm(d_model, eps) if embedding_norm else nn.Identity()
+        self.embedding_scale, self.logit_cap = embedding_scale, logit_cap
+        ffns = ffn if isinstance(ffn, Sequence) else [ffn] * len(mixers)
+        if len(ffns) != len(mixers):
+            raise ValueError(f"ffn has {len(ffns)} entries, mixers has {len(mixers)}: one per block is needed")
+        self.blocks = nn.ModuleList()
+        for make, make_ffn in zip(mixers, ffns, strict=True):
+            made = make(d_model)
+            is_block = isinstance(made, Block)
+            self.blocks.append(made if is_block else block(d_model, made, make_ffn and make_ffn(d_model), eps, norm))
+        self.norm = norm(d_model, eps) if final_norm else nn.Identity()
+        self.head = nn.Linear(d_model, vocab, bias=head_bias)
         if tie:
             self.head.weight = self.embedding.weight
 
@@ -54,12 +139,14 @@ class LanguageModel(nn.Module):
         self, tokens: Int[Tensor, "B T"], states: list | None = None
     ) -> tuple[Float[Tensor, "B T vocab"], list]:
         """Logits for the next token at each position, and the state of each block."""
-        x = self.embedding(tokens)
+        x = self.embedding_norm(self.embedding(tokens) * self.embedding_scale)
+        shared = {"embedding": x}
         new_states = []
         for block, state in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
-            x, state = block(x, state)
+            x, state = block(x, state, shared)
             new_states.append(state)
-        return self.head(self.norm(x)), new_states
+        logits = self.head(self.norm(x))
+        return (logits if self.logit_cap is None else self.logit_cap * (logits / self.logit_cap).tanh()), new_states
 
 
 @torch.inference_mode()

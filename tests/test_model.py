@@ -3,10 +3,12 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from seqlab.ffn import MLP, SwiGLU
 from seqlab.mixers import Attention, LinearAttention, RetNet
-from seqlab.model import Block, LanguageModel, generate, stream
+from seqlab.model import Block, LanguageModel, Parallel, PostNormBlock, generate, stream
+from seqlab.norm import RMSNorm
 from seqlab.zoo import ZOO
 
 HYBRID = [partial(LinearAttention, n_heads=2), partial(RetNet, n_heads=2), partial(Attention, n_heads=2, window=8)]
@@ -71,6 +73,101 @@ def test_a_tied_head_is_the_embedding():
     model = LanguageModel(29, 16, HYBRID[:1], tie=True)
     assert model.head.weight is model.embedding.weight
     assert SwiGLU(24).gate.out_features == 64
+
+
+class Shift(nn.Module):
+    """An ffn with a state: it adds the token before."""
+
+    has_state = True
+
+    def forward(self, x, state=None):
+        past = torch.zeros_like(x[:, :1]) if state is None else state
+        return x + torch.cat([past, x[:, :-1]], dim=1), x[:, -1:]
+
+
+class Recall(nn.Module):
+    """A mixer that reads what the model shares, and leaves a note for the next one."""
+
+    shares = True
+
+    def forward(self, x, state=None, shared=None):
+        shared["calls"] = shared.get("calls", 0) + 1
+        return shared["calls"] * shared["embedding"], None
+
+
+def halves(model, tokens):
+    first, states = model(tokens[:, :5])
+    return torch.cat([first, model(tokens[:, 5:], states)[0]], dim=1)
+
+
+def test_an_ffn_with_a_state_decodes():
+    ffns = [lambda d: Shift(), SwiGLU, None]
+    model, tokens = LanguageModel(29, 16, HYBRID, ffns).double(), torch.randint(29, (2, 9))
+    assert isinstance(model.blocks[0].ffn, Shift) and model.blocks[2].ffn is None
+    logits, states = model(tokens)
+    assert isinstance(states[0], tuple) and states[0][1].shape == (2, 1, 16)
+    torch.testing.assert_close(halves(model, tokens), logits, rtol=0, atol=1e-12)
+
+
+def test_one_ffn_per_block_is_needed():
+    with pytest.raises(ValueError, match="ffn has 2 entries, mixers has 3"):
+        LanguageModel(29, 16, HYBRID, [SwiGLU, None])
+
+
+def test_blocks_share_a_dict_for_one_pass():
+    model, tokens = LanguageModel(29, 16, [lambda d: Recall()] * 2, None), torch.randint(29, (2, 9))
+    x = model.embedding(tokens)
+    for _ in range(2):
+        torch.testing.assert_close(model(tokens)[0], model.head(model.norm(x + 1 * x + 2 * x)))
+
+
+def test_a_post_norm_block_normalises_the_sum():
+    block, x = (
+        PostNormBlock(16, RetNet(16, 2), MLP(16), 1e-5, nn.LayerNorm, mixer_scale=(3.0, 0.5)),
+        torch.randn(2, 6, 16),
+    )
+    x = x.double()
+    block = block.double()
+    h = block.mixer_norm(3 * x + 0.5 * block.mixer(x)[0])
+    torch.testing.assert_close(block(x)[0], block.ffn_norm(h + block.ffn(h)))
+
+
+@pytest.mark.parametrize("norm", [RMSNorm, nn.LayerNorm])
+def test_a_post_norm_stream_is_normalised(norm):
+    options = {"block": PostNormBlock, "norm": norm, "final_norm": False, "embedding_norm": True, "head_bias": True}
+    model, tokens = LanguageModel(29, 16, HYBRID, **options).double(), torch.randint(29, (2, 9))
+    assert isinstance(model.blocks[1].ffn_norm, norm) and isinstance(model.norm, nn.Identity)
+    stream = (model(tokens)[0] - model.head.bias) @ torch.linalg.pinv(model.head.weight).mT
+    torch.testing.assert_close(stream.square().mean(-1), torch.ones(2, 9, dtype=torch.float64), rtol=0, atol=1e-3)
+    torch.testing.assert_close(halves(model, tokens), model(tokens)[0], rtol=0, atol=1e-12)
+
+
+def test_a_block_among_the_mixers_brings_its_own_wiring():
+    own = lambda d: PostNormBlock(d, RetNet(d, 2))  # noqa: E731
+    model = LanguageModel(29, 16, [HYBRID[0], own])
+    assert model.blocks[1].ffn is None and type(model.blocks[0]) is Block
+
+
+def test_parallel_mixers_are_averaged_after_a_norm_each():
+    both, x = Parallel(16, [HYBRID[1], lambda d: Recall()]).double(), torch.randn(2, 9, 16).double()
+    shared = {"embedding": x}
+    one, two = both.norms[0](both.mixers[0](x)[0]), both.norms[1](x)
+    y, states = both(x, None, shared)
+    torch.testing.assert_close(y, (one + two) / 2)
+    assert len(states) == 2
+    model, tokens = LanguageModel(29, 16, [partial(Parallel, mixers=HYBRID)]).double(), torch.randint(29, (2, 9))
+    torch.testing.assert_close(halves(model, tokens), model(tokens)[0], rtol=0, atol=1e-12)
+
+
+def test_scale_and_cap_at_the_two_ends():
+    torch.manual_seed(1)
+    plain, tokens = LanguageModel(29, 16, HYBRID).double(), torch.randint(29, (2, 9))
+    torch.manual_seed(1)
+    other = LanguageModel(29, 16, HYBRID, embedding_scale=4.0, logit_cap=0.1).double()
+    logits = other(tokens)[0]
+    plain.embedding.weight.data *= 4
+    torch.testing.assert_close(logits, 0.1 * torch.tanh(plain(tokens)[0] / 0.1))
+    assert logits.abs().max() < 0.1
 
 
 @pytest.mark.oracle
