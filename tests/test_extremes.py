@@ -41,9 +41,9 @@ def test_sixteen_thousand_tokens_chunkwise(log_a, delta):
 
 @pytest.mark.parametrize("log_a", [None, -1e-7, -1e-8, [-1e-7, -1e-8, -1.0, -30.0]], ids=str)
 def test_a_hundred_thousand_tokens_recurrent(log_a):
-    """float32 rounds each gate to a multiple of 2^-24, so T steps may be off by T/2 of these: 3e-3 at 100,000 tokens.
+    """float32 rounds each gate to a multiple of 2^-24: T steps may be off by T/2 of these, 3e-3 at 100,000 tokens.
 
-    Without a decay nothing is rounded but the sums. `chunkwise` adds logarithms, which round far less: see the next test.
+    Without a decay only the sums are rounded. `chunkwise` adds logarithms, which round far less: see the next test.
     """
     assert_close_to_float64(recurrent, draw(LONGER, log_a), 1e-4 if log_a is None else LONGER * 2**-25)
 
