@@ -1,0 +1,48 @@
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Elman(nn.Module):
+    """The simple recurrent network (Elman 1990, doi:10.1207/s15516709cog1402_1).
+
+    h_t = tanh(W x_t + R h_{t-1} + b)        y_t = h_t
+
+    The difference from everything linear: h passes through a matrix *and* a nonlinearity at each step, so step t must
+    wait for step t-1; no form computes all t at once. W x_t needs no h and is formed for all t first. Elman's context
+    units copied h and no gradient went through the copy; here, as everywhere since, it flows through all of time.
+
+    form: "fused" (PyTorch's own loop, on these parameters) or "recurrent" (the equation). State: h (B, D).
+    """
+
+    def __init__(self, d_model, *, form="fused"):
+        super().__init__()
+        if form not in ("fused", "recurrent"):
+            raise ValueError(f"form is {form!r}: choose 'fused' or 'recurrent'")
+        self.form = form
+        self.W, self.R = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model, bias=False)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(d_model**-0.5), d_model**-0.5)
+
+    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        h = x.new_zeros(len(x), x.shape[-1], dtype=wide) if state is None else state
+        W, R, b = (parameter.to(wide) for parameter in (self.W.weight, self.R.weight, self.W.bias))
+        run = self.fused if self.form == "fused" else self.recurrent
+        y, h = run(x.to(wide), h, W, R, b)
+        return y.to(x.dtype), h
+
+    @staticmethod
+    def recurrent(x, h, W, R, b):
+        """The equation, token by token."""
+        ys = []
+        for Wx in (x @ W.mT + b).unbind(1):
+            h = torch.tanh(Wx + h @ R.mT)
+            ys.append(h)
+        return torch.stack(ys, dim=1), h
+
+    @staticmethod
+    def fused(x, h, W, R, b):
+        """The same in one call; PyTorch has a second bias beside R, here 0."""
+        y, h = torch.rnn_tanh(x, h[None], [W, R, b, torch.zeros_like(b)], True, 1, 0.0, False, False, True)
+        return y, h[0]

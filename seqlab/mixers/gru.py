@@ -1,0 +1,58 @@
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class GRU(nn.Module):
+    """The gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
+
+    h_t = z_t h_{t-1} + (1 - z_t) n_t        y_t = h_t
+    (r, z) = σ(W x_t + R h_{t-1} + b)        n = tanh(W x_t + b + r_t (R h_{t-1} + b'))
+
+    The difference from the LSTM: no separate cell; one gate z both keeps and writes, so what is kept and what is new
+    always add up to 1.
+
+    reset: where r acts. "after" the product with R, as in PyTorch and cuDNN and the default here, or "before" it, the
+    paper's own n = tanh(W x + b + R (r h) + b'); only "after" has a fused form. The rows of W, R and the biases are
+    r, z, n, as in PyTorch. form: "fused" (PyTorch's own loop, on these parameters) or "recurrent" (the equation).
+    State: h (B, D).
+    """
+
+    def __init__(self, d_model, *, reset="after", form=None):
+        super().__init__()
+        form = form or ("fused" if reset == "after" else "recurrent")
+        if reset not in ("after", "before"):
+            raise ValueError(f"reset is {reset!r}: choose 'after' or 'before' (the product with R)")
+        if form not in ("fused", "recurrent"):
+            raise ValueError(f"form is {form!r}: choose 'fused' or 'recurrent'")
+        if (reset, form) == ("before", "fused"):
+            raise ValueError("reset is 'before', form is 'fused': PyTorch fuses only 'after', so use form='recurrent'")
+        self.reset, self.form = reset, form
+        self.W, self.R = (nn.Linear(d_model, 3 * d_model) for _ in range(2))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(d_model**-0.5), d_model**-0.5)
+
+    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        h = x.new_zeros(len(x), x.shape[-1], dtype=wide) if state is None else state
+        parameters = [p.to(wide) for p in (self.W.weight, self.R.weight, self.W.bias, self.R.bias)]
+        run = self.fused if self.form == "fused" else self.recurrent
+        y, h = run(x.to(wide), h, *parameters)
+        return y.to(x.dtype), h
+
+    def recurrent(self, x, h, W, R, b, b_R):
+        """The equation, token by token."""
+        D, ys = h.shape[-1], []
+        for Wx in (x @ W.mT + b).unbind(1):
+            r, z = (Wx[:, : 2 * D] + h @ R[: 2 * D].mT + b_R[: 2 * D]).sigmoid().chunk(2, dim=-1)
+            R_n, b_n = R[2 * D :], b_R[2 * D :]
+            past = r * (h @ R_n.mT + b_n) if self.reset == "after" else (r * h) @ R_n.mT + b_n
+            h = z * h + (1 - z) * (Wx[:, 2 * D :] + past).tanh()
+            ys.append(h)
+        return torch.stack(ys, dim=1), h
+
+    @staticmethod
+    def fused(x, h, W, R, b, b_R):
+        """The same in one call."""
+        y, h = torch.gru(x, h[None], [W, R, b, b_R], True, 1, 0.0, False, False, True)
+        return y, h[0]

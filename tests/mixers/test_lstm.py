@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from seqlab.mixers.lstm import LSTM, LSTMState
+
+D, T = 12, 17
+
+
+@pytest.mark.parametrize("form", ["fused", "recurrent"])
+def test_it_is_torch_nn_lstm_with_its_gradients(form):
+    """Torch's two biases add up to ours."""
+    ours, theirs = LSTM(D, form=form).double(), torch.nn.LSTM(D, D, batch_first=True).double()
+    ours.W.weight.data, ours.R.weight.data = theirs.weight_ih_l0.data, theirs.weight_hh_l0.data
+    ours.W.bias.data = theirs.bias_ih_l0.data + theirs.bias_hh_l0.data
+    x = torch.randn(3, T, D, dtype=torch.float64, requires_grad=True)
+    h, c = torch.randn(2, 3, D, dtype=torch.float64)
+    (y, state), (y_theirs, state_theirs) = ours(x, LSTMState(h, c)), theirs(x, (h[None], c[None]))
+    torch.testing.assert_close(y, y_theirs, rtol=0, atol=1e-12)
+    for a, b in zip(state, state_theirs, strict=True):
+        torch.testing.assert_close(a, b[0], rtol=0, atol=1e-12)
+    grads = torch.autograd.grad(y.square().sum(), [x, ours.W.weight, ours.R.weight, ours.W.bias])
+    wanted = [x, theirs.weight_ih_l0, theirs.weight_hh_l0, theirs.bias_ih_l0]
+    for a, b in zip(grads, torch.autograd.grad(y_theirs.square().sum(), wanted), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_an_open_forget_gate_and_a_shut_input_gate_keep_the_cell():
+    """The constant error carousel: c is untouched by the tokens, and so is its gradient."""
+    mixer, x = LSTM(D).double(), torch.randn(1, 200, D, dtype=torch.float64)
+    with torch.no_grad():
+        mixer.W.weight.zero_(), mixer.R.weight.zero_()
+        mixer.W.bias[:D], mixer.W.bias[D : 2 * D] = -1000.0, 1000.0  # i = 0, f = 1
+    c = torch.randn(1, D, dtype=torch.float64, requires_grad=True)
+    _, state = mixer(x, LSTMState(torch.zeros_like(c), c))
+    torch.testing.assert_close(state.c, c)
+    torch.testing.assert_close(torch.autograd.grad(state.c.sum(), c)[0], torch.ones_like(c))
+
+
+def test_an_unknown_form_gets_one_clear_sentence():
+    with pytest.raises(ValueError, match="form is 'scan': choose 'fused' or 'recurrent'"):
+        LSTM(D, form="scan")
