@@ -1,5 +1,20 @@
 """Long convolutions, moving averages, and states that are themselves learners."""
 
-from seqlab.zoo.row import Row
+from seqlab.mixers.slstm import sLSTM
+from seqlab.zoo.row import Row, with_heads
 
-ROWS: list[Row] = []
+D_CONV = 4
+
+ROWS = [
+    Row(
+        "sLSTM",
+        with_heads(sLSTM),
+        gate="σ(f̃_t) per cell, against an input gate that is an exponential",
+        state_floats=lambda T, D: 4 * D + (D_CONV - 1) * D,
+        forms=(),
+        paper="arXiv:2405.04517",
+        year=2024,
+        chapter=10,
+        oracle="xlstm's vanilla cell; the paper's equations in float64",
+    ),
+]
