@@ -1,5 +1,81 @@
 """The delta rule: a write first removes what its key returned."""
 
-from seqlab.zoo.row import Row
+from seqlab.mixers.deltanet import DeltaNet
+from seqlab.mixers.deltaproduct import DeltaProduct
+from seqlab.mixers.gated_deltanet import GatedDeltaNet
+from seqlab.mixers.kda import KDA
+from seqlab.zoo.row import CORE_FORMS, H, Row, with_heads
 
-ROWS: list[Row] = []
+
+def conv_floats(*widths, d_conv=4):
+    """The last d_conv - 1 inputs of the short convolution over channels of these widths, in every head."""
+    return (d_conv - 1) * H * sum(widths)
+
+
+def floats(n_steps=1):
+    """K = ¾ D / H and V = 2 K, with the convolution's inputs for `n_steps` keys and values."""
+
+    def state_floats(T, D):
+        K, V = 3 * D // (4 * H), 2 * (3 * D // (4 * H))
+        return H * V * K + conv_floats(K, n_steps * (K + V))
+
+    return state_floats
+
+
+ROWS = [
+    Row(
+        "DeltaNet",
+        with_heads(DeltaNet),
+        gate="I - β k kᵀ: forgets what this key returned",
+        state_floats=lambda T, D: H * (D // H) ** 2 + conv_floats(*[D // H] * 3),
+        forms=CORE_FORMS,
+        paper="arXiv:2406.06484",
+        year=2024,
+        chapter=8,
+        oracle="fla.ops.delta_rule.naive",
+    ),
+    Row(
+        "Gated DeltaNet",
+        with_heads(GatedDeltaNet),
+        gate="a_t (I - β k kᵀ): one number per head fades all, then the key is cleared",
+        state_floats=floats(),
+        forms=CORE_FORMS,
+        paper="arXiv:2412.06464",
+        year=2024,
+        chapter=8,
+        oracle="transformers Qwen3NextGatedDeltaNet",
+    ),
+    Row(
+        "KDA",
+        with_heads(KDA),
+        gate="diag(a_t) (I - β k kᵀ): one number per key channel",
+        state_floats=lambda T, D: H * (D // H) ** 2 + conv_floats(*[D // H] * 3),
+        forms=CORE_FORMS,
+        paper="arXiv:2510.26692",
+        year=2025,
+        chapter=8,
+        oracle="transformers KimiLinearDeltaAttention",
+    ),
+    Row(
+        "DeltaProduct",
+        with_heads(DeltaProduct),
+        gate="Π_j (I - β_j k_j k_jᵀ): a product of reflections",
+        state_floats=floats(n_steps=2),
+        forms=CORE_FORMS,
+        paper="arXiv:2502.10297",
+        year=2025,
+        chapter=8,
+        oracle="fla.ops.gated_delta_product.naive",
+    ),
+    Row(
+        "Gated DeltaProduct",
+        with_heads(DeltaProduct, n_steps=3, forget=True),
+        gate="a_t Π_j (I - β_j k_j k_jᵀ)",
+        state_floats=floats(n_steps=3),
+        forms=CORE_FORMS,
+        paper="arXiv:2502.10297",
+        year=2025,
+        chapter=8,
+        oracle="fla.ops.gated_delta_product.naive",
+    ),
+]

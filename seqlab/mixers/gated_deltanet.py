@@ -1,0 +1,87 @@
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqlab.convolution import ShortConv
+from seqlab.norm import l2norm, rms_norm
+from seqlab.recurrence import in_form
+
+
+class GatedDeltaNetState(NamedTuple):
+    S: Float[Tensor, "B H V K"]
+    conv: Float[Tensor, "B past E"]
+
+
+class GatedDeltaNet(nn.Module):
+    """Gated DeltaNet (Yang, Kautz & Hatamizadeh 2024, arXiv:2412.06464).
+
+    S̃ = a_t S_{t-1}        S_t = S̃ + β_t (v_t - S̃ k_t) k_tᵀ        y_t = S_t q_t
+    a_t = exp(-A softplus(w x_t + b))
+
+    The difference from DeltaNet: before the write, one number per head and token fades the whole table (Mamba-2's
+    gate), so it can be cleared at once and not only key by key. What the key returns is read after the fading.
+    β_t = sigmoid(w x_t), twice that with `negative_eigenvalues`. Output: W_o(norm(y) silu(W_g x)), norm before gate.
+
+    n_heads counts value heads; `n_k_heads` fewer heads of q and k each serve as many neighbouring value heads (Qwen3-
+    Next). Defaults as in the paper: K = ¾ d_model / n_heads, V = 2 K. Decays are computed in float32 at least. State:
+    S (B, H, V, K) and the convolution's last inputs. A starts in U(0, 16) (from 0.01 on: log 0 is no number), and
+    softplus(b) log-uniform in [0.001, 0.1].
+    """
+
+    def __init__(
+        self, d_model, n_heads=4, *, n_k_heads=None, d_key=None, d_value=None, d_conv=4, negative_eigenvalues=False,
+        conv_bias=False, activation=F.silu, eps=1e-5, form="chunkwise", chunk_size=64,
+    ):  # fmt: skip
+        super().__init__()
+        n_k_heads, d_key = n_k_heads or n_heads, d_key or 3 * d_model // (4 * n_heads)
+        d_value = d_value or 2 * d_key
+        if n_heads % n_k_heads:
+            raise ValueError(
+                f"n_heads is {n_heads}, n_k_heads is {n_k_heads}: the first must be a multiple of the second"
+            )
+        self.n_heads, self.n_k_heads, self.eps, self.form, self.chunk_size = n_heads, n_k_heads, eps, form, chunk_size
+        self.beta_scale = 2 if negative_eigenvalues else 1
+        self.widths = [n_k_heads * d_key, n_k_heads * d_key, n_heads * d_value]
+        self.qkv = nn.Linear(d_model, sum(self.widths), bias=False)
+        self.conv = ShortConv(sum(self.widths), d_conv, bias=conv_bias, activation=activation)
+        self.beta, self.decay = (nn.Linear(d_model, n_heads, bias=False) for _ in range(2))
+        dt = torch.empty(n_heads).uniform_(math.log(1e-3), math.log(0.1)).exp().clamp(min=1e-4)
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus⁻¹(dt)
+        self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(0.01, 16).log())
+        self.gate = nn.Linear(d_model, n_heads * d_value, bias=False)
+        self.norm = nn.Parameter(torch.ones(d_value))
+        self.out = nn.Linear(n_heads * d_value, d_model, bias=False)
+
+    def _inputs(self, x, conv_state):
+        """What the recurrence reads, and the convolution's new state."""
+        qkv, conv_state = self.conv(self.qkv(x), conv_state)
+        q, k, v = qkv.split(self.widths, dim=-1)
+        q, k = (l2norm(rearrange(u, "b t (h k) -> b t h k", h=self.n_k_heads)) for u in (q, k))
+        q, k = (u.repeat_interleave(self.n_heads // self.n_k_heads, dim=2) for u in (q * q.shape[-1] ** -0.5, k))
+        v = rearrange(v, "b t (h v) -> b t h v", h=self.n_heads)
+        beta = self.beta_scale * self.beta(x).sigmoid()
+        return {"q": q, "k": k, "v": v, "log_a": self._log_decay(x)[..., None], "beta": beta}, conv_state
+
+    def _log_decay(self, x):
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return -self.A_log.to(wide).exp() * F.softplus(self.decay(x).to(wide) + self.dt_bias.to(wide))
+
+    def project(self, x: Float[Tensor, "B T D"], state: GatedDeltaNetState | None = None) -> dict[str, Tensor]:
+        """What the recurrence reads: q, k, v, the log decay of each head and the strength of each write."""
+        return self._inputs(x, None if state is None else state.conv)[0]
+
+    def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
+        """From S_t q_t to the head's output: its root mean square is divided out."""
+        return rms_norm(y, self.norm, self.eps)
+
+    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], GatedDeltaNetState]:
+        S, conv_state = (None, None) if state is None else state
+        inputs, conv_state = self._inputs(x, conv_state)
+        y, S = in_form(self.form, self.chunk_size)(**inputs, state=S)
+        y = rearrange(self.read(y), "b t h v -> b t (h v)") * F.silu(self.gate(x))
+        return self.out(y), GatedDeltaNetState(S, conv_state)
