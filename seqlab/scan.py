@@ -71,7 +71,7 @@ def blelloch(a: Gates, b: Sequence, h0: Start | None = None, *, return_cost: boo
 
 
 def _tree(a, b, cost):
-    """All prefixes of (a, b). Those of the pairs (0 1) (2 3) ... are the odd ones; one join more gives the even ones."""
+    """All prefixes of (a, b). Those of the pairs (0 1) (2 3) ... are the odd ones; one more join gives the even."""
     T = b.shape[1]
     if T == 1:
         return a, b
