@@ -1,1 +1,73 @@
-"""Real checkpoints in our modules."""
+"""Real checkpoints in our modules.
+
+`from_transformers(model)` makes our LanguageModel out of a `transformers` causal language model, with equal logits.
+`from_pretrained(folder)` reads a folder of safetensors with its config.json, without `transformers`.
+
+A config is never half understood: a field that changes the logits in a way we do not offer, or that we have never
+heard of, raises ValueError with its name; so does a weight without a place, and a place without a weight.
+
+To add a family, write one file here with a `Family`, and name it in FAMILIES below:
+
+- `fields`: the config's fields that may change the logits, with the defaults of its config class. Those that neither
+  `build` nor `names` reads must stand at their default: to support a field is to read it.
+- `build(c)`: our LanguageModel of the sizes `c` asks for. `c.refuse(field, why)` where it asks for too much.
+- `names(c)`: a table from their weights' names to ours (`weights.py`).
+- `no_effect`: fields that change nothing (initialisation, losses) beyond those of `config.py`.
+
+Then add a list of tiny configs, odd ones too, to tests/hub/test_families.py.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from seqlab.hub import llama
+from seqlab.hub.family import Family
+from seqlab.model import LanguageModel
+
+__all__ = ["FAMILIES", "from_pretrained", "from_transformers"]
+
+FAMILIES: dict[str, Family] = {f.name: f for f in (llama.LLAMA,)}
+
+
+def from_transformers(model) -> LanguageModel:
+    """Our LanguageModel with the weights (copied) of a `transformers` model such as LlamaForCausalLM."""
+    config = model.config.to_dict()
+    return _family(config).load(config, model.state_dict().items()).train(model.training)
+
+
+def from_pretrained(folder: str | Path) -> LanguageModel:
+    """Our LanguageModel, in eval mode, from a folder with config.json and one or more .safetensors files."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: give a folder that `save_pretrained` wrote")
+    config = json.loads((folder / "config.json").read_text(), object_hook=_special_float)
+    return _family(config).load(config, _stored_weights(folder)).eval()
+
+
+def _family(config: dict) -> Family:
+    name = config.get("model_type")
+    if name not in FAMILIES:
+        raise ValueError(f"model_type is {name!r}: the families there are: {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _special_float(value: dict):
+    """config.json writes an infinite float as {"__float__": "Infinity"}."""
+    return float(value["__float__"]) if value.keys() == {"__float__"} else value
+
+
+def _stored_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Name by name, so that a checkpoint is never in memory twice. An index file lists the parts of a large one."""
+    from safetensors import safe_open
+
+    index = folder / "model.safetensors.index.json"
+    parts = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    for part in sorted(parts):
+        if not (folder / part).is_file():
+            raise FileNotFoundError(f"{folder} has no {part}: weights are read from .safetensors files")
+        with safe_open(folder / part, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                yield name, file.get_tensor(name)

@@ -1,0 +1,58 @@
+"""A checkpoint's configuration that knows which of its fields were read."""
+
+from typing import Any
+
+# Without effect on the logits of a model in eval mode: names, token ids, initialisation, dropout, losses, outputs.
+NO_EFFECT = frozenset(
+    """
+    _attn_implementation _attn_implementation_internal _name_or_path architectures attention_dropout attn_implementation
+    auto_map bos_token_id chunk_size_feed_forward dtype embd_pdrop eos_token_id hidden_dropout id2label
+    initializer_range label2id model_type name_or_path num_labels output_attentions output_hidden_states
+    output_router_logits pad_token_id pretraining_tp problem_type resid_pdrop return_dict router_aux_loss_coef
+    router_jitter_noise tokenizer_class torch_dtype torchscript transformers_version use_cache
+    """.split()  # noqa: SIM905
+)
+# Fields any configuration may have, at the only values that leave a decoder as it is.
+COMMON = {
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "per_layer_config": None,
+    "pruned_heads": {},
+    "quantization_config": None,
+    "tie_encoder_decoder": False,
+}
+
+
+class Config:
+    """Field by field access to the dict `given`, which remembers what was read.
+
+    `fields` holds the fields a family knows, each with the value a configuration without it has. No field may be passed
+    over in silence: it is read, or it is known to have no effect, or it stands at its default. `check_known` refuses
+    fields no one knows, `check_read` (after building) those that were not read and differ from their default.
+    """
+
+    def __init__(self, family: str, given: dict[str, Any], fields: dict[str, Any], no_effect=()):
+        self._family, self._read = family, set()
+        self._fields = COMMON | fields
+        self._given = {name: value for name, value in given.items() if name not in NO_EFFECT.union(no_effect)}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._fields:
+            raise AttributeError(f"{name} is not among the fields of {self._family}")
+        self._read.add(name)
+        return self._given.get(name, self._fields[name])
+
+    def refuse(self, name: str, why: str):
+        """Raise the one error of an unsupported configuration."""
+        raise ValueError(f"{self._family}: the config field {name} {why}")
+
+    def check_known(self):
+        for name in self._given.keys() - self._fields.keys():
+            self.refuse(name, f"is {self._given[name]!r}, and nothing is known of its effect: it is not supported")
+
+    def check_read(self):
+        for name in self._given.keys() - self._read:
+            if self._given[name] != self._fields[name]:
+                self.refuse(name, f"is {self._given[name]!r}: only {self._fields[name]!r} is supported here")

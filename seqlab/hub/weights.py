@@ -1,0 +1,115 @@
+"""Their weights into our modules, by a table of names.
+
+The table goes from theirs to ours: `{"model.layers.*.self_attn.q_proj": "blocks.*.mixer.q"}`. A star is a number, and
+goes to the star at the same place of our name; a name without its last part (weight, bias) stands for all of them.
+`gate[*]` is a slice of our tensor `gate`. `into` says more than a name can; None drops a weight that repeats what the
+config already says. Every weight of theirs must find a place, and every number of ours must be filled.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Into:
+    names: tuple[str, ...]
+    dim: int = 0
+    by: Callable[[Tensor], Tensor] | None = None
+
+
+def into(*names: str, dim: int = 0, by: Callable[[Tensor], Tensor] | None = None) -> Into:
+    """A weight that is changed by the function `by`, then cut along `dim` into the weights called `names`, in order."""
+    return Into(names, dim, by)
+
+
+def plus_one(weight: Tensor) -> Tensor:
+    """For norms that keep w - 1."""
+    return weight + 1
+
+
+def without_channel(weight: Tensor) -> Tensor:
+    """`nn.Conv1d`'s depthwise weight (D, 1, W) as ours (D, W)."""
+    return weight[:, 0]
+
+
+@torch.no_grad()
+def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]], table: dict[str, str | Into | None]):
+    """Copy every weight to its place, in its own dtype and on its own device. ValueError if anything is left over."""
+    ours = model.state_dict(keep_vars=True)
+    written: dict[int, set] = {}  # of each tensor of ours, the slices filled; tied weights are one tensor
+    homeless = []
+    for name, weight in weights:
+        rule = _rule(table, name)
+        if rule is None:
+            homeless.append(name)
+            continue
+        for place, piece in _pieces(ours, rule, weight, name):
+            _write(ours, place, piece, written, name)
+    empty = [name for name, t in ours.items() if sum(n for _, n in written.get(id(t), ())) != t.numel()]
+    if homeless or empty:
+        problems = [f"the weights {_some(homeless)} have no place in our model"] if homeless else []
+        problems += [f"nothing fills our {_some(empty)}"] if empty else []
+        raise ValueError("; ".join(problems))
+
+
+def _rule(table, name) -> Into | None:
+    """What the table says of `name`, with the stars of its names filled; None if it says nothing."""
+    numbers = re.findall(r"(?<=\.)\d+(?=\.|$)", name)
+    starred = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
+    for key in (name, starred):
+        stem, _, last = key.rpartition(".")
+        for entry, suffix in ((key, ""), (stem, f".{last}")):
+            if entry in table:
+                rule = table[entry]
+                rule = Into(()) if rule is None else into(rule) if isinstance(rule, str) else rule
+                filled = numbers if entry in (starred, starred.rpartition(".")[0]) and "*" in entry else []
+                return replace(rule, names=tuple(_with_numbers(n, filled) + suffix for n in rule.names))
+    return None
+
+
+def _with_numbers(name, numbers):
+    for number in numbers:
+        name = name.replace("*", number, 1)
+    return name
+
+
+def _pieces(ours, rule, weight, name):
+    """The places of a weight, and what goes there."""
+    places = []
+    for target in rule.names:
+        target, _, index = target.rstrip("]").partition("[")
+        if target not in ours:
+            raise ValueError(f"{name} belongs to our {target}, which the config leaves out")
+        places.append((target, int(index)) if index else (target, ...))
+    if not places:
+        return []
+    weight = rule.by(weight) if rule.by else weight
+    if len(places) == 1:
+        return [(places[0], weight)]
+    sizes = [ours[target][index].shape[rule.dim] for target, index in places]
+    if sum(sizes) != weight.shape[rule.dim]:
+        raise ValueError(f"{name} has size {weight.shape[rule.dim]} along {rule.dim}: {sizes} in parts is needed")
+    return zip(places, weight.split(sizes, rule.dim), strict=True)
+
+
+def _write(ours, place, piece, written, name):
+    target, index = place
+    tensor = ours[target]
+    if tensor[index].shape != piece.shape:
+        raise ValueError(f"{name} has shape {tuple(piece.shape)}, our {target} has {tuple(tensor[index].shape)}")
+    slices = written.setdefault(id(tensor), set())
+    if not slices:
+        tensor.data = torch.empty_like(tensor, dtype=piece.dtype, device=piece.device)
+    if (index, piece.numel()) in slices and not torch.equal(tensor[index], piece):
+        raise ValueError(f"{name} differs from the weight it should share with our {target}")
+    tensor.data[index] = piece
+    slices.add((index, piece.numel()))
+
+
+def _some(names):
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

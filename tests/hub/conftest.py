@@ -1,0 +1,47 @@
+import importlib
+import sys
+import warnings
+
+import pytest
+
+KERNELS = ("fla", "mamba_ssm", "causal_conv1d")
+
+
+def fresh(family):
+    """`transformers`' modelling module of a family, bound to its own PyTorch code.
+
+    When such a module is imported it swaps functions for GPU kernels wherever a kernel library can be imported. So it
+    is imported anew with those libraries out of sight; afterwards everything is as before.
+    """
+    name = f"transformers.models.{family}.modeling_{family}"
+    hidden = [m for m in sys.modules if m.split(".")[0] in KERNELS or m == name]
+    before = {m: sys.modules.pop(m) for m in hidden}
+    sys.modules.update(dict.fromkeys(KERNELS))  # None: cannot be imported
+    try:
+        return importlib.import_module(name)
+    finally:
+        for m in (*KERNELS, name):
+            sys.modules.pop(m, None)
+        sys.modules.update(before)
+
+
+@pytest.fixture(scope="session")
+def transformers_family():
+    """transformers_family("llama") -> (its config class, its causal language model class)."""
+    loaded = {}
+
+    def load(family):
+        if family not in loaded:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pytest.importorskip(
+                    "transformers", reason="needs transformers: pip install -e '.[test]'"
+                ).logging.set_verbosity_error()
+                module = fresh(family)
+            model = next(
+                c for n, c in vars(module).items() if n.endswith("ForCausalLM") and c.__module__ == module.__name__
+            )
+            loaded[family] = model.config_class, model
+        return loaded[family]
+
+    return load

@@ -1,0 +1,155 @@
+"""What is asked and not offered, and weights that do not fit: one sentence with the name."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from seqlab.hub import FAMILIES, from_pretrained
+from seqlab.hub.config import Config
+from seqlab.hub.llama import NAMES
+from seqlab.hub.weights import fill, into, plus_one, without_channel
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 7,
+    "hidden_size": 8,
+    "intermediate_size": 6,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
+
+def weights(**options):
+    """Random weights under Llama's names."""
+    c = Config("llama", CONFIG | options, FAMILIES["llama"].fields)
+    model = FAMILIES["llama"].build(c)
+    theirs = {}
+    for name, weight in model.state_dict().items():
+        for their, our in NAMES.items():
+            if our and name.replace("blocks.0", "blocks.*").replace("blocks.1", "blocks.*").startswith(f"{our}."):
+                layer = name.split(".")[1] if "blocks" in name else ""
+                theirs[their.replace("*", layer) + ".weight"] = torch.randn_like(weight)
+    return theirs
+
+
+def load(weights, **options):
+    return FAMILIES["llama"].load(CONFIG | options, weights.items())
+
+
+def test_weights_are_copied_in_their_own_dtype():
+    theirs = {name: w.bfloat16() for name, w in weights().items()}
+    model = load(theirs)
+    assert all(p.dtype == torch.bfloat16 for p in model.parameters())
+    head = model.head.weight.clone()
+    theirs["lm_head.weight"] += 1
+    assert torch.equal(model.head.weight, head)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_act", "relu"),
+        ("is_encoder_decoder", True),
+        ("per_layer_config", {"0": {"hidden_size": 4}}),
+        ("sliding_window_of_next_year", 4),
+        ("quantization_config", {"bits": 4}),
+    ],
+)
+def test_a_field_we_do_not_offer_is_named(field, value):
+    with pytest.raises(ValueError, match=f"llama: the config field {field} is .*supported"):
+        load(weights(), **{field: value})
+
+
+@pytest.mark.parametrize("name", ["rope_parameters", "rope_scaling"])
+def test_an_unknown_rope_is_named(name):
+    with pytest.raises(ValueError, match=rf"field {name}.rope_type is 'spiral'"):
+        load(weights(), **{name: {"rope_type": "spiral", "factor": 2.0}})
+    with pytest.raises(ValueError, match=rf"field {name}.factor is 2.0"):
+        load(weights(), **{name: {"rope_type": "default", "factor": 2.0}})
+
+
+def test_old_and_new_words_for_the_rope_base_agree():
+    theirs, x = weights(), torch.randint(7, (1, 9))
+    old, new = load(theirs, rope_theta=50.0), load(theirs, rope_parameters={"rope_theta": 50.0})
+    torch.testing.assert_close(old(x)[0], new(x)[0])
+    assert (load(theirs)(x)[0] - new(x)[0]).abs().max() > 1e-3
+
+
+def test_weights_without_a_place_and_places_without_weights_are_named():
+    with pytest.raises(ValueError, match=r"weights score.weight, model.layers.1.extra.q have no place in our model$"):
+        load(weights() | {"score.weight": torch.ones(2), "model.layers.1.extra.q": torch.ones(2)})
+    missing = weights()
+    del missing["model.layers.1.mlp.up_proj.weight"]
+    with pytest.raises(ValueError, match=r"^nothing fills our blocks.1.ffn.up.weight$"):
+        load(missing)
+    with pytest.raises(ValueError, match=r"nothing fills our embedding.weight.* and 17 more$"):
+        load({})
+
+
+def test_weights_of_another_size_are_named():
+    with pytest.raises(ValueError, match=r"lm_head.weight has shape \(9, 8\), our head.weight has \(7, 8\)"):
+        load(weights() | {"lm_head.weight": torch.ones(9, 8)})
+
+
+def test_a_weight_the_config_leaves_out_is_named():
+    extra = weights() | {"model.layers.1.self_attn.q_proj.bias": torch.ones(8)}
+    with pytest.raises(ValueError, match=r"q_proj.bias belongs to our blocks.1.mixer.q.bias, which the config leaves"):
+        load(extra)
+
+
+def test_a_tied_head_must_be_the_embedding():
+    theirs = weights()
+    with pytest.raises(ValueError, match=r"lm_head.weight differs from the weight it should share with our head"):
+        load(theirs, tie_word_embeddings=True)
+    theirs["lm_head.weight"] = theirs["model.embed_tokens.weight"]
+    once = {n: w for n, w in theirs.items() if n != "lm_head.weight"}
+    for given in (theirs, once):
+        model = load(given, tie_word_embeddings=True)
+        assert model.head.weight is model.embedding.weight
+
+
+def test_folders_without_a_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no config.json"):
+        from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    with pytest.raises(FileNotFoundError, match=r"has no model.safetensors"):
+        from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"model_type": "bert"}))
+    with pytest.raises(ValueError, match=r"model_type is 'bert': the families there are: llama"):
+        from_pretrained(tmp_path)
+
+
+class Parts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 4)
+        self.experts = nn.Parameter(torch.zeros(2, 3, 5))
+        self.norm, self.taps = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3, 4))
+
+
+def parts():
+    theirs = {"ab.weight": torch.randn(6, 3), "ab.bias": torch.randn(6), "n": torch.randn(3)}
+    theirs |= {f"experts.{e}.w": torch.randn(3, 5) for e in range(2)} | {"conv": torch.randn(3, 1, 4)}
+    table = {"ab": into("a", "b"), "experts.*.w": "experts[*]", "n": into("norm", by=plus_one)}
+    return theirs, table | {"conv": into("taps", by=without_channel), "angles": None}
+
+
+def test_fused_weights_are_cut_and_experts_stacked():
+    model, (theirs, table) = Parts(), parts()
+    fill(model, [*theirs.items(), ("angles", torch.ones(1))], table)
+    torch.testing.assert_close(torch.cat([model.a.weight, model.b.weight]), theirs["ab.weight"])
+    torch.testing.assert_close(torch.cat([model.a.bias, model.b.bias]), theirs["ab.bias"])
+    torch.testing.assert_close(model.experts[1], theirs["experts.1.w"])
+    torch.testing.assert_close(model.norm, theirs["n"] + 1)
+    torch.testing.assert_close(model.taps, theirs["conv"][:, 0])
+
+
+def test_a_missing_expert_and_a_wrong_cut_are_named():
+    theirs, table = parts()
+    first = {n: w for n, w in theirs.items() if n != "experts.1.w"}
+    with pytest.raises(ValueError, match=r"^nothing fills our experts$"):
+        fill(Parts(), first.items(), table)
+    with pytest.raises(ValueError, match=r"ab.weight has size 7 along 0: \[2, 4\] in parts is needed"):
+        fill(Parts(), (theirs | {"ab.weight": torch.ones(7, 3)}).items(), table)

@@ -1,0 +1,152 @@
+"""Every family of checkpoints: a tiny random model of `transformers`, loaded into ours, gives the same logits."""
+
+import pytest
+import torch
+
+from seqlab.hub import FAMILIES, from_pretrained, from_transformers
+from seqlab.hub.config import COMMON, NO_EFFECT
+
+V, T = 31, 11
+LLAMA = {
+    "vocab_size": V,
+    "hidden_size": 24,
+    "intermediate_size": 36,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+# Of each family, what its configs share and how they differ: odd sizes, and every field that changes the logits.
+CASES = {
+    "llama": (
+        LLAMA,
+        {
+            "grouped heads": {},
+            "one key head, odd widths": {"num_key_value_heads": 1, "head_dim": 10, "intermediate_size": 37},
+            "all heads": {"num_key_value_heads": None, "rms_norm_eps": 1e-3},
+            "tied": {"tie_word_embeddings": True},
+            "another base": {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+        },
+    ),
+}
+every_config = pytest.mark.parametrize(
+    ("family", "case"), [(f, case) for f, (_, cases) in CASES.items() for case in cases], ids=str
+)
+every_family = pytest.mark.parametrize("family", CASES)
+
+
+@pytest.fixture
+def theirs(transformers_family):
+    """theirs("llama", "tied"): a random model in float64, no weight of it at a special value."""
+
+    def make(family, case=None, **fields):
+        config_class, model_class = transformers_family(family)
+        base, cases = CASES[family]
+        case = next(iter(cases)) if case is None else case
+        model = model_class(config_class(**(base | cases[case] | fields))).double().eval()
+        stirred = [b for name, b in model.named_buffers() if name.endswith("correction_bias")]
+        for p in (*model.parameters(), *stirred):
+            p.data += torch.randn_like(p) * (0.2 if p.ndim < 2 else p.shape[-1] ** -0.5)
+        return model
+
+    return make
+
+
+def tokens():
+    return torch.randint(V, (2, T))
+
+
+def decoded(model, x):
+    """Their logits, token by token with their cache."""
+    out, logits, past = model(x[:, :4], use_cache=True), [], None
+    logits.append(out.logits)
+    for t in range(4, T):
+        name = "past_key_values" if "past_key_values" in out else "cache_params"
+        past = {name: out[name], "use_cache": True}
+        out = model(x[:, t : t + 1], **past)
+        logits.append(out.logits)
+    return torch.cat(logits, dim=1)
+
+
+def in_parts(model, x, cuts):
+    logits, states = [], None
+    for part in torch.tensor_split(x, cuts, dim=1):
+        y, states = model(part, states)
+        logits.append(y)
+    return torch.cat(logits, dim=1)
+
+
+def assert_same(ours, theirs):
+    assert theirs.std() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # they work in float32 inside: norms, angles, softmax
+
+
+@pytest.mark.oracle
+@every_config
+@torch.inference_mode()
+def test_the_logits_are_theirs(theirs, family, case):
+    model, x = theirs(family, case), tokens()
+    ours, logits = from_transformers(model), model(x).logits
+    assert next(ours.parameters()).dtype == torch.float64 and not ours.training
+    assert_same(ours(x)[0], logits)
+    for cuts in ([5], [1, 2, 9], list(range(1, T))):
+        torch.testing.assert_close(in_parts(ours, x, cuts), ours(x)[0], rtol=0, atol=1e-9)
+    assert_same(in_parts(ours, x, list(range(4, T))), decoded(model, x))
+
+
+@pytest.mark.oracle
+@every_family
+def test_a_saved_folder_loads_without_transformers(theirs, family, tmp_path):
+    model, x = theirs(family), tokens()
+    model.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        torch.testing.assert_close(from_pretrained(tmp_path)(x)[0], from_transformers(model)(x)[0], rtol=0, atol=1e-12)
+    model.save_pretrained(tmp_path / "parts", max_shard_size="5KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    with torch.inference_mode():
+        torch.testing.assert_close(from_pretrained(tmp_path / "parts")(x)[0], from_transformers(model)(x)[0])
+
+
+@pytest.mark.oracle
+@every_family
+def test_every_field_of_their_config_is_known_with_its_default(transformers_family, family):
+    config_class, _ = transformers_family(family)
+    known = FAMILIES[family].fields
+    assert config_class().to_dict().keys() <= known.keys() | COMMON.keys() | NO_EFFECT | FAMILIES[family].no_effect
+    defaults = config_class.default_config_fields()
+    assert {n: known[n] for n in known.keys() & defaults.keys()} == {
+        n: defaults[n] for n in known.keys() & defaults.keys()
+    }
+
+
+def other_values(value):
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [2 * value, value + 1, value / 2]
+    return ["gelu", "relu"] if value == "silu" else [3, True]
+
+
+@pytest.mark.oracle
+@every_family
+@torch.inference_mode()
+def test_no_field_is_passed_over_in_silence(theirs, family):
+    """Whatever single field is changed to whatever they accept: equal logits, or an error with its name."""
+    x, compared = tokens(), 0
+    for field, value in theirs(family).config.to_dict().items():
+        for other in other_values(value):
+            try:
+                model = theirs(family, **{field: other})
+                logits = model(x).logits
+            except Exception:  # they do not accept it themselves
+                continue
+            if getattr(model.config, field) != other or not logits.isfinite().all():
+                continue
+            try:
+                ours = from_transformers(model)
+            except ValueError as error:
+                assert field in str(error), f"{field} = {other}: {error}"
+                continue
+            torch.testing.assert_close(ours(x)[0], logits, rtol=0, atol=1e-5, msg=f"{field} = {other} passed over")
+            compared += 1
+    assert compared > 10
