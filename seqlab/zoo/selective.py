@@ -1,11 +1,25 @@
 """State spaces that read their input: Mamba and its kin."""
 
+from functools import partial
+
+from seqlab.mixers.mamba import Mamba
 from seqlab.mixers.mamba2 import Mamba2
 from seqlab.zoo.row import CORE_FORMS, Row, with_heads
 
 N = 8  # d_state of the rows
 
 ROWS = [
+    Row(
+        "Mamba",
+        partial(Mamba, d_state=N),
+        gate="exp(Δ_t A): one per channel and state, Δ chosen by the input",
+        state_floats=lambda T, D: 2 * D * N + 3 * 2 * D,
+        forms=("scan", *CORE_FORMS),
+        paper="arXiv:2312.00752",
+        year=2023,
+        chapter=6,
+        oracle="transformers MambaMixer, FalconMambaMixer, JambaMambaMixer",
+    ),
     Row(
         "Mamba-2",
         with_heads(Mamba2, d_state=N, n_groups=2),
