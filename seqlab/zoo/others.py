@@ -1,5 +1,6 @@
 """Long convolutions, moving averages, and states that are themselves learners."""
 
+from seqlab.mixers.hyena import Hyena
 from seqlab.mixers.slstm import sLSTM
 from seqlab.zoo.row import Row, with_heads
 
@@ -16,5 +17,16 @@ ROWS = [
         year=2024,
         chapter=10,
         oracle="xlstm's vanilla cell; the paper's equations in float64",
+    ),
+    Row(
+        "Hyena",
+        Hyena,
+        gate="none: a learned filter of time, and products of the inputs",
+        state_floats=lambda T, D: 2 * 3 * D + T * D,
+        forms=("fft", "direct"),
+        paper="arXiv:2302.10866",
+        year=2023,
+        chapter=12,
+        oracle="the paper's sums in float64, filter and convolution term by term",
     ),
 ]

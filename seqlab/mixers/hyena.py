@@ -1,0 +1,110 @@
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqlab.convolution import ShortConv
+
+
+class HyenaState(NamedTuple):
+    conv: Float[Tensor, "B past D3"]
+    streams: list[Float[Tensor, "B T D"]]  # everything each long convolution has read
+
+
+class ImplicitFilter(nn.Module):
+    """A filter as a function of time: h(t) = FFN(z_t) · exp(-|δ| t), t from 0 to 1 over l_max steps.
+
+    z_t = [t, cos(2π f t), -sin(2π f t)], f = 0 .. bands - 1; the FFN has sines for activations, of learned frequencies
+    shared by its layers. Each channel has its own δ, fixed: it falls to 1 % at t = 1.5 (slowest) to 0.3 (fastest).
+    """
+
+    def __init__(self, width, l_max, *, d_emb=33, d_filter=64, n_inner=2, frequency=1.0):
+        super().__init__()
+        if d_emb % 2 == 0 or d_emb < 3:
+            raise ValueError(f"d_emb is {d_emb}: time, cosines and sines make an odd number, 3 or more")
+        self.l_max, self.bands = l_max, (d_emb - 1) // 2
+        widths = [d_emb, *[d_filter] * (n_inner + 1)]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.out = nn.Linear(d_filter, width, bias=False)
+        self.frequency = nn.Parameter(torch.full((d_filter,), frequency))
+        # A plain tensor in float64, not a buffer: a model in bfloat16 must not round its decays.
+        self.delta = -math.log(0.01) * torch.linspace(1 / 1.5, 1 / 0.3, width, dtype=torch.float64)
+
+    def forward(self, L: int) -> Float[Tensor, "L D"]:
+        """The first L taps. They do not depend on L, so a longer sequence sees the same filter."""
+        if self.l_max < L:
+            raise ValueError(
+                f"the sequence is {L} tokens long, l_max is {self.l_max}: make the layer with a larger l_max"
+            )
+        weight = self.out.weight
+        n = torch.arange(L, dtype=torch.float64, device=weight.device)[:, None]
+        t = n / max(self.l_max - 1, 1)
+        f = torch.linspace(1e-4, self.bands - 1, self.bands, dtype=torch.float64, device=weight.device)
+        angle = 2 * math.pi * n / self.l_max * f
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        h = torch.cat([t, angle.cos(), -angle.sin()], dim=-1).to(wide)
+        for layer in self.layers:
+            h = torch.sin(self.frequency.to(wide) * (h @ layer.weight.to(wide).mT + layer.bias.to(wide)))
+        return h @ weight.to(wide).mT * (-t * self.delta.to(t.device)).exp().to(wide)
+
+
+class Hyena(nn.Module):
+    """The Hyena operator (Poli et al. 2023, arXiv:2302.10866).
+
+    v ← (h_i * (x_i v)) + b_i x_i v  for i = order - 1 .. 1        y_t = x_0 v_t
+    (x_0, x_1, .., v) = short convolution of W x;  * is a causal convolution over all of the past
+
+    The difference from H3 and S4: the long filter h is not the response of a small recurrent state but any function of
+    time, given by a small network. So there is no state of fixed size either: to go on, every convolution needs all it
+    has read, and the state grows by (order - 1) D numbers a token, half a KV cache. Filters are functions of t / l_max;
+    longer sequences are refused.
+
+    form: "fft" (O(T log T), padded to twice the length; a single token is summed directly) or "direct" (all pairs).
+    The authors' language models use d_emb = 33 as here and sines of `frequency` 14 (1 here, as their class has it);
+    they also let z be learned, at a small rate: not here. State: HyenaState.
+    """
+
+    def __init__(self, d_model, *, order=2, l_max=2048, d_conv=3, d_emb=33, d_filter=64, frequency=1.0, form="fft"):
+        super().__init__()
+        if order < 2:
+            raise ValueError(f"order is {order}: it must be at least 2, one long convolution")
+        if form not in ("fft", "direct"):
+            raise ValueError(f"form is {form!r}: choose 'fft' or 'direct'")
+        self.order, self.form = order, form
+        self.inputs = nn.Linear(d_model, (order + 1) * d_model)
+        self.conv = ShortConv((order + 1) * d_model, d_conv, bias=True, activation=None)
+        self.filter = ImplicitFilter((order - 1) * d_model, l_max, d_emb=d_emb, d_filter=d_filter, frequency=frequency)
+        self.bias = nn.Parameter(torch.randn(order - 1, d_model))
+        self.out = nn.Linear(d_model, d_model)
+
+    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], HyenaState]:
+        T = x.shape[1]
+        u, conv = self.conv(self.inputs(x), None if state is None else state.conv)
+        *gates, v = u.chunk(self.order + 1, dim=-1)
+        past = [v[:, :0]] * (self.order - 1) if state is None else state.streams
+        filters = rearrange(self.filter(past[0].shape[1] + T), "t (o d) -> o t d", o=self.order - 1)
+        convolve, streams = fft_conv if self.form == "fft" and T > 1 else direct_conv, []
+        for gate, h, b, before in zip(reversed(gates[1:]), filters, self.bias, past, strict=True):
+            v = v * gate
+            streams.append(torch.cat([before, v], dim=1))
+            v = convolve(streams[-1], h, T) + b * v
+        return self.out(v * gates[0]), HyenaState(conv, streams)
+
+
+def fft_conv(u: Float[Tensor, "B L D"], h: Float[Tensor, "L D"], T: int) -> Float[Tensor, "B T D"]:
+    """The last T of y_t = Σ_{s≤t} h_{t-s} u_s. Padded to 2 L, so that the end does not wrap around to the start."""
+    L = u.shape[1]
+    spectrum = torch.fft.rfft(u.mT.to(h.dtype), n=2 * L) * torch.fft.rfft(h.mT, n=2 * L)
+    return torch.fft.irfft(spectrum, n=2 * L)[..., L - T : L].mT.to(u.dtype)
+
+
+def direct_conv(u: Float[Tensor, "B L D"], h: Float[Tensor, "L D"], T: int) -> Float[Tensor, "B T D"]:
+    """The same sum, term by term."""
+    L = u.shape[1]
+    lag = torch.arange(L - T, L, device=u.device)[:, None] - torch.arange(L, device=u.device)
+    weights = h[lag.clamp(min=0)] * (lag >= 0)[..., None]  # (T, L, D)
+    return torch.einsum("tsd, bsd -> btd", weights, u.to(h.dtype)).to(u.dtype)
