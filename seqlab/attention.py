@@ -1,28 +1,39 @@
-"""Softmax attention and its masks, in the dialect of `recurrence.py`: q (B, T, H, K), k and v with H or fewer heads."""
+"""Softmax attention, in the dialect of `recurrence.py`: q (B, T, H, K), k and v with H or fewer heads.
+
+`attend` is the definition, with the scores as a matrix; `attend_tiled` is the same without ever holding the matrix;
+`attend_sdpa` is PyTorch's own. `merge` joins two partial results by their log-sum-exp. Masks are in `masks.py`.
+"""
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from seqlab.attention_tiled import attend_backward, attend_tiled, merge
+from seqlab.inputs import check_attention
+from seqlab.masks import bigbird_mask, causal_mask, longformer_mask, sink_mask, visible_tiles
 
-def causal_mask(
-    T_q: int, T_k: int, *, window: int | None = None, align: str = "end", device=None
-) -> Bool[Tensor, "T_q T_k"]:
-    """True where query i may look at key j: j ≤ i, and i - j < window if there is one.
+__all__ = [
+    "attend",
+    "attend_backward",
+    "attend_in_form",
+    "attend_sdpa",
+    "attend_tiled",
+    "bigbird_mask",
+    "causal_mask",
+    "longformer_mask",
+    "merge",
+    "repeat_heads",
+    "sink_mask",
+    "visible_tiles",
+]
 
-    The two axes may differ in length. `align="end"`: the last query is at the last key (decoding with a cache;
-    FlashAttention ≥ 2.1). `align="start"`: the first query is at the first key (`is_causal` of PyTorch's
-    `scaled_dot_product_attention`).
-    """
-    if align not in ("start", "end"):
-        raise ValueError(f"align is {align!r}: choose 'start' or 'end'")
-    if window is not None and window < 1:
-        raise ValueError(f"window is {window}: it must be at least 1 (1 = each token sees only itself)")
-    offset = T_k - T_q if align == "end" else 0
-    distance = torch.arange(T_q, device=device)[:, None] + offset - torch.arange(T_k, device=device)
-    mask = distance >= 0
-    return mask if window is None else mask & (distance < window)
+Queries = Float[Tensor, "B T_q H K"]
+Keys = Float[Tensor, "B T_k h K"]
+Values = Float[Tensor, "B T_k h V"]
+Read = Float[Tensor, "B T_q H V"]
+LogSumExp = Float[Tensor, "B T_q H"]
 
 
 def repeat_heads(x: Float[Tensor, "B T h K"], n_heads: int) -> Float[Tensor, "B T H K"]:
@@ -35,33 +46,70 @@ def repeat_heads(x: Float[Tensor, "B T h K"], n_heads: int) -> Float[Tensor, "B 
 
 
 def attend(
-    q: Float[Tensor, "B T_q H K"],
-    k: Float[Tensor, "B T_k h K"],
-    v: Float[Tensor, "B T_k h V"],
+    q: Queries,
+    k: Keys,
+    v: Values,
     *,
     causal: bool = False,
     window: int | None = None,
+    align: str = "end",
+    mask: Bool[Tensor, "*#BH T_q T_k"] | None = None,
+    bias: Float[Tensor, "*#BH T_q T_k"] | None = None,
     scale: float | None = None,
     return_lse: bool = False,
-) -> Float[Tensor, "B T_q H V"] | tuple[Float[Tensor, "B T_q H V"], Float[Tensor, "B T_q H"]]:
-    """softmax(scale · q kᵀ + mask) v. Returns y (B, T, H, V); with `return_lse` also log Σ exp(scores) (B, T, H).
+) -> Read | tuple[Read, LogSumExp]:
+    """softmax(scale · q kᵀ + bias) v over what each query may see. With `return_lse` also log Σ exp(scores) (B, T, H).
 
-    scale defaults to K^-1/2. A window needs causal=True. A query that may see nothing gives y = 0 and lse = -inf.
-    When k is longer than q, the last query stands at the last key.
+    causal, window and align: see `causal_mask`; a window needs causal=True. mask (True: may look) and bias (ALiBi) are
+    (T_q, T_k), or lead with axes for H or B and H. scale defaults to K^-1/2. A query that may see nothing gives y = 0
+    and lse = -inf.
     """
-    if k.shape[-1] != q.shape[-1]:
-        raise ValueError(f"k has width {k.shape[-1]}, q has {q.shape[-1]}: q and k must match")
-    if k.shape[:3] != v.shape[:3]:
-        raise ValueError(f"k has (B, T, H) = {tuple(k.shape[:3])}, v has {tuple(v.shape[:3])}: they must match")
-    if window is not None and not causal:
-        raise ValueError("window counts backwards from the query: pass causal=True with it")
+    check_attention(q, k, v, causal, window)
     k, v = repeat_heads(k, q.shape[2]), repeat_heads(v, q.shape[2])
     scores = torch.einsum("bihk, bjhk -> bhij", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = scores.to(torch.promote_types(q.dtype, torch.float32))
+    if bias is not None:
+        scores = scores + bias
     if causal:
-        mask = causal_mask(q.shape[1], k.shape[1], window=window, device=q.device)
+        seen = causal_mask(q.shape[1], k.shape[1], window=window, align=align, device=q.device)
+        mask = seen if mask is None else mask & seen
+    if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     lse = scores.logsumexp(-1, keepdim=True)  # (B, H, T, 1)
     weights = (scores - lse.masked_fill(lse == -torch.inf, 0)).exp()
     y = torch.einsum("bhij, bjhv -> bihv", weights.to(v.dtype), v)
     return (y, rearrange(lse, "b h i 1 -> b i h")) if return_lse else y
+
+
+def attend_sdpa(
+    q: Queries, k: Keys, v: Values, *, causal=False, window=None, align="end", scale=None, return_lse=False
+) -> Read:
+    """`attend` by PyTorch's `scaled_dot_product_attention`, shaped so that its fused path runs.
+
+    That path wants no mask where `is_causal` says the same, and K = V: the narrower is padded with zeros.
+    """
+    if return_lse:
+        raise ValueError("PyTorch's attention does not return its log-sum-exp: use attend or attend_tiled")
+    check_attention(q, k, v, causal, window)
+    (T_q, H, K), (T_k, V) = q.shape[1:], (k.shape[1], v.shape[-1])
+    square = causal and T_q == T_k and (window is None or window >= T_k)
+    sees_all = not causal or (T_q == 1 and align == "end" and (window is None or window >= T_k))
+    mask = None if square or sees_all else causal_mask(T_q, T_k, window=window, align=align, device=q.device)
+    q, k, v = (F.pad(x, (0, max(K, V) - x.shape[-1])) if K != V else x for x in (q, k, v))
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    y = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=square, scale=K**-0.5 if scale is None else scale, enable_gqa=k.shape[1] != H
+    )
+    return y.transpose(1, 2)[..., :V]
+
+
+FORMS = {"parallel": attend, "tiled": attend_tiled, "sdpa": attend_sdpa}
+
+
+def attend_in_form(form):
+    """The function behind `form`: a name in FORMS, or any function with the signature of `attend` (a kernel)."""
+    if callable(form):
+        return form
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}: choose one of {', '.join(FORMS)}, or pass a function")
+    return FORMS[form]

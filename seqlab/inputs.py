@@ -35,3 +35,17 @@ def check_inputs(q, k, v, log_a=None, beta=None, state=None):
         raise ValueError(f"log_a reaches {log_a.max():.3g}: a log decay is at most 0 (pass log a, with a in [0, 1])")
     if state is not None and state.shape != (B, H, v.shape[-1], K):
         raise ValueError(f"state has shape {tuple(state.shape)}: (B, H, V, K) = {(B, H, v.shape[-1], K)} is needed")
+
+
+def check_attention(q, k, v, causal=False, window=None):
+    """The same for softmax attention: q (B, T_q, H, K), k (B, T_k, h, K), v (B, T_k, h, V), H a multiple of h."""
+    if k.shape[-1] != q.shape[-1]:
+        raise ValueError(f"k has width {k.shape[-1]}, q has {q.shape[-1]}: q and k must match")
+    if k.shape[:3] != v.shape[:3]:
+        raise ValueError(f"k has (B, T, H) = {tuple(k.shape[:3])}, v has {tuple(v.shape[:3])}: they must match")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(
+            f"k and v have {k.shape[2]} heads, q has {q.shape[2]}: the second must be a multiple of the first"
+        )
+    if window is not None and not causal:
+        raise ValueError("window counts backwards from the query: pass causal=True with it")

@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "seqlab"
-CORE = ["inputs", "recurrence", "scan", "attention", "convolution", "discretize", "position", "norm", "feature_maps"]
+CORE = [
+    "inputs",
+    "recurrence",
+    "two_sided",
+    "scan",
+    "attention",
+    "attention_tiled",
+    "masks",
+    "convolution",
+    "discretize",
+    "position",
+    "norm",
+    "feature_maps",
+]
 # Each layer may import the layers before it, and itself where the name stands in SELF.
 LAYERS = [CORE, ["mixers", "ffn"], ["model"], ["zoo", "tasks", "train", "hub", "microscope"], ["figures"], ["widgets"]]
 TOP = ["course"]
