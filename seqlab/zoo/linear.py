@@ -1,6 +1,17 @@
 """Linear attention and its gated descendants: sums of v kᵀ."""
 
+from seqlab.mixers.abc import ABC
+from seqlab.mixers.based import BaseConv, Based
+from seqlab.mixers.dfw import DFW
+from seqlab.mixers.gated_retention import GatedRetention
+from seqlab.mixers.gated_rfa import GatedRFA
+from seqlab.mixers.gateloop import GateLoop
+from seqlab.mixers.gla import GLA
+from seqlab.mixers.gsa import GSA
+from seqlab.mixers.hgrn2 import HGRN2
+from seqlab.mixers.lightning import LightningAttention
 from seqlab.mixers.linear_attention import LinearAttention
+from seqlab.mixers.mlstm import MLSTM
 from seqlab.mixers.retnet import RetNet
 from seqlab.zoo.row import CORE_FORMS, FEATURES, H, Row, with_heads
 
@@ -59,5 +70,137 @@ ROWS = [
         year=2023,
         chapter=4,
         oracle="fla.ops.retention.naive; the paper's complex form in float64",
+    ),
+    Row(
+        "Based",
+        with_heads(Based, d_feature=4),
+        gate="1: never forgets",
+        state_floats=lambda T, D: H * (D // H + 1) * (1 + 4 + 4**2),
+        forms=CORE_FORMS,
+        paper="arXiv:2402.18668",
+        year=2024,
+        chapter=3,
+        oracle="fla.ops.based.naive",
+    ),
+    Row(
+        "Based's short convolution",
+        BaseConv,
+        gate="1 for two tokens, then 0",
+        state_floats=lambda T, D: 2 * (2 * D),
+        forms=(),
+        paper="arXiv:2402.18668",
+        year=2024,
+        chapter=12,
+        oracle="torch.nn.Conv1d",
+    ),
+    Row(
+        "gated retention",
+        with_heads(GatedRetention),
+        gate="σ(x W)^(1/16): one per head, chosen by the token",
+        state_floats=lambda T, D: H * (D // H) ** 2,
+        forms=CORE_FORMS,
+        paper="arXiv:2405.05254",
+        year=2024,
+        chapter=5,
+        oracle="fla.ops.simple_gla.naive",
+    ),
+    Row(
+        "GLA",
+        with_heads(GLA),
+        gate="σ(x W₁ W₂ + b)^(1/16): one per key channel, chosen by the token",
+        state_floats=lambda T, D: H * (D // 2 // H) * (D // H),
+        forms=CORE_FORMS,
+        paper="arXiv:2312.06635",
+        year=2023,
+        chapter=5,
+        oracle="fla.ops.gla.naive",
+    ),
+    Row(
+        "HGRN-2",
+        with_heads(HGRN2, lower_bound=0.25),
+        gate="γ + (1 - γ) σ(x W): per key channel, above its layer's γ; what is forgotten is what is written",
+        state_floats=lambda T, D: H * (D // H) ** 2,
+        forms=CORE_FORMS,
+        paper="arXiv:2404.07904",
+        year=2024,
+        chapter=5,
+        oracle="fla.ops.gla.naive; fla.ops.hgrn.naive per value channel",
+    ),
+    Row(
+        "GateLoop",
+        with_heads(GateLoop),
+        gate="σ(x W_α) e^(i x W_β): per key channel, complex",
+        state_floats=lambda T, D: H * (D // H) * (2 * D // H),
+        forms=CORE_FORMS,
+        paper="arXiv:2311.01927",
+        year=2023,
+        chapter=5,
+        oracle="the paper's complex recurrence in complex128",
+    ),
+    Row(
+        "DFW",
+        with_heads(DFW),
+        gate="σ(x W_b) σ(x W_a)ᵀ: one per row times one per column",
+        state_floats=lambda T, D: H * (D // H) ** 2,
+        forms=CORE_FORMS,
+        paper="arXiv:2210.04243",
+        year=2022,
+        chapter=5,
+        oracle="a head per value channel through seqlab.recurrence; the paper's recurrence in float64",
+    ),
+    Row(
+        "Gated RFA",
+        with_heads(GatedRFA, n_features=64),
+        gate="σ(x W): one per head, chosen by the token; the write takes the rest",
+        state_floats=lambda T, D: H * (D // H + 1) * 64,
+        forms=CORE_FORMS,
+        paper="arXiv:2103.02143",
+        year=2021,
+        chapter=5,
+        oracle="the paper's recurrence in float64; fla.ops.simple_gla.naive",
+    ),
+    Row(
+        "ABC",
+        with_heads(ABC, n_slots=6),
+        gate="the share of a running mean: one per slot",
+        state_floats=lambda T, D: H * 6 * (2 * D // H + 1),
+        forms=CORE_FORMS,
+        paper="arXiv:2110.02488",
+        year=2021,
+        chapter=5,
+        oracle="fla.ops.abc.naive",
+    ),
+    Row(
+        "GSA",
+        with_heads(GSA, n_slots=6),
+        gate="σ(x W)^(1/8): one per slot, chosen by the token; the write takes the rest",
+        state_floats=lambda T, D: H * 6 * (2 * D // H),
+        forms=CORE_FORMS,
+        paper="arXiv:2409.07146",
+        year=2024,
+        chapter=5,
+        oracle="fla.ops.gsa.naive",
+    ),
+    Row(
+        "lightning attention",
+        with_heads(LightningAttention, layer=1, n_layers=4),
+        gate="e^-s: one constant per head and layer",
+        state_floats=lambda T, D: H * (D // H) ** 2,
+        forms=CORE_FORMS,
+        paper="arXiv:2501.08313",
+        year=2025,
+        chapter=18,
+        oracle="transformers MiniMaxLightningAttention",
+    ),
+    Row(
+        "mLSTM",
+        with_heads(MLSTM),
+        gate="σ(f̃): one per head, chosen by the token; the write has its own, exp(ĩ)",
+        state_floats=lambda T, D: H * ((D // H + 1) * (D // 2 // H) + 1),
+        forms=CORE_FORMS,
+        paper="arXiv:2405.04517",
+        year=2024,
+        chapter=10,
+        oracle="transformers xLSTMLayer",
     ),
 ]

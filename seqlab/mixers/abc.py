@@ -1,0 +1,64 @@
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqlab.two_sided import in_form
+
+
+class ABCState(NamedTuple):
+    keys: Float[Tensor, "B H M K"]  # the mean key of each slot
+    values: Float[Tensor, "B H V M"]  # its mean value
+    z: Float[Tensor, "B H M"]  # log of all it has taken in
+
+
+class ABC(nn.Module):
+    """Attention with bounded-memory control, ABC_MLP (Peng et al. 2021, arXiv:2110.02488).
+
+    K̃_t = Σ_{s≤t} φ_s k_sᵀ / Σ_{s≤t} φ_s,   Ṽ_t alike        φ_s = exp(W_φ x_s)        y_t = Ṽ_tᵀ softmax(K̃_t q_t / √K)
+
+    The difference from linear attention: not the feature map approximates the softmax; the softmax is exact, over M
+    slots instead of T tokens. What enters a slot is chosen by the token alone, and a slot holds the weighted *mean* of
+    all it was given, never less of the old: its gate e^(z_{t-1} - z_t), z = log Σ φ, is what remains of a mean when one
+    more joins. So it is two passes of gated linear attention with a softmax between, the slots in the rows of the first
+    table and in the columns of the second: `seqlab.two_sided`, whose signature a function passed as `form` must have.
+    """
+
+    def __init__(self, d_model, n_heads=4, *, n_slots=32, form="chunkwise", chunk_size=16):
+        super().__init__()
+        if d_model % n_heads:
+            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
+        self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
+        self.control = nn.Linear(d_model, n_heads * n_slots, bias=False)
+
+    def project(self, x: Float[Tensor, "B T D"], state: ABCState | None = None) -> dict[str, Tensor]:
+        """q, k, v; z; and per slot, as shares of the mean: what is written (share) and what remains (log_gate)."""
+        q, k, v, s = (
+            rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v, self.control)
+        )
+        s = s.to(torch.promote_types(x.dtype, torch.float32))
+        if state is None:
+            z = s.logcumsumexp(dim=1)
+            before = torch.cat([z[:, :1], z[:, :-1]], dim=1)  # the first gate meets an empty slot: any will do
+        else:
+            z = torch.cat([state.z[:, None], s], dim=1).logcumsumexp(dim=1)
+            before, z = z[:, :-1], z[:, 1:]
+        return {
+            "q": q * q.shape[-1] ** -0.5,
+            "k": k,
+            "v": v,
+            "z": z,
+            "share": (s - z).exp().to(x.dtype),
+            "log_gate": (before - z).clamp(max=0),
+        }
+
+    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], ABCState]:
+        q, k, v, z, share, log_gate = self.project(x, state).values()
+        recur = in_form(self.form, self.chunk_size)
+        keys, values = (None, None) if state is None else state[:2]
+        scores, keys = recur(q, k, share, log_b=log_gate, state=keys)
+        y, values = recur(scores.softmax(-1), share, v, log_a=log_gate, state=values)
+        return self.out(rearrange(y, "b t h v -> b t (h v)")), ABCState(keys, values, z[:, -1])

@@ -1,0 +1,110 @@
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqlab.recurrence import in_form
+
+
+class MLSTMState(NamedTuple):
+    S: Float[Tensor, "B H V K"]  # its last row is the normaliser n; all of it is e^(-m) times the true table
+    m: Float[Tensor, "B H"]
+
+
+class MLSTM(nn.Module):
+    """mLSTM (Beck et al. 2024, arXiv:2405.04517), as in the layer of xLSTM-7B (arXiv:2503.13427).
+
+    S_t = f_t S_{t-1} + i_t v_t k_tᵀ,   n_t = f_t n_{t-1} + i_t k_t        f = σ(f̃),  i = exp(ĩ)
+    y_t = S_t q_t / max(|n_t·q_t|, 1)
+
+    The difference from gated retention: the write has a gate of its own, an exponential that no sigmoid holds down, so
+    a late token can outweigh all before it. e^ĩ overflows, so both tables are kept as e^(-m) times themselves with
+    m_t = max(log f_t + m_{t-1}, ĩ_t): the gates become e^(log f + m_{t-1} - m_t) ≤ 1 and e^(ĩ - m_t) ≤ 1, and the 1
+    in the denominator e^(-m_t). y does not depend on m, so no gradient goes through it. m is a running sum plus a
+    running maximum, both in float64, and starts at 0.
+
+    n is one more row of S, written by a 1 appended to v. q is scaled by K^-1/2; K is half of V. ĩ and f̃ are capped
+    smoothly to ±15 and start at -10 and at 3 .. 6 over the heads, whatever the token. Each head is layer-normalised;
+    output W_o(σ(x W_g) · norm(y)).
+    """
+
+    normalize = True  # the last row of the state is the normaliser
+
+    def __init__(
+        self,
+        d_model,
+        n_heads=4,
+        *,
+        d_key=None,
+        d_value=None,
+        soft_cap=15.0,
+        bias=False,
+        eps=1e-6,
+        norm_eps=1e-6,
+        form="chunkwise",
+        chunk_size=64,
+    ):
+        super().__init__()
+        d_key, d_value = d_key or d_model // 2, d_value or d_model
+        if d_key % n_heads or d_value % n_heads:
+            raise ValueError(f"d_key is {d_key}, d_value is {d_value}: both must be a multiple of n_heads = {n_heads}")
+        self.n_heads, self.soft_cap, self.form, self.chunk_size = n_heads, soft_cap, form, chunk_size
+        self.eps, self.norm_eps = eps, norm_eps
+        self.q, self.k = (nn.Linear(d_model, d_key, bias=bias) for _ in range(2))
+        self.v, self.g = (nn.Linear(d_model, d_value, bias=bias) for _ in range(2))
+        self.i, self.f = (nn.Linear(d_model, n_heads) for _ in range(2))
+        self.norm = nn.Parameter(torch.ones(d_value))
+        self.norm_bias = nn.Parameter(torch.zeros(d_value)) if bias else None
+        self.out = nn.Linear(d_value, d_model, bias=bias)
+        for gate, start in ((self.i, torch.full((n_heads,), -10.0)), (self.f, torch.linspace(3, 6, n_heads))):
+            nn.init.zeros_(gate.weight)
+            gate.bias.data = start
+
+    def project(self, x: Float[Tensor, "B T D"], state: MLSTMState | None = None) -> dict[str, Tensor]:
+        """What the recurrence reads, stabilised: q, k times its gate, v with its column of ones, the log decay."""
+        return self._project(x, state)[0]
+
+    def _project(self, x, state):
+        q, k, v = (rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v))
+        i, f = (_cap(W(x).double(), self.soft_cap) for W in (self.i, self.f))
+        log_a, log_i, m = _stabilise(F.logsigmoid(f), i, None if state is None else state.m)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        q, k, v = q * q.shape[-1] ** -0.5, k * log_i.exp()[..., None].to(x.dtype), F.pad(v, (0, 1), value=1.0)
+        return {"q": q, "k": k, "v": v, "log_a": log_a[..., None].to(wide)}, m.to(wide)
+
+    def read(self, y: Float[Tensor, "B T H _"], m: Float[Tensor, "B T H"] | None = None) -> Float[Tensor, "B T H V"]:
+        """From S_t q_t to the head's output: divide by max(|n·q|, e^-m), or by |n·q| alone without m; layer norm."""
+        n = y[..., -1:].abs()
+        n = n if m is None else torch.maximum(n, (-m)[..., None].exp())
+        y = F.layer_norm(y[..., :-1] / (n + self.eps), y[..., :-1].shape[-1:], eps=self.norm_eps)
+        weight, bias = (
+            p if p is None else rearrange(p, "(h v) -> h v", h=self.n_heads) for p in (self.norm, self.norm_bias)
+        )
+        return y * weight if bias is None else y * weight + bias
+
+    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], MLSTMState]:
+        inputs, m = self._project(x, state)
+        y, S = in_form(self.form, self.chunk_size)(**inputs, state=None if state is None else state.S)
+        y = rearrange(self.read(y, m), "b t h v -> b t (h v)").to(x.dtype)
+        return self.out(torch.sigmoid(self.g(x)) * y), MLSTMState(S, m[:, -1])
+
+
+def _cap(x, limit):
+    return x if limit is None else limit * torch.tanh(x / limit)
+
+
+def _stabilise(log_f, i, m0=None):
+    """(log of the scaled forget gate, of the scaled input gate, m), each (B, T, H).
+
+    m_t = max(log f_t + m_{t-1}, i_t) unrolls to F_t + max(m_0, max_{s≤t} (i_s - F_s)) with F the sum of log f.
+    """
+    with torch.no_grad():
+        F_t = log_f.cumsum(dim=1)
+        m0 = torch.zeros_like(i[:, :1]) if m0 is None else m0[:, None].to(i.dtype)
+        m = torch.maximum(F_t + torch.maximum(m0, (i - F_t).cummax(dim=1).values), i)
+        shift = torch.cat([m0, m[:, :-1]], dim=1) - m
+        shift = torch.minimum(shift, -log_f)  # of what is 0, rounding may make more
+    return log_f + shift, i - m, m

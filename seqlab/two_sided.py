@@ -1,0 +1,87 @@
+"""The equation with a gate on both sides: the rows of the state decay as well as its columns.
+
+    S_t = diag(b_t) S_{t-1} diag(a_t) + v_t k_tᵀ        y_t = S_t q_t
+
+`seqlab.recurrence` decays columns (key channels), which is all that most architectures ask for. Here log_b (B, T, H, V)
+is the log decay of each row, a value channel. DFW gates both sides; ABC and GSA keep their slots' keys in the rows.
+Both gates are ≤ 0 in log, of any width 1 or full, and optional. Everything else is as in `seqlab.recurrence`.
+"""
+
+from functools import partial
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from seqlab.inputs import check_inputs
+from seqlab.recurrence import Keys, LogDecay, State, Values
+
+RowDecay = Float[Tensor, "B T H b"]  # b = 1: all rows alike; b = V: one decay per value channel
+
+
+def chunkwise(
+    q: Keys,
+    k: Keys,
+    v: Values,
+    *,
+    log_a: LogDecay | None = None,
+    log_b: RowDecay | None = None,
+    state: State | None = None,
+    chunk_size: int = 16,
+) -> tuple[Values, State]:
+    """Chunks of C tokens, each by all its pairs: the recurrence with C = 1, the parallel form with C = T."""
+    check_inputs(q, k, v, log_a, None, state)
+    if log_b is not None:
+        _check_rows(log_b, v)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    still = q.new_zeros(*q.shape[:3], 1, dtype=wide)  # a log decay of 0: nothing is forgotten
+    xs = [q, k, v, still if log_a is None else log_a, still if log_b is None else log_b]
+    xs = [x.to(wide).transpose(1, 2).split(chunk_size, dim=2) for x in xs]
+    S = q.new_zeros(*xs[0][0].shape[:2], v.shape[-1], q.shape[-1], dtype=wide) if state is None else state.to(wide)
+    ys = []
+    for chunk in zip(*xs, strict=True):
+        y, S = _chunk(*chunk, S)
+        ys.append(y)
+    return rearrange(torch.cat(ys, dim=2), "b h t v -> b t h v").to(v.dtype), S
+
+
+def _chunk(q, k, v, log_a, log_b, S):
+    """All pairs inside the chunk, and S from before it. Token j in the read of i: (q_i·(a k_j)) (b ⊙ v_j)."""
+    a_between, a_start, a_end = _decays(log_a)
+    b_between, b_start, b_end = _decays(log_b)
+    if a_between.shape[2] == 1:
+        weights = (q @ k.mT) * a_between[:, :, 0]  # (B, H, C, C)
+    else:
+        weights = torch.einsum("bhik, bhkij, bhjk -> bhij", q, a_between, k)
+    if b_between.shape[2] == 1:
+        inside = (weights * b_between[:, :, 0]) @ v
+    else:
+        inside = torch.einsum("bhij, bhvij, bhjv -> bhiv", weights, b_between, v)
+    y = inside + b_start * ((q * a_start) @ S.mT)
+    S = b_start[:, :, -1, :, None] * S * a_start[:, :, -1:]
+    return y, S + (v * b_end).mT @ (k * a_end)
+
+
+def _decays(log_a: Float[Tensor, "B H C A"]):
+    """Decay from j to i, 0 for j > i (B, H, A, C, C); from the start to i; from j to the end (B, H, C, A)."""
+    steps = repeat(log_a, "b h i a -> b h a i j", j=log_a.shape[2]).tril(-1)
+    between = steps.cumsum(-2).exp().tril()
+    return between, log_a.cumsum(2).exp(), between[..., -1, :].mT
+
+
+def _check_rows(log_b, v):
+    if log_b.shape[:3] != v.shape[:3] or log_b.shape[-1] not in (1, v.shape[-1]):
+        raise ValueError(f"log_b has shape {tuple(log_b.shape)}: (B, T, H, 1) or v's {tuple(v.shape)} is needed")
+    if not torch.compiler.is_compiling() and (log_b > 0).any():
+        raise ValueError(f"log_b reaches {log_b.max():.3g}: a log decay is at most 0 (pass log b, with b in [0, 1])")
+
+
+def in_form(form, chunk_size=16):
+    """The function behind `form`: recurrent, parallel or chunkwise, or any function with `chunkwise`'s signature."""
+    sizes = {"recurrent": 1, "parallel": 2**62, "chunkwise": chunk_size}
+    if callable(form):
+        return form
+    if form not in sizes:
+        raise ValueError(f"form is {form!r}: choose one of {', '.join(sizes)}, or pass a function")
+    return partial(chunkwise, chunk_size=sizes[form])
