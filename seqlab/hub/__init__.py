@@ -23,13 +23,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from seqlab.hub import llama
+from seqlab.hub import llama, mamba
 from seqlab.hub.family import Family
 from seqlab.model import LanguageModel
 
 __all__ = ["FAMILIES", "from_pretrained", "from_transformers"]
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (llama.LLAMA,)}
+FAMILIES: dict[str, Family] = {f.name: f for f in (llama.LLAMA, mamba.MAMBA, mamba.FALCON_MAMBA, mamba.MAMBA2)}
 
 
 def from_transformers(model) -> LanguageModel:

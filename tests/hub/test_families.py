@@ -15,6 +15,7 @@ LLAMA = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+MAMBA = {"vocab_size": V, "hidden_size": 24, "state_size": 5, "num_hidden_layers": 2}
 
 # Of each family, what its configs share and how they differ: odd sizes, and every field that changes the logits.
 CASES = {
@@ -28,7 +29,26 @@ CASES = {
             "another base": {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
         },
     ),
+    "mamba": (
+        MAMBA,
+        {
+            "as published": {},
+            "biases, odd widths": {"use_bias": True, "use_conv_bias": False, "expand": 3, "time_step_rank": 5},
+            "its own inner width": {"intermediate_size": 20, "conv_kernel": 3, "tie_word_embeddings": False},
+        },
+    ),
+    "falcon_mamba": (MAMBA, {"as published": {"intermediate_size": 36, "mixer_rms_eps": 1e-3}, "tied": {"expand": 3}}),
+    "mamba2": (
+        MAMBA | {"num_heads": 6, "head_dim": 8, "n_groups": 2},
+        {
+            "groups": {"chunk_size": 4},
+            "a head a group": {"n_groups": 6, "state_size": 3, "conv_kernel": 3, "tie_word_embeddings": True},
+            "biases": {"n_groups": 1, "use_bias": True, "use_conv_bias": False, "layer_norm_epsilon": 1e-3},
+            "clipped steps": {"time_step_limit": (0.3, 0.9)},
+        },
+    ),
 }
+THEY_DECODE_OTHERWISE = {("mamba2", "clipped steps")}  # their decoding forgets to clip
 every_config = pytest.mark.parametrize(
     ("family", "case"), [(f, case) for f, (_, cases) in CASES.items() for case in cases], ids=str
 )
@@ -78,7 +98,8 @@ def in_parts(model, x, cuts):
 
 def assert_same(ours, theirs):
     assert theirs.std() > 0.1
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)  # they work in float32 inside: norms, angles, softmax
+    # They work in float32 inside (norms, angles, softmax), some of them at the end too.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5, check_dtype=False)
 
 
 @pytest.mark.oracle
@@ -91,7 +112,8 @@ def test_the_logits_are_theirs(theirs, family, case):
     assert_same(ours(x)[0], logits)
     for cuts in ([5], [1, 2, 9], list(range(1, T))):
         torch.testing.assert_close(in_parts(ours, x, cuts), ours(x)[0], rtol=0, atol=1e-9)
-    assert_same(in_parts(ours, x, list(range(4, T))), decoded(model, x))
+    if (family, case) not in THEY_DECODE_OTHERWISE:
+        assert_same(in_parts(ours, x, list(range(4, T))), decoded(model, x))
 
 
 @pytest.mark.oracle
@@ -134,7 +156,7 @@ def test_no_field_is_passed_over_in_silence(theirs, family):
     """Whatever single field is changed to whatever they accept: equal logits, or an error with its name."""
     x, compared = tokens(), 0
     for field, value in theirs(family).config.to_dict().items():
-        for other in other_values(value):
+        for other in [] if field == "initializer_range" else other_values(value):
             try:
                 model = theirs(family, **{field: other})
                 logits = model(x).logits
@@ -147,6 +169,6 @@ def test_no_field_is_passed_over_in_silence(theirs, family):
             except ValueError as error:
                 assert field in str(error), f"{field} = {other}: {error}"
                 continue
-            torch.testing.assert_close(ours(x)[0], logits, rtol=0, atol=1e-5, msg=f"{field} = {other} passed over")
+            assert (ours(x)[0] - logits).abs().max() < 1e-5, f"{field} = {other} is passed over"
             compared += 1
     assert compared > 10
