@@ -1,10 +1,19 @@
-"""Convolutions over time: the short causal one in front of a recurrence, and long ones through the FFT."""
+"""Convolutions over time: the short causal one in front of a recurrence, and long ones through the FFT.
+
+A long kernel is often a sum of exponentials, because a linear recurrence made it: `exponential_conv` and
+`exponential_scan` are the two readings of one diagonal state space.
+"""
+
+import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor, nn
+
+from seqlab.scan import linear_scan
 
 
 def causal_conv(
@@ -40,3 +49,121 @@ class ShortConv(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
         y, state = causal_conv(x, self.weight, self.bias, state)
         return (y if self.activation is None else self.activation(y)), state
+
+
+def fft_conv(
+    x: Float[Tensor, "B T D"], kernel: Float[Tensor, "D L"], past: Float[Tensor, "B P D"] | None = None
+) -> Float[Tensor, "B T D"]:
+    """y_t = Σ_s kernel_s x_{t-s}: every channel with its own kernel, as long as the sequence, in O(L log L).
+
+    kernel[:, 0] meets the newest token. A product of spectra is a convolution on a circle; zeros appended to both up
+    to twice the length keep the end from reaching round to the beginning. past: inputs before the first, read but not
+    answered. Float32 at least inside; y has the dtype of x.
+    """
+    kernel, x_all, T = _wide(kernel), _wide(x if past is None else torch.cat([past, x], dim=1)), x.shape[1]
+    kernel = kernel[:, : x_all.shape[1]]
+    size = _fast_size(x_all.shape[1] + kernel.shape[1] - 1)
+    spectrum = torch.fft.rfft(rearrange(x_all, "b t d -> b d t"), n=size) * torch.fft.rfft(kernel, n=size)
+    y = torch.fft.irfft(spectrum, n=size)[..., x_all.shape[1] - T : x_all.shape[1]]
+    return rearrange(y, "b d t -> b t d").to(x.dtype)
+
+
+def direct_conv(
+    x: Float[Tensor, "B T D"], kernel: Float[Tensor, "D L"], past: Float[Tensor, "B P D"] | None = None
+) -> Float[Tensor, "B T D"]:
+    """`fft_conv` by its definition, in O(T L): a matrix with kernel_{t-s} in row t and column s (D, T, P + T)."""
+    kernel, x_all, T = _wide(kernel), _wide(x if past is None else torch.cat([past, x], dim=1)), x.shape[1]
+    kernel = F.pad(kernel, (0, max(0, x_all.shape[1] - kernel.shape[1])))
+    now = torch.arange(x_all.shape[1], device=x.device)
+    lag = now[-T:, None] - now
+    matrix = kernel[:, lag.clamp(min=0)].where(lag >= 0, 0.0)
+    return torch.einsum("dts, bsd -> btd", matrix, x_all).to(x.dtype)
+
+
+Modes = Inexact[Tensor, "*D N"]  # one number per mode of each channel, real or complex
+
+
+def exponential_kernel(c: Modes, log_a: Modes, length: int) -> Float[Tensor, "*D length"]:
+    """Re Σ_n c_n a_n^l for l = 0 .. length - 1: what a diagonal state space answers to a single 1.
+
+    a^l with l = C j + i is a^(C j) a^i. So the powers are a product of two tables of about √length entries, and the
+    sum over n is a matrix product: nothing of size (N, length) is made.
+    """
+    C, n = _split(length)
+    inner = _powers(log_a, torch.arange(C, device=c.device))  # (D, N, C)
+    outer = c[..., None] * _powers(log_a, C * torch.arange(n, device=c.device))  # (D, N, n)
+    kernel = outer.real.mT @ inner.real
+    if outer.is_complex() or inner.is_complex():
+        kernel = kernel - outer.imag.mT @ inner.imag
+    return kernel.flatten(-2)[..., :length]
+
+
+def exponential_state(x: Float[Tensor, "B T D"], log_a: Modes) -> Inexact[Tensor, "B D N"]:
+    """Σ_s a_n^(T-1-s) x_s: the state after T tokens, by the same two tables."""
+    C, n = _split(x.shape[1])
+    x = rearrange(F.pad(x, (0, 0, n * C - x.shape[1], 0)), "b (n c) d -> d b n c", c=C)  # zeros before the first token
+    inner = _powers(log_a, torch.arange(C - 1, -1, -1, device=x.device))
+    outer = _powers(log_a, C * torch.arange(n - 1, -1, -1, device=x.device))
+    parts = [torch.einsum("dbjc, dnc -> bdnj", x, part) for part in _real_parts(inner)]
+    return ((torch.complex(*parts) if len(parts) == 2 else parts[0]) * outer).sum(-1)
+
+
+def exponential_conv(
+    x: Float[Tensor, "B T D"], c: Modes, log_a: Modes, state: Inexact[Tensor, "B D N"] | None = None
+) -> tuple[Float[Tensor, "B T D"], Inexact[Tensor, "B D N"]]:
+    """h_t = a h_{t-1} + x_t, y_t = Re Σ_n c_n h_tn, as a convolution. c and log_a (D, N). Returns (y, h_T).
+
+    A first state h adds its own fading answer, Re Σ_n c_n a_n^(t+1) h_n.
+    """
+    T, wide = x.shape[1], _wide(x)
+    if T == 1:
+        return exponential_scan(x, c, log_a, state)
+    y, h = fft_conv(wide, exponential_kernel(c, log_a, T)), exponential_state(wide, log_a)
+    if state is not None:
+        y = y + exponential_kernel(c * log_a.exp() * state, log_a, T).mT
+        h = h + (T * log_a).exp() * state
+    return y.to(x.dtype), h
+
+
+def exponential_scan(
+    x: Float[Tensor, "B T D"], c: Modes, log_a: Modes, state: Inexact[Tensor, "B D N"] | None = None
+) -> tuple[Float[Tensor, "B T D"], Inexact[Tensor, "B D N"]]:
+    """`exponential_conv` as the recurrence it is, every state (B, T, D, N) in memory."""
+    h = linear_scan(log_a.exp()[None, None], _wide(x)[..., None].expand(*x.shape, log_a.shape[-1]), state)
+    return (c * h).sum(-1).real.to(x.dtype), h[:, -1]
+
+
+EXPONENTIAL_FORMS = {"convolution": exponential_conv, "scan": exponential_scan}
+
+
+def exponential_form(form: str | Callable) -> Callable:
+    """The function behind `form`: "convolution", "scan", or any function of (x, c, log_a, state) (a kernel)."""
+    if callable(form):
+        return form
+    if form not in EXPONENTIAL_FORMS:
+        raise ValueError(f"form is {form!r}: choose one of {', '.join(EXPONENTIAL_FORMS)}, or pass a function")
+    return EXPONENTIAL_FORMS[form]
+
+
+def _powers(log_a, exponents):
+    return (log_a[..., None] * exponents).exp()
+
+
+def _split(length):
+    """C and n, both about √length, with C n at least length."""
+    C = math.isqrt(length - 1) + 1
+    return C, math.ceil(length / C)
+
+
+def _real_parts(x):
+    return (x.real, x.imag) if x.is_complex() else (x,)
+
+
+def _wide(x):
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _fast_size(n):
+    """The least 2^k or 3·2^k from n on: the FFT is several times slower at sizes with large prime factors."""
+    power = 1 << (n - 1).bit_length()
+    return power * 3 // 4 if power * 3 // 4 >= n else power

@@ -130,10 +130,9 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, a, b, h0):
-        h = torch.empty(torch.broadcast_shapes(a.shape, b.shape), dtype=b.dtype, device=b.device)
+        h = torch.empty_like(b, memory_format=torch.contiguous_format)
         _scan(a, b, h0, out=h)
         ctx.save_for_backward(a, h, h0)
-        ctx.b_shape = b.shape
         return h
 
     @staticmethod
@@ -145,8 +144,7 @@ class _LinearScan(torch.autograd.Function):
         G[:, -1] = g[:, -1]
         _scan(over_time[:, 1:], g[:, :-1], g[:, -1], out=G[:, :-1], backwards=True)
         grad_a = _gate_gradient(G, h, h0, a.shape) if ctx.needs_input_grad[0] else None
-        grad_h0 = None if h0 is None else (over_time[:, 0] * G[:, 0]).sum_to_size(h0.shape)
-        return grad_a, G.sum_to_size(ctx.b_shape), grad_h0
+        return grad_a, G, None if h0 is None else over_time[:, 0] * G[:, 0]
 
 
 def _gate_gradient(G, h, h0, shape):
@@ -155,6 +153,24 @@ def _gate_gradient(G, h, h0, shape):
     torch.mul(G[:, 1:], h[:, :-1].conj(), out=grad[:, 1:])
     grad[:, 0] = 0 if h0 is None else G[:, 0] * h0.conj()
     return grad.sum_to_size(shape)
+
+
+FORMS = {
+    "scan": linear_scan,
+    "sequential": sequential,
+    "hillis_steele": hillis_steele,
+    "blelloch": blelloch,
+    "chunked": chunked,
+}
+
+
+def in_form(form):
+    """The function behind `form`: a name in FORMS, or any function of (a, b, h0) (a kernel)."""
+    if callable(form):
+        return form
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}: choose one of {', '.join(FORMS)}, or pass a function")
+    return FORMS[form]
 
 
 def _scan(a, b, h0, out, backwards=False):

@@ -161,3 +161,9 @@ def test_wrong_shapes_get_one_clear_sentence(form):
         FORMS[form](b[:, :4], b)
     with pytest.raises(ValueError, match=r"h0 has shape \(2,\): \(B, ...\) = \(2, 3\) is needed"):
         FORMS[form](b, b, torch.zeros(2))
+
+
+def test_a_form_is_a_name_or_a_function():
+    assert scan.in_form("blelloch") is scan.blelloch and scan.in_form(loop) is loop
+    with pytest.raises(ValueError, match="form is 'parallel': choose one of scan, sequential"):
+        scan.in_form("parallel")
