@@ -1,15 +1,21 @@
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """W_2 gelu(W_1 x): the feed-forward layer of the 2017 Transformer, with GELU for ReLU. d_ff defaults to 4 D."""
+    """W_2 gelu(W_1 x): the feed-forward layer of the 2017 Transformer, with GELU for ReLU. d_ff defaults to 4 D.
 
-    def __init__(self, d_model: int, d_ff: int | None = None):
+    activation=F.relu is the original's.
+    """
+
+    def __init__(self, d_model: int, d_ff: int | None = None, *, bias: bool = True, activation: Callable = F.gelu):
         super().__init__()
-        self.up = nn.Linear(d_model, d_ff or 4 * d_model)
-        self.down = nn.Linear(d_ff or 4 * d_model, d_model)
+        self.up = nn.Linear(d_model, d_ff or 4 * d_model, bias=bias)
+        self.down = nn.Linear(d_ff or 4 * d_model, d_model, bias=bias)
+        self.activation = activation
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(F.gelu(self.up(x)))
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        return self.down(self.activation(self.up(x)))

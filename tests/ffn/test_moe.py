@@ -1,0 +1,273 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from seqlab.ffn import (
+    MLP,
+    DeepSeekV3Router,
+    ExpertChoiceRouter,
+    MixtralRouter,
+    MoE,
+    NoisyTopKRouter,
+    SoftRouter,
+    SwiGLU,
+    SwitchRouter,
+    auxiliary_loss,
+)
+
+B, T, D, E = 2, 24, 16, 8
+ROUTERS = {
+    "soft": SoftRouter,
+    "noisy": partial(NoisyTopKRouter, top_k=3),
+    "Switch": partial(SwitchRouter, capacity_factor=0.5),
+    "Mixtral": MixtralRouter,
+    "DeepSeek-V3": partial(DeepSeekV3Router, top_k=3, n_groups=4, top_groups=2),
+    "expert choice": ExpertChoiceRouter,
+}
+
+
+def make(name, n_experts=E, **options):
+    moe = MoE(D, n_experts, router=ROUTERS[name], d_ff=20, **options).double().eval()
+    torch.nn.init.normal_(moe.router.score.weight, std=2 * D**-0.5)
+    return moe
+
+
+def draw(B=B, T=T):
+    return torch.randn(B, T, D, dtype=torch.float64)
+
+
+def loop(moe, x):
+    """The definition: for each token, over the experts that serve it."""
+    routing, y = moe.router(x), []
+    for b in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            served = torch.zeros(D, dtype=x.dtype)
+            for j, e in enumerate(routing.experts[b, t].tolist()):
+                if routing.kept is None or routing.kept[b, t, j]:
+                    served = served + routing.weights[b, t, j] * moe.experts[e](x[b, t])
+            y.append(served)
+    return torch.stack(y).view_as(x)
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_sorting_is_the_loop_over_tokens_with_its_gradients(name):
+    moe, x, results = make(name), draw(), []
+    for f in (moe, partial(loop, moe)):
+        leaf = x.clone().requires_grad_()
+        y = f(leaf)
+        grads = torch.autograd.grad(y.square().sum(), [leaf, *moe.parameters()], allow_unused=True)
+        results.append((y, grads))
+    (y, grads), (expected, expected_grads) = results
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+    for ours, theirs in zip(grads, expected_grads, strict=True):
+        if theirs is None:  # an expert that the loop never called, or noise that evaluation does not add
+            assert ours is None or not ours.any()
+        else:
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_one_expert_is_the_dense_layer():
+    moe, x = MoE(D, 1, router=partial(MixtralRouter, top_k=1)).double(), draw()
+    torch.testing.assert_close(moe(x), moe.experts[0](x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["soft", "noisy", "Mixtral"])
+def test_equal_experts_are_one_expert_where_weights_sum_to_one(name):
+    moe, x = make(name), draw()
+    for expert in moe.experts:
+        expert.load_state_dict(moe.experts[0].state_dict())
+    torch.testing.assert_close(moe(x), moe.experts[0](x), rtol=0, atol=1e-12)
+
+
+def test_deepseeks_scale_is_the_size_of_equal_experts():
+    moe, x = make("DeepSeek-V3"), draw()
+    for expert in moe.experts:
+        expert.load_state_dict(moe.experts[0].state_dict())
+    torch.testing.assert_close(moe(x), 2.5 * moe.experts[0](x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["soft", "noisy", "Switch", "Mixtral", "expert choice"])
+def test_the_names_of_the_experts_do_not_matter(name):
+    """Permuting experts and rows of the router together changes nothing (DeepSeek's groups would be torn)."""
+    moe, x, order = make(name), draw(), torch.randperm(E)
+    permuted = copy.deepcopy(moe)
+    permuted.router.score.weight.data = moe.router.score.weight.data[order]
+    for i, e in enumerate(order.tolist()):
+        permuted.experts[i].load_state_dict(moe.experts[e].state_dict())
+    torch.testing.assert_close(permuted(x), moe(x), rtol=0, atol=1e-12)
+    assert torch.equal(permuted.routing.load, moe.routing.load[order])
+
+
+def test_a_dropped_token_gets_nothing_and_passes_through_the_residual():
+    moe, x = make("Switch"), draw()
+    y, kept = moe(x), moe.routing.kept[..., 0]
+    assert (y[~kept] == 0).all() and (y[kept] != 0).all() and not kept.all()
+
+
+def test_without_a_limit_switch_drops_nothing():
+    moe, x = make("Switch"), draw()
+    moe.router.capacity_factor = None
+    assert (moe(x) != 0).all() and moe.routing.load.sum() == B * T
+
+
+def test_shared_experts_side_by_side_are_one_wide_expert():
+    moe, x = make("Mixtral", n_shared=2), draw()
+    halves = [SwiGLU(D, 20).double() for _ in range(2)]
+    moe.shared.gate.weight.data = torch.cat([h.gate.weight.data for h in halves])
+    moe.shared.up.weight.data = torch.cat([h.up.weight.data for h in halves])
+    moe.shared.down.weight.data = torch.cat([h.down.weight.data for h in halves], dim=1)
+    expected = loop(moe, x) + halves[0](x) + halves[1](x)
+    torch.testing.assert_close(moe(x), expected, rtol=0, atol=1e-12)
+
+
+def test_decoding_calls_only_the_experts_that_serve():
+    moe, x, called = make("Mixtral"), draw(1, 1), []
+    for e, expert in enumerate(moe.experts):
+        expert.register_forward_hook(lambda *_, e=e: called.append(e))
+    with torch.no_grad():
+        y = moe(x)
+    assert sorted(called) == sorted(moe.routing.experts.flatten().tolist())
+    assert torch.equal(moe(x), y) and len(called) == 2 + E  # in training the others too: their gradient is zero
+
+
+def test_the_auxiliary_loss_is_the_papers_sum_over_the_layers():
+    model, x = torch.nn.Sequential(make("Switch"), torch.nn.Tanh(), make("Mixtral")), draw()
+    assert auxiliary_loss(model) == 0  # no forward pass yet
+    model(x)
+    switch, mixtral = (model[i].routing.losses for i in (0, 2))
+    expected = 0.01 * switch["balance"] + 0.001 * switch["z"] + 0.001 * mixtral["balance"]
+    torch.testing.assert_close(auxiliary_loss(model), expected)
+    auxiliary_loss(model).backward()
+    assert model[0].router.score.weight.grad.any() and model[2].router.score.weight.grad.any()
+
+
+def test_the_balance_loss_evens_the_load():
+    moe, x = make("Mixtral").train(), draw(4, 64)
+    x[..., 0] += 3  # everyone likes the same experts
+    spread = lambda: moe.routing.load.double().std() / moe.routing.load.double().mean()  # noqa: E731
+    optimizer = torch.optim.SGD(moe.router.parameters(), lr=100)
+    moe(x)
+    before = spread()
+    for _ in range(60):
+        optimizer.zero_grad()
+        auxiliary_loss(moe).backward()
+        optimizer.step()
+        moe(x)
+    assert spread() < before / 2
+
+
+def test_a_layer_can_be_copied_after_a_forward_pass():
+    moe, x = make("Mixtral"), draw()
+    y = moe(x)
+    twin = copy.deepcopy(moe)
+    assert twin.routing is None and torch.equal(twin(x), y)
+
+
+def test_a_shared_expert_of_unknown_width_gets_one_clear_sentence():
+    with pytest.raises(ValueError, match="n_shared is 1, but neither d_ff nor d_shared says how wide"):
+        MoE(D, E, n_shared=1)
+
+
+# Against transformers: the whole layer, weights copied. Its softmaxes are in float32 whatever the input: 1e-6.
+
+
+def load(ours, theirs, shared=None):
+    """Their stacked (E, 2 F, D) gate and up, and (E, D, F) down, as our experts."""
+    gate = getattr(theirs, "gate", None) or theirs.router
+    ours.router.score.weight.data = gate.weight.data
+    for e, expert in enumerate(ours.experts):
+        expert.gate.weight.data, expert.up.weight.data = theirs.experts.gate_up_proj[e].data.chunk(2)
+        expert.down.weight.data = theirs.experts.down_proj[e].data
+    if shared is not None:
+        for mine, other in (("gate", "gate_proj"), ("up", "up_proj"), ("down", "down_proj")):
+            getattr(ours.shared, mine).load_state_dict(getattr(shared, other).state_dict())
+
+
+def assert_same_layer(ours, theirs, x):
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    y, expected = ours(leaves[0]), theirs(leaves[1])
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-6)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=1e-5, atol=1e-6)
+    alone = torch.cat([ours(x[:, t : t + 1]) for t in range(x.shape[1])], dim=1)  # token by token
+    torch.testing.assert_close(alone, expected, rtol=0, atol=1e-6)
+
+
+def theirs(module, block, **options):
+    modeling = pytest.importorskip(f"transformers.models.{module}.modeling_{module}")
+    name = {"deepseek_v3": "DeepseekV3", "minimax": "MiniMax", "qwen3_next": "Qwen3Next", "kimi_linear": "KimiLinear"}
+    config = getattr(modeling, f"{name.get(module, module.title())}Config")(hidden_size=D, **options)
+    layer = getattr(modeling, block)(config).double().eval()
+    for p in layer.parameters():
+        torch.nn.init.normal_(p, std=D**-0.5)
+    return layer
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("module", "block", "experts", "normalise"),
+    [
+        ("mixtral", "MixtralSparseMoeBlock", {"num_local_experts": E}, True),
+        ("minimax", "MiniMaxSparseMoeBlock", {"num_local_experts": E}, True),
+        ("jamba", "JambaSparseMoeBlock", {"num_experts": E}, False),
+    ],
+)
+def test_mixtral_minimax_and_jamba(module, block, experts, normalise):
+    layer = theirs(module, block, intermediate_size=20, num_experts_per_tok=3, **experts)
+    ours = MoE(D, E, router=partial(MixtralRouter, top_k=3, normalise=normalise), d_ff=20).double()
+    load(ours, layer)
+    assert_same_layer(ours, layer, draw())
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("normalise", [True, False])
+def test_qwen3_next_with_its_gated_shared_expert(normalise):
+    options = {"num_experts": E, "num_experts_per_tok": 3, "norm_topk_prob": normalise}
+    layer = theirs(
+        "qwen3_next",
+        "Qwen3NextSparseMoeBlock",
+        moe_intermediate_size=20,
+        shared_expert_intermediate_size=28,
+        **options,
+    )
+    router = partial(MixtralRouter, top_k=3, normalise=normalise)
+    ours = MoE(D, E, router=router, d_ff=20, n_shared=1, d_shared=28, gate_shared=True).double()
+    load(ours, layer, layer.shared_expert)
+    ours.shared_gate.load_state_dict(layer.shared_expert_gate.state_dict())
+    assert_same_layer(ours, layer, draw())
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("module", ["deepseek_v3", "kimi_linear"])
+def test_deepseek_v3_and_kimi_linear(module):
+    options = {"n_group": 4, "topk_group": 2, "num_local_experts": E, "num_experts_per_tok": 3}
+    block = {"deepseek_v3": "DeepseekV3MoE", "kimi_linear": "KimiLinearMoE"}[module]
+    layer = theirs(module, block, moe_intermediate_size=20, n_shared_experts=2, **options)
+    layer.gate.e_score_correction_bias.data.uniform_(-0.5, 0.5)
+    scale = layer.gate.routed_scaling_factor
+    router = partial(DeepSeekV3Router, top_k=3, n_groups=4, top_groups=2, scale=scale)
+    ours = MoE(D, E, router=router, d_ff=20, n_shared=2).double()
+    load(ours, layer, layer.shared_experts)
+    ours.router.bias.copy_(layer.gate.e_score_correction_bias)
+    assert_same_layer(ours, layer, draw())
+
+
+@pytest.mark.oracle
+def test_switch_with_dropped_tokens():
+    switch = pytest.importorskip("transformers.models.switch_transformers")
+    config = switch.SwitchTransformersConfig(d_model=D, d_ff=20, num_experts=E, expert_capacity=2, dropout_rate=0)
+    layer = switch.modeling_switch_transformers.SwitchTransformersSparseMLP(config).double().eval()
+    layer.router.dtype = torch.float64  # its config knows no wider than float32
+    ours = make("Switch", expert=partial(MLP, bias=False, activation=F.relu))  # 0.5 · 24 / 8: 2 places
+    layer.router.classifier.load_state_dict(ours.router.score.state_dict())
+    for e, expert in enumerate(ours.experts):
+        expert.up.load_state_dict(layer.experts[f"expert_{e}"].wi.state_dict())
+        expert.down.load_state_dict(layer.experts[f"expert_{e}"].wo.state_dict())
+    x = draw()
+    torch.testing.assert_close(ours(x), layer(x), rtol=0, atol=1e-12)
+    assert not ours.routing.kept.all()
