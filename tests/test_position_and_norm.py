@@ -1,8 +1,27 @@
+import math
+import warnings
+
 import pytest
 import torch
 
+from seqlab.attention import attend
 from seqlab.norm import GatedRMSNorm, RMSNorm, l2norm, rms_norm
-from seqlab.position import rope_frequencies, rotate, xpos, xpos_scale
+from seqlab.position import (
+    alibi_bias,
+    alibi_slopes,
+    dynamic_ntk_frequencies,
+    linear_frequencies,
+    llama3_frequencies,
+    longrope_frequencies,
+    longrope_magnitude,
+    ntk_frequencies,
+    rope_frequencies,
+    rotate,
+    xpos,
+    xpos_scale,
+    yarn_frequencies,
+    yarn_magnitude,
+)
 
 F64 = {"dtype": torch.float64}
 
@@ -68,3 +87,153 @@ def test_norms_against_their_formulas():
     norm.weight.data.uniform_(), gated.weight.data.copy_(norm.weight.data)
     torch.testing.assert_close(gated(x, gate), norm(x * gate * torch.sigmoid(gate)))
     assert rms_norm(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_partial_rotary_turns_the_first_channels_and_passes_the_rest(interleaved):
+    x, positions, theta = torch.randn(2, 5, 3, 12, **F64), torch.arange(5), rope_frequencies(8)
+    y = rotate(x, positions, theta, interleaved=interleaved, magnitude=1.5)
+    turned = rotate(x[..., :8], positions, theta, interleaved=interleaved)
+    torch.testing.assert_close(y, torch.cat([1.5 * turned, x[..., 8:]], -1))
+    with pytest.raises(ValueError, match="theta turns 14 channels, x has 12"):
+        rotate(x, positions, rope_frequencies(14))
+
+
+def test_ntk_interpolates_the_slowest_pair_and_leaves_the_fastest():
+    plain, ntk = rope_frequencies(16), ntk_frequencies(16, 4.0)
+    assert ntk[0] == plain[0] == 1
+    torch.testing.assert_close(ntk[-1], plain[-1] / 4)
+    assert (ntk[1:-1] < plain[1:-1]).all() and (ntk[1:-1] > plain[1:-1] / 4).all()
+
+
+def test_dynamic_ntk_is_plain_up_to_the_trained_length():
+    for length in (1, 7, 100):
+        torch.testing.assert_close(dynamic_ntk_frequencies(16, 4.0, length, 100), rope_frequencies(16))
+    assert (dynamic_ntk_frequencies(16, 4.0, 101, 100)[1:] < rope_frequencies(16)[1:]).all()
+
+
+def test_interpolated_positions_are_the_trained_ones():
+    x, theta = torch.randn(1, 5, 1, 8, **F64), rope_frequencies(8)
+    stretched = rotate(x, 4 * torch.arange(5), linear_frequencies(theta, 4.0))
+    torch.testing.assert_close(stretched, rotate(x, torch.arange(5), theta))
+
+
+@pytest.mark.parametrize("scaled", [llama3_frequencies, None], ids=["Llama 3", "YaRN"])
+def test_fast_pairs_stay_and_slow_pairs_are_interpolated(scaled):
+    theta = rope_frequencies(128, 500000.0)
+    ratio = (scaled(theta) if scaled else yarn_frequencies(128, 8.0, 8192, 500000.0)) / theta
+    assert ratio[0] == 1 and ratio[-1] == pytest.approx(1 / 8)
+    assert (ratio.diff() <= 1e-12).all()
+    turns = 8192 * theta / (2 * math.pi)
+    assert torch.equal(ratio == 1, turns >= 4) if scaled else (ratio[turns > 40] == 1).all()
+    torch.testing.assert_close(ratio[turns < 0.9], torch.full_like(ratio[turns < 0.9], 1 / 8))
+
+
+def test_longrope_switches_its_divisors_at_the_trained_length():
+    short, long = [1.0, 1.1, 1.2, 1.3], [1.0, 2.0, 4.0, 8.0]
+    torch.testing.assert_close(
+        rope_frequencies(8) / longrope_frequencies(short, long, 64, 64), torch.tensor(short).double()
+    )
+    torch.testing.assert_close(
+        rope_frequencies(8) / longrope_frequencies(short, long, 65, 64), torch.tensor(long).double()
+    )
+    assert longrope_magnitude(1.0, 64) == yarn_magnitude(1.0) == yarn_magnitude(0.5) == 1
+    assert longrope_magnitude(64, 64) == pytest.approx(math.sqrt(2)) and yarn_magnitude(math.e) == pytest.approx(1.1)
+
+
+ROPES = {
+    "linear": ({"factor": 4.0}, lambda base, L: (linear_frequencies(rope_frequencies(WIDTH, base), 4.0), 1.0)),
+    "dynamic": ({"factor": 4.0}, lambda base, L: (dynamic_ntk_frequencies(WIDTH, 4.0, L or 256, 256, base), 1.0)),
+    "llama3": (
+        {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128},
+        lambda base, L: (llama3_frequencies(rope_frequencies(WIDTH, base), original_length=128), 1.0),
+    ),
+    "yarn": (
+        {"factor": 4.0, "original_max_position_embeddings": 128},
+        lambda base, L: (yarn_frequencies(WIDTH, 4.0, 128, base), yarn_magnitude(4.0)),
+    ),
+    "yarn, untruncated, as DeepSeek": (
+        {
+            "factor": 40.0,
+            "original_max_position_embeddings": 128,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.707,
+            "truncate": False,
+            "beta_fast": 16,
+            "beta_slow": 2,
+        },
+        lambda base, L: (
+            yarn_frequencies(WIDTH, 40.0, 128, base, beta_fast=16, beta_slow=2, truncate=False),
+            yarn_magnitude(40.0) / yarn_magnitude(40.0, 0.707),
+        ),
+    ),
+    "longrope": (
+        {
+            "short_factor": [1.0 + 0.1 * i for i in range(12)],
+            "long_factor": [1.0 + i for i in range(12)],
+            "original_max_position_embeddings": 128,
+        },
+        lambda base, L: (
+            longrope_frequencies([1.0 + 0.1 * i for i in range(12)], [1.0 + i for i in range(12)], L or 1, 128, base),
+            longrope_magnitude(256 / 128, 128),
+        ),
+    ),
+}
+WIDTH = 24
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("base", [10000.0, 500000.0])
+@pytest.mark.parametrize("length", [None, 100, 300])
+@pytest.mark.parametrize("name", ROPES)
+def test_stretched_ropes_against_transformers(transformers, name, length, base):
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    options, ours = ROPES[name]
+    kind = name.split(",")[0]
+    config = transformers.LlamaConfig(
+        hidden_size=4 * WIDTH,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        rope_parameters={"rope_type": kind, "rope_theta": base, **options},
+    )
+    theta, magnitude = ROPE_INIT_FUNCTIONS[kind](config, seq_len=length)
+    our_theta, our_magnitude = ours(base, length)
+    torch.testing.assert_close(our_theta.float(), theta, rtol=1e-5, atol=0)  # theirs is float32
+    assert our_magnitude == pytest.approx(magnitude, rel=1e-9)
+
+
+def test_alibi_lowers_a_score_by_slope_times_distance():
+    assert alibi_slopes(8).tolist() == pytest.approx([2.0**-h for h in range(1, 9)])
+    assert alibi_bias(2, 3, 3)[0].tolist() == [[0, -1 / 16, -2 / 16], [-1 / 16, 0, -1 / 16], [-2 / 16, -1 / 16, 0]]
+    assert torch.equal(alibi_bias(6, 2, 5), alibi_bias(6, 5, 5)[:, -2:])
+
+
+def test_alibi_without_content_is_a_decay_per_head():
+    """With q = 0 the softmax is a moving average with γ = exp(-slope): the weights of a retention, normalised."""
+    T, H = 9, 4
+    q, v = torch.zeros(1, T, H, 2, **F64), torch.randn(1, T, H, 3, **F64)
+    y = attend(q, q, v, causal=True, bias=alibi_bias(H, T, T))
+    gamma = (-alibi_slopes(H)).exp()
+    total = weight = 0
+    for t in range(T):
+        total, weight = gamma[:, None] * total + v[0, t], gamma[:, None] * weight + 1
+        torch.testing.assert_close(y[0, t], total / weight)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("n_heads", [1, 4, 6, 8, 12])
+def test_alibi_against_bloom(transformers, n_heads):
+    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+
+    T = 7
+    theirs = build_alibi_tensor(torch.ones(1, T), n_heads, torch.float32).view(n_heads, T)  # slope · j
+    ours = alibi_bias(n_heads, T, T)
+    torch.testing.assert_close((ours[:, -1] - ours[:, -1, :1]).float(), theirs)  # a row's softmax ignores a constant
