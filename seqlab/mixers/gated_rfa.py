@@ -18,8 +18,8 @@ class GatedRFA(nn.Module):
     the normaliser alike; it stood here three years before gated retention. φ(x) = [sin(Wx), cos(Wx)] / √D with random
     w_i ~ N(0, diag(σ²)): φ(q)·φ(k) is near exp(-‖σ(q - k)‖²/2), for unit q and k (they are normalised first) softmax's
     exp(q·k) up to a constant. W is drawn once from `seed` and kept with the weights; the scale σ of a head is learned.
-    φ(q)·φ(k) may be slightly negative, so the normaliser is kept ≥ eps, as in the authors' code. The normaliser is one
-    more row of S, written by a 1 appended to v. State: S (B, H, V + 1, F), F = 2D features.
+    φ(q)·φ(k) may come out slightly negative, so we divide by |z·φ(q)|, at least eps; the paper has the plain quotient.
+    The normaliser is one more row of S, written by a 1 appended to v. State: S (B, H, V + 1, F), F = 2D features.
     """
 
     normalize = True  # the last row of the state is the normaliser
@@ -51,8 +51,8 @@ class GatedRFA(nn.Module):
         return {"q": self.phi(q), "k": k, "v": F.pad(v, (0, 1), value=1.0), "log_a": F.logsigmoid(gate)}
 
     def read(self, y: Float[Tensor, "B T H _"]) -> Float[Tensor, "B T H V"]:
-        """From S_t φ(q_t) to the head's output: divide by the normaliser."""
-        return y[..., :-1] / y[..., -1:].clamp(min=self.eps)
+        """From S_t φ(q_t) to the head's output: divide by the size of the normaliser."""
+        return y[..., :-1] / y[..., -1:].abs().clamp(min=self.eps)
 
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
         y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)

@@ -6,6 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.exponential_gates import divide, stabilise
 from seqlab.recurrence import in_form
 
 
@@ -21,14 +22,12 @@ class MLSTM(nn.Module):
     y_t = S_t q_t / max(|n_t·q_t|, 1)
 
     The difference from gated retention: the write has a gate of its own, an exponential that no sigmoid holds down, so
-    a late token can outweigh all before it. e^ĩ overflows, so both tables are kept as e^(-m) times themselves with
-    m_t = max(log f_t + m_{t-1}, ĩ_t): the gates become e^(log f + m_{t-1} - m_t) ≤ 1 and e^(ĩ - m_t) ≤ 1, and the 1
-    in the denominator e^(-m_t). y does not depend on m, so no gradient goes through it. m is a running sum plus a
-    running maximum, both in float64, and starts at 0.
+    a late token can outweigh all before it. `seqlab.exponential_gates` keeps it in range; beyond that, the decay is one
+    number per head and the core does the rest. n is one more row of S, written by a 1 appended to v.
 
-    n is one more row of S, written by a 1 appended to v. q is scaled by K^-1/2; K is half of V. ĩ and f̃ are capped
-    smoothly to ±15 and start at -10 and at 3 .. 6 over the heads, whatever the token. Each head is layer-normalised;
-    output W_o(σ(x W_g) · norm(y)).
+    q is scaled by K^-1/2; K is half of V. ĩ and f̃ are capped smoothly to ±15 and start at -10 and at 3 .. 6 over the
+    heads, whatever the token (the paper of 2024 starts ĩ near 0: see `MLSTMBlock`). Each head is layer-normalised with
+    a weight; output W_o(σ(x W_g) · norm(y)). State: S (B, H, V + 1, K) and m (B, H).
     """
 
     normalize = True  # the last row of the state is the normaliser
@@ -56,8 +55,8 @@ class MLSTM(nn.Module):
         self.q, self.k = (nn.Linear(d_model, d_key, bias=bias) for _ in range(2))
         self.v, self.g = (nn.Linear(d_model, d_value, bias=bias) for _ in range(2))
         self.i, self.f = (nn.Linear(d_model, n_heads) for _ in range(2))
-        self.norm = nn.Parameter(torch.ones(d_value))
-        self.norm_bias = nn.Parameter(torch.zeros(d_value)) if bias else None
+        self.norm = nn.Parameter(torch.ones(n_heads, d_value // n_heads))
+        self.norm_bias = nn.Parameter(torch.zeros_like(self.norm)) if bias else None
         self.out = nn.Linear(d_value, d_model, bias=bias)
         for gate, start in ((self.i, torch.full((n_heads,), -10.0)), (self.f, torch.linspace(3, 6, n_heads))):
             nn.init.zeros_(gate.weight)
@@ -69,42 +68,19 @@ class MLSTM(nn.Module):
 
     def _project(self, x, state):
         q, k, v = (rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v))
-        i, f = (_cap(W(x).double(), self.soft_cap) for W in (self.i, self.f))
-        log_a, log_i, m = _stabilise(F.logsigmoid(f), i, None if state is None else state.m)
+        i, f = (self.soft_cap * torch.tanh(W(x).double() / self.soft_cap) for W in (self.i, self.f))
+        log_a, log_i, m = stabilise(F.logsigmoid(f), i, None if state is None else state.m)
         wide = torch.promote_types(x.dtype, torch.float32)
-        q, k, v = q * q.shape[-1] ** -0.5, k * log_i.exp()[..., None].to(x.dtype), F.pad(v, (0, 1), value=1.0)
-        return {"q": q, "k": k, "v": v, "log_a": log_a[..., None].to(wide)}, m.to(wide)
+        k, v = k * log_i.exp()[..., None].to(x.dtype), F.pad(v, (0, 1), value=1.0)
+        return {"q": q * q.shape[-1] ** -0.5, "k": k, "v": v, "log_a": log_a[..., None].to(wide)}, m.to(wide)
 
     def read(self, y: Float[Tensor, "B T H _"], m: Float[Tensor, "B T H"] | None = None) -> Float[Tensor, "B T H V"]:
         """From S_t q_t to the head's output: divide by max(|n·q|, e^-m), or by |n·q| alone without m; layer norm."""
-        n = y[..., -1:].abs()
-        n = n if m is None else torch.maximum(n, (-m)[..., None].exp())
-        y = F.layer_norm(y[..., :-1] / (n + self.eps), y[..., :-1].shape[-1:], eps=self.norm_eps)
-        weight, bias = (
-            p if p is None else rearrange(p, "(h v) -> h v", h=self.n_heads) for p in (self.norm, self.norm_bias)
-        )
-        return y * weight if bias is None else y * weight + bias
+        y = F.layer_norm(divide(y, m, self.eps), self.norm.shape[1:], eps=self.norm_eps) * self.norm
+        return y if self.norm_bias is None else y + self.norm_bias
 
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], MLSTMState]:
         inputs, m = self._project(x, state)
         y, S = in_form(self.form, self.chunk_size)(**inputs, state=None if state is None else state.S)
-        y = rearrange(self.read(y, m), "b t h v -> b t (h v)").to(x.dtype)
+        y = rearrange(self.read(y, m), "b t h v -> b t (h v)")
         return self.out(torch.sigmoid(self.g(x)) * y), MLSTMState(S, m[:, -1])
-
-
-def _cap(x, limit):
-    return x if limit is None else limit * torch.tanh(x / limit)
-
-
-def _stabilise(log_f, i, m0=None):
-    """(log of the scaled forget gate, of the scaled input gate, m), each (B, T, H).
-
-    m_t = max(log f_t + m_{t-1}, i_t) unrolls to F_t + max(m_0, max_{s≤t} (i_s - F_s)) with F the sum of log f.
-    """
-    with torch.no_grad():
-        F_t = log_f.cumsum(dim=1)
-        m0 = torch.zeros_like(i[:, :1]) if m0 is None else m0[:, None].to(i.dtype)
-        m = torch.maximum(F_t + torch.maximum(m0, (i - F_t).cummax(dim=1).values), i)
-        shift = torch.cat([m0, m[:, :-1]], dim=1) - m
-        shift = torch.minimum(shift, -log_f)  # of what is 0, rounding may make more
-    return log_f + shift, i - m, m

@@ -12,6 +12,7 @@ from seqlab.mixers.hgrn2 import HGRN2
 from seqlab.mixers.lightning import LightningAttention
 from seqlab.mixers.linear_attention import LinearAttention
 from seqlab.mixers.mlstm import MLSTM
+from seqlab.mixers.mlstm_block import MLSTMBlock
 from seqlab.mixers.retnet import RetNet
 from seqlab.zoo.row import CORE_FORMS, FEATURES, H, Row, with_heads
 
@@ -202,5 +203,16 @@ ROWS = [
         year=2024,
         chapter=10,
         oracle="transformers xLSTMLayer",
+    ),
+    Row(
+        "mLSTM block of 2024",
+        with_heads(MLSTMBlock),
+        gate="σ(f̃): one per head, chosen by the token; the write has its own, exp(ĩ)",
+        state_floats=lambda T, D: H * ((2 * D // H + 1) * (2 * D // H) + 1) + 3 * 2 * D,
+        forms=CORE_FORMS,
+        paper="arXiv:2405.04517",
+        year=2024,
+        chapter=10,
+        oracle="the paper's block, unstabilised, in float64",
     ),
 ]

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from seqlab.mixers.gated_rfa import GatedRFA
+from seqlab.recurrence import chunkwise
+
+D, H, T = 32, 4, 19
+
+
+def test_it_is_the_papers_recurrence():
+    mixer, x = GatedRFA(D, H).double(), torch.randn(2, T, D, dtype=torch.float64)
+    mixer.scale.data.uniform_(0.5, 1.5)
+    q, k, v = (W(x).unflatten(-1, (H, D // H)) for W in (mixer.q, mixer.k, mixer.v))
+    g, W = torch.sigmoid(mixer.gate(x)), mixer.w * mixer.scale[:, None]  # rows of W: σ ∘ w̃
+
+    def phi(u):
+        angle = torch.einsum("hdk, bhk -> bhd", W, u / (u.square().sum(-1, keepdim=True) + 1e-6).sqrt())
+        return torch.cat([angle.sin(), angle.cos()], dim=-1) / W.shape[1] ** 0.5
+
+    S, z, ys = 0, 0, []
+    for t in range(T):
+        g_t, phi_k, phi_q = g[:, t, :, None], phi(k[:, t]), phi(q[:, t])
+        S = g_t[..., None] * S + (1 - g_t)[..., None] * phi_k[..., :, None] * v[:, t, :, None, :]
+        z = g_t * z + (1 - g_t) * phi_k
+        ys.append(torch.einsum("bhf, bhfv -> bhv", phi_q, S) / (phi_q * z).sum(-1, keepdim=True).abs())
+    y = torch.stack(ys, dim=1)
+    ours, state = mixer(x)
+    torch.testing.assert_close(ours, mixer.out(y.flatten(-2)), rtol=0, atol=1e-9)
+    torch.testing.assert_close(state[:, :, :-1], S.mT, rtol=0, atol=1e-9)
+    torch.testing.assert_close(state[:, :, -1], z, rtol=0, atol=1e-9)
+
+
+def test_its_features_mean_the_gaussian_kernel():
+    """Over many draws the mean of φ(q)·φ(k) is exp(-‖σ(q - k)‖²/2) of the unit vectors, within four standard errors."""
+    q, k = torch.randn(2, 1, 5, H, D // H, dtype=torch.float64)
+    unit = lambda u: u / u.norm(dim=-1, keepdim=True)  # noqa: E731
+    draws = []
+    for seed in range(300):
+        mixer = GatedRFA(D, H, n_features=64, seed=seed).double()
+        mixer.scale.data.fill_(0.7)
+        draws.append((mixer.phi(q) * mixer.phi(k)).sum(-1))
+    draws = torch.stack(draws)
+    exact = (-(0.7**2) * (unit(q) - unit(k)).square().sum(-1) / 2).exp()
+    assert ((draws.mean(0) - exact).abs() < 4 * draws.std(0) / 300**0.5).all()
+
+
+def test_an_output_is_a_mean_of_values():
+    """Normaliser and table have the same gates, so equal values come back unchanged, whatever the gate."""
+    mixer, x = GatedRFA(D, H).double(), torch.randn(1, T, D, dtype=torch.float64)
+    inputs = mixer.project(x)
+    inputs["v"] = inputs["v"][:, :1].expand_as(inputs["v"])
+    torch.testing.assert_close(
+        mixer.read(chunkwise(**inputs)[0]), inputs["v"][..., :-1].contiguous(), rtol=0, atol=1e-9
+    )
+
+
+def test_wrong_options_get_one_clear_sentence():
+    with pytest.raises(ValueError, match=r"n_features is 7: .* features come in pairs"):
+        GatedRFA(D, H, n_features=7)
+
+
+@pytest.mark.oracle
+def test_gated_rfa_against_fla(fla):
+    mixer, x = GatedRFA(D, H), torch.randn(2, 64, D)
+    inputs = mixer.project(x)
+    q = inputs["q"] * inputs["q"].shape[-1] ** 0.5
+    y, _ = fla("simple_gla").naive_recurrent_simple_gla(q, inputs["k"], inputs["v"], inputs["log_a"][..., 0])
+    torch.testing.assert_close(mixer(x)[0], mixer.out(mixer.read(y).flatten(-2)), rtol=1e-4, atol=1e-5)
