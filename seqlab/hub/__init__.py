@@ -23,13 +23,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from seqlab.hub import llama, mamba
+from seqlab.hub import llama, mamba, minimax, mixtral
 from seqlab.hub.family import Family
 from seqlab.model import LanguageModel
 
 __all__ = ["FAMILIES", "from_pretrained", "from_transformers"]
 
-FAMILIES: dict[str, Family] = {f.name: f for f in (llama.LLAMA, mamba.MAMBA, mamba.FALCON_MAMBA, mamba.MAMBA2)}
+_FAMILIES = (llama.LLAMA, mixtral.MIXTRAL, mamba.MAMBA, mamba.FALCON_MAMBA, mamba.MAMBA2, minimax.MINIMAX)
+FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
 
 
 def from_transformers(model) -> LanguageModel:

@@ -2,8 +2,8 @@
 
 The table goes from theirs to ours: `{"model.layers.*.self_attn.q_proj": "blocks.*.mixer.q"}`. A star is a number, and
 goes to the star at the same place of our name; a name without its last part (weight, bias) stands for all of them.
-`gate[*]` is a slice of our tensor `gate`. `into` says more than a name can; None drops a weight that repeats what the
-config already says. Every weight of theirs must find a place, and every number of ours must be filled.
+`qkv.weight[0:16]` is a slice of our `qkv.weight`. `into` says more than a name can; None drops a weight that repeats
+what the config already says. Every weight of theirs must find a place, and every number of ours must be filled.
 """
 
 import re
@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
 
 @dataclass(frozen=True)
 class Into:
     names: tuple[str, ...]
     dim: int = 0
     by: Callable[[Tensor], Tensor] | None = None
+    expected: Tensor | None = None
 
 
 def into(*names: str, dim: int = 0, by: Callable[[Tensor], Tensor] | None = None) -> Into:
@@ -36,11 +39,30 @@ def without_channel(weight: Tensor) -> Tensor:
     return weight[:, 0]
 
 
+def same_as(expected: Tensor) -> Into:
+    """A stored constant, which the config determines: it must be `expected`, up to the rounding of its dtype."""
+    return Into((), expected=expected)
+
+
+def experts(theirs: str, ours: str, n: int, stored: str | None = None, parts=("gate_proj", "up_proj", "down_proj")):
+    """The table of n gated experts: stacked and fused as `transformers` holds them, or one by one as it stores them."""
+    separate = [f"{stored or theirs}.*.{part}" for part in parts]
+    both = [f"{ours}.{e}.{part}.weight" for e in range(n) for part in ("gate", "up")]
+    down = [f"{ours}.{e}.down.weight" for e in range(n)]
+    fused = {"gate_up_proj": into(*both, by=_unstack), "down_proj": into(*down, by=_unstack)}
+    single = dict(zip(separate, [f"{ours}.*.{part}" for part in ("gate", "up", "down")], strict=True))
+    return {f"{theirs}.{name}": rule for name, rule in fused.items()} | single
+
+
+def _unstack(weight):
+    return weight.flatten(0, 1)
+
+
 @torch.no_grad()
 def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]], table: dict[str, str | Into | None]):
     """Copy every weight to its place, in its own dtype and on its own device. ValueError if anything is left over."""
     ours = model.state_dict(keep_vars=True)
-    written: dict[int, set] = {}  # of each tensor of ours, the slices filled; tied weights are one tensor
+    written: dict[int, dict] = {}  # how much of each tensor of ours is filled, by slice; tied weights are one tensor
     homeless = []
     for name, weight in weights:
         rule = _rule(table, name)
@@ -49,7 +71,7 @@ def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]], table: dict[st
             continue
         for place, piece in _pieces(ours, rule, weight, name):
             _write(ours, place, piece, written, name)
-    empty = [name for name, t in ours.items() if sum(n for _, n in written.get(id(t), ())) != t.numel()]
+    empty = [name for name, t in ours.items() if sum(written.get(id(t), {}).values()) != t.numel()]
     if homeless or empty:
         problems = [f"the weights {_some(homeless)} have no place in our model"] if homeless else []
         problems += [f"nothing fills our {_some(empty)}"] if empty else []
@@ -57,17 +79,14 @@ def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]], table: dict[st
 
 
 def _rule(table, name) -> Into | None:
-    """What the table says of `name`, with the stars of its names filled; None if it says nothing."""
-    numbers = re.findall(r"(?<=\.)\d+(?=\.|$)", name)
-    starred = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
-    for key in (name, starred):
+    """What the table says of `name`: under the name itself or with its numbers as stars, with or without its end."""
+    for key, numbers in ((name, ()), (_NUMBER.sub("*", name), _NUMBER.findall(name))):
         stem, _, last = key.rpartition(".")
-        for entry, suffix in ((key, ""), (stem, f".{last}")):
+        for entry, end in ((key, ""), (stem, f".{last}")):
             if entry in table:
                 rule = table[entry]
                 rule = Into(()) if rule is None else into(rule) if isinstance(rule, str) else rule
-                filled = numbers if entry in (starred, starred.rpartition(".")[0]) and "*" in entry else []
-                return replace(rule, names=tuple(_with_numbers(n, filled) + suffix for n in rule.names))
+                return replace(rule, names=tuple(_with_numbers(ours, numbers) + end for ours in rule.names))
     return None
 
 
@@ -79,21 +98,26 @@ def _with_numbers(name, numbers):
 
 def _pieces(ours, rule, weight, name):
     """The places of a weight, and what goes there."""
-    places = []
-    for target in rule.names:
-        target, _, index = target.rstrip("]").partition("[")
-        if target not in ours:
-            raise ValueError(f"{name} belongs to our {target}, which the config leaves out")
-        places.append((target, int(index)) if index else (target, ...))
-    if not places:
-        return []
+    if rule.expected is not None:
+        stored, rounding = weight.double().flatten(), torch.finfo(weight.dtype).eps
+        if not torch.allclose(stored, rule.expected.double().to(stored.device), rtol=4 * rounding):
+            raise ValueError(f"{name} is a constant, and not the one that the config asks for")
+    places = [_place(ours, target, name) for target in rule.names]
     weight = rule.by(weight) if rule.by else weight
-    if len(places) == 1:
-        return [(places[0], weight)]
+    if len(places) < 2:
+        return [(place, weight) for place in places]
     sizes = [ours[target][index].shape[rule.dim] for target, index in places]
     if sum(sizes) != weight.shape[rule.dim]:
         raise ValueError(f"{name} has size {weight.shape[rule.dim]} along {rule.dim}: {sizes} in parts is needed")
     return zip(places, weight.split(sizes, rule.dim), strict=True)
+
+
+def _place(ours, target, name):
+    """A name and an index of ours: all of it, or the rows of its brackets."""
+    target, _, rows = target.rstrip("]").partition("[")
+    if target not in ours:
+        raise ValueError(f"{name} belongs to our {target}, which the config leaves out")
+    return target, slice(*map(int, rows.split(":"))) if rows else ...
 
 
 def _write(ours, place, piece, written, name):
@@ -101,13 +125,13 @@ def _write(ours, place, piece, written, name):
     tensor = ours[target]
     if tensor[index].shape != piece.shape:
         raise ValueError(f"{name} has shape {tuple(piece.shape)}, our {target} has {tuple(tensor[index].shape)}")
-    slices = written.setdefault(id(tensor), set())
+    slices = written.setdefault(id(tensor), {})
     if not slices:
         tensor.data = torch.empty_like(tensor, dtype=piece.dtype, device=piece.device)
-    if (index, piece.numel()) in slices and not torch.equal(tensor[index], piece):
+    if str(index) in slices and not torch.equal(tensor[index], piece):
         raise ValueError(f"{name} differs from the weight it should share with our {target}")
     tensor.data[index] = piece
-    slices.add((index, piece.numel()))
+    slices[str(index)] = piece.numel()
 
 
 def _some(names):

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from seqlab.ffn.swiglu import SwiGLU
 from seqlab.hub import FAMILIES, from_pretrained
 from seqlab.hub.config import Config
 from seqlab.hub.llama import NAMES
-from seqlab.hub.weights import fill, into, plus_one, without_channel
+from seqlab.hub.weights import experts, fill, into, plus_one, same_as, without_channel
 
 CONFIG = {
     "model_type": "llama",
@@ -125,31 +126,48 @@ class Parts(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 4)
-        self.experts = nn.Parameter(torch.zeros(2, 3, 5))
+        self.experts = nn.ModuleList(SwiGLU(3, 5) for _ in range(2))
+        self.rows = nn.Parameter(torch.zeros(5, 2))
         self.norm, self.taps = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3, 4))
 
 
 def parts():
     theirs = {"ab.weight": torch.randn(6, 3), "ab.bias": torch.randn(6), "n": torch.randn(3)}
-    theirs |= {f"experts.{e}.w": torch.randn(3, 5) for e in range(2)} | {"conv": torch.randn(3, 1, 4)}
-    table = {"ab": into("a", "b"), "experts.*.w": "experts[*]", "n": into("norm", by=plus_one)}
-    return theirs, table | {"conv": into("taps", by=without_channel), "angles": None}
+    theirs |= {"top": torch.randn(2, 2), "bottom": torch.randn(3, 2), "conv": torch.randn(3, 1, 4)}
+    theirs |= {"e.gate_up_proj": torch.randn(2, 10, 3), "e.down_proj": torch.randn(2, 3, 5)}
+    table = {"ab": into("a", "b"), "n": into("norm", by=plus_one), "conv": into("taps", by=without_channel)}
+    table |= {"top": "rows[0:2]", "bottom": "rows[2:5]", "angles": None, "decays": same_as(torch.tensor([0.5, 0.3]))}
+    return theirs, table | experts("e", "experts", 2)
 
 
-def test_fused_weights_are_cut_and_experts_stacked():
+def test_fused_weights_are_cut_and_cut_ones_fused():
     model, (theirs, table) = Parts(), parts()
-    fill(model, [*theirs.items(), ("angles", torch.ones(1))], table)
+    fill(model, [*theirs.items(), ("angles", torch.ones(1)), ("decays", torch.tensor([[0.5], [0.3]]).half())], table)
     torch.testing.assert_close(torch.cat([model.a.weight, model.b.weight]), theirs["ab.weight"])
     torch.testing.assert_close(torch.cat([model.a.bias, model.b.bias]), theirs["ab.bias"])
-    torch.testing.assert_close(model.experts[1], theirs["experts.1.w"])
+    torch.testing.assert_close(model.rows, torch.cat([theirs["top"], theirs["bottom"]]))
     torch.testing.assert_close(model.norm, theirs["n"] + 1)
     torch.testing.assert_close(model.taps, theirs["conv"][:, 0])
 
 
-def test_a_missing_expert_and_a_wrong_cut_are_named():
+def test_stacked_and_separate_experts_are_the_same():
+    (theirs, table), stacked, separate = parts(), Parts(), Parts()
+    fill(stacked, theirs.items(), table)
+    gate_up, down = theirs.pop("e.gate_up_proj"), theirs.pop("e.down_proj")
+    for e in range(2):
+        names = (f"e.{e}.gate_proj.weight", f"e.{e}.up_proj.weight", f"e.{e}.down_proj.weight")
+        theirs |= dict(zip(names, (*gate_up[e].chunk(2), down[e]), strict=True))
+    fill(separate, theirs.items(), table)
+    for ours, other in zip(stacked.parameters(), separate.parameters(), strict=True):
+        assert torch.equal(ours, other)
+
+
+def test_a_missing_slice_a_missing_expert_a_wrong_cut_and_another_constant_are_named():
     theirs, table = parts()
-    first = {n: w for n, w in theirs.items() if n != "experts.1.w"}
-    with pytest.raises(ValueError, match=r"^nothing fills our experts$"):
-        fill(Parts(), first.items(), table)
+    for name, ours in (("bottom", "rows"), ("e.down_proj", "experts.0.down.weight, experts.1.down.weight")):
+        with pytest.raises(ValueError, match=rf"^nothing fills our {ours}$"):
+            fill(Parts(), [(n, w) for n, w in theirs.items() if n != name], table)
     with pytest.raises(ValueError, match=r"ab.weight has size 7 along 0: \[2, 4\] in parts is needed"):
         fill(Parts(), (theirs | {"ab.weight": torch.ones(7, 3)}).items(), table)
+    with pytest.raises(ValueError, match=r"decays is a constant, and not the one"):
+        fill(Parts(), (theirs | {"decays": torch.tensor([0.5, 0.31])}).items(), table)

@@ -16,6 +16,7 @@ LLAMA = {
     "num_key_value_heads": 2,
 }
 MAMBA = {"vocab_size": V, "hidden_size": 24, "state_size": 5, "num_hidden_layers": 2}
+SCALED = ("full_attn", "linear_attn", "mlp")
 
 # Of each family, what its configs share and how they differ: odd sizes, and every field that changes the logits.
 CASES = {
@@ -27,6 +28,14 @@ CASES = {
             "all heads": {"num_key_value_heads": None, "rms_norm_eps": 1e-3},
             "tied": {"tie_word_embeddings": True},
             "another base": {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+        },
+    ),
+    "mixtral": (
+        LLAMA,
+        {
+            "eight experts": {},
+            "a window": {"sliding_window": 4, "num_local_experts": 3, "head_dim": 10},
+            "one of five": {"num_local_experts": 5, "num_experts_per_tok": 1, "tie_word_embeddings": True},
         },
     ),
     "mamba": (
@@ -47,8 +56,20 @@ CASES = {
             "clipped steps": {"time_step_limit": (0.3, 0.9)},
         },
     ),
+    "minimax": (
+        LLAMA | {"num_hidden_layers": 3, "num_local_experts": 3},
+        {
+            "as published": {"block_size": 4},
+            "scaled": {"block_size": 4, "num_experts_per_tok": 1, "head_dim": 10, "rms_norm_eps": 1e-3}
+            | {f"{part}_{x}_factor": 1.5 + i for i, x in enumerate(("alpha", "beta")) for part in SCALED},
+            "lightning first": {"layer_types": ["linear_attention", "linear_attention", "full_attention"]},
+            "lightning alone": {"layer_types": ["linear_attention"], "num_hidden_layers": 1, "sliding_window": 3},
+            "a window": {"sliding_window": 3, "tie_word_embeddings": True},
+        },
+    ),
 }
-THEY_DECODE_OTHERWISE = {("mamba2", "clipped steps")}  # their decoding forgets to clip
+# Their decoding parts from their own prefill: it forgets to clip; it counts positions by the cache of layer 0.
+THEY_DECODE_OTHERWISE = {("mamba2", "clipped steps"), ("minimax", "lightning first")}
 every_config = pytest.mark.parametrize(
     ("family", "case"), [(f, case) for f, (_, cases) in CASES.items() for case in cases], ids=str
 )
@@ -112,8 +133,10 @@ def test_the_logits_are_theirs(theirs, family, case):
     assert_same(ours(x)[0], logits)
     for cuts in ([5], [1, 2, 9], list(range(1, T))):
         torch.testing.assert_close(in_parts(ours, x, cuts), ours(x)[0], rtol=0, atol=1e-9)
+    theirs_decoded = decoded(model, x)
+    assert ((theirs_decoded - logits).abs().max() < 1e-5) == ((family, case) not in THEY_DECODE_OTHERWISE)
     if (family, case) not in THEY_DECODE_OTHERWISE:
-        assert_same(in_parts(ours, x, list(range(4, T))), decoded(model, x))
+        assert_same(in_parts(ours, x, list(range(4, T))), theirs_decoded)
 
 
 @pytest.mark.oracle

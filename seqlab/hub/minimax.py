@@ -1,0 +1,90 @@
+"""MiniMax-01: lightning attention with a softmax attention every few layers, and experts.
+
+Its stream runs h = norm(x), then α h + β part(h), and so on to the last norm. That is a post-norm stream told from
+another end: each norm closes what stands before it, and the first one closes the embedding. So every norm of theirs
+is ours one place earlier.
+"""
+
+from functools import partial
+
+from einops import rearrange
+
+from seqlab.hub import llama, mixtral, rope
+from seqlab.hub.config import Config
+from seqlab.hub.family import Family
+from seqlab.hub.weights import into, same_as
+from seqlab.mixers.lightning import LightningAttention
+from seqlab.model import LanguageModel, PostNormBlock
+
+FIELDS = mixtral.FIELDS | {
+    "layer_types": None,
+    "full_attn_alpha_factor": 1,
+    "full_attn_beta_factor": 1,
+    "linear_attn_alpha_factor": 1,
+    "linear_attn_beta_factor": 1,
+    "mlp_alpha_factor": 1,
+    "mlp_beta_factor": 1,
+}
+
+
+def layer_types(c: Config) -> list[str]:
+    every_other = ["linear_attention" if i % 2 else "full_attention" for i in range(c.num_hidden_layers)]
+    return c.layer_types or every_other
+
+
+def lightning(c: Config, layer: int):
+    d_head = c.head_dim or c.hidden_size // c.num_attention_heads
+    sizes = {"n_heads": c.num_attention_heads, "d_head": d_head}
+    return partial(LightningAttention, **sizes, layer=layer, n_layers=c.num_hidden_layers)
+
+
+def block(c: Config, layer: int, kind: str):
+    """A factory of layer's Block."""
+    scales = {
+        "linear_attention": (c.linear_attn_alpha_factor, c.linear_attn_beta_factor),
+        "full_attention": (c.full_attn_alpha_factor, c.full_attn_beta_factor),
+    }
+    if kind not in scales:
+        c.refuse("layer_types", f"holds {kind!r}: only {' and '.join(scales)} are supported")
+    softmax = llama.attention(c, window=c.sliding_window, **rope.rope(c, mixtral.BASE))
+    make, ffn = (lightning(c, layer) if kind == "linear_attention" else softmax), mixtral.moe(c)
+    options = {"mixer_scale": scales[kind], "ffn_scale": (c.mlp_alpha_factor, c.mlp_beta_factor)}
+    return lambda d_model: PostNormBlock(d_model, make(d_model), ffn(d_model), c.rms_norm_eps, **options)
+
+
+def build(c: Config) -> LanguageModel:
+    return LanguageModel(
+        c.vocab_size,
+        c.hidden_size,
+        [block(c, layer, kind) for layer, kind in enumerate(layer_types(c))],
+        eps=c.rms_norm_eps,
+        tie=c.tie_word_embeddings,
+        embedding_norm=True,
+        final_norm=False,
+    )
+
+
+def names(c: Config) -> dict:
+    n, table, heads = c.num_hidden_layers, dict(llama.NAMES), c.num_attention_heads
+    # Each head has its q, k and v side by side.
+    thirds = partial(rearrange, pattern="(h qkv k) d -> (qkv h k) d", h=heads, qkv=3)
+    qkv = (f"blocks.*.mixer.{x}.weight" for x in "qkv")
+    attention = "model.layers.*.self_attn"
+    table |= mixtral.moe_names(c) | {
+        f"{attention}.qkv_proj.weight": into(*qkv, by=thirds),
+        f"{attention}.output_gate": "blocks.*.mixer.g",
+        f"{attention}.norm": "blocks.*.mixer.norm",
+        f"{attention}.out_proj": "blocks.*.mixer.out",
+        "model.layers.*.post_attention_layernorm": "blocks.*.mixer_norm",
+        "model.layers.0.input_layernorm": "embedding_norm",
+        "model.norm": f"blocks.{n - 1}.ffn_norm",
+    }
+    table |= {f"model.layers.{i + 1}.input_layernorm": f"blocks.{i}.ffn_norm" for i in range(n - 1)}
+    for i, kind in enumerate(layer_types(c)):
+        if kind == "linear_attention":
+            slopes = -lightning(c, i)(heads).log_decay
+            table[f"model.layers.{i}.self_attn.slope_rate"] = same_as(slopes)
+    return table | {f"{attention}.{x}_decay": None for x in ("query", "key", "diagonal")}  # powers of the slopes
+
+
+MINIMAX = Family("minimax", FIELDS, build, names, frozenset({"max_position_embeddings", "block_size"}))
