@@ -24,6 +24,7 @@ CORE = [
     "position",
     "norm",
     "feature_maps",
+    "inner_loop",
 ]
 # Each layer may import the layers before it, and itself where the name stands in SELF.
 LAYERS = [CORE, ["mixers", "ffn"], ["model"], ["zoo", "tasks", "train", "hub", "microscope"], ["figures"], ["widgets"]]

@@ -2,7 +2,9 @@
 
 from seqlab.mixers.hyena import Hyena
 from seqlab.mixers.slstm import sLSTM
-from seqlab.zoo.row import Row, with_heads
+from seqlab.mixers.ttt_linear import TTTLinear
+from seqlab.mixers.ttt_mlp import TTTMLP
+from seqlab.zoo.row import H, Row, with_heads
 
 D_CONV = 4
 
@@ -28,5 +30,27 @@ ROWS = [
         year=2023,
         chapter=12,
         oracle="the paper's sums in float64, filter and convolution term by term",
+    ),
+    Row(
+        "TTT-Linear",
+        with_heads(TTTLinear),
+        gate="1: each write is a gradient step, its size chosen by the input",
+        state_floats=lambda T, D: 2 * D * (D // H + 1) + (D_CONV - 1) * D,
+        forms=("dual", "primal"),
+        paper="arXiv:2407.04620",
+        year=2024,
+        chapter=13,
+        oracle="autograd of the inner loss; fla.ops.ttt.naive",
+    ),
+    Row(
+        "TTT-MLP",
+        with_heads(TTTMLP),
+        gate="1: each write is a gradient step, its size chosen by the input",
+        state_floats=lambda T, D: 2 * (4 * D * (D // H + 1) + D * (4 * D // H + 1)) + (D_CONV - 1) * D,
+        forms=("dual", "primal"),
+        paper="arXiv:2407.04620",
+        year=2024,
+        chapter=13,
+        oracle="autograd of the inner loss",
     ),
 ]

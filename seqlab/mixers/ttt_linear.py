@@ -1,0 +1,30 @@
+from jaxtyping import Float
+from torch import Tensor
+
+from seqlab.inner_loop import InnerLoop
+
+
+class TTTLinear(InnerLoop):
+    """TTT-Linear (Sun et al. 2024, arXiv:2407.04620): the state is a linear model, trained on the sequence it reads.
+
+    f(x; W) = W x        W_t = W_s - e_t Σ_{s<j≤t} η_j g_j k_jᵀ        g = ∂½‖LN(W_s k) - (v - k)‖² / ∂(W_s k)
+
+    The difference from DeltaNet, whose write is also a gradient step on a squared error: the error is seen through a
+    LayerNorm, and C tokens (the mini-batch) take their gradients at one W_s, each with a step size of its own. At C = 1
+    without the LayerNorm it *is* the delta rule, with beta = e_1 η.
+
+    Everything around f: `InnerLoop` (options base_lr, mini_batch, d_conv, gate, inner_norm, form). State: W_s with its
+    bias as a last column, and the sum of gradients since, each (B, H, K, K + 1); the last d_conv - 1 inputs.
+    """
+
+    def __init__(self, d_model, n_heads=4, *, base_lr=1.0, **options):
+        K = d_model // n_heads
+        super().__init__(d_model, n_heads, (K, K), base_lr=base_lr, **options)
+
+    def model(self, x: Float[Tensor, "B H C K1"], layers) -> Float[Tensor, "B H C K"]:
+        """f(x; W) = W x, W x as `layers` computes it."""
+        return layers[0](x)
+
+    def errors(self, k: Float[Tensor, "B H C K1"], target: Float[Tensor, "B H C K"], W: Float[Tensor, "B H K K1"]):
+        """[(k, g)]: ∇ℓ(W; k) = g kᵀ."""
+        return [(k, self.loss_gradient(k @ W.mT, target))]

@@ -1,0 +1,36 @@
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from seqlab.inner_loop import InnerLoop, one
+
+
+class TTTMLP(InnerLoop):
+    """TTT-MLP (Sun et al. 2024, arXiv:2407.04620): the state is a two-layer network, trained on the sequence it reads.
+
+    f(x; W) = W_2 gelu(W_1 x)        each W_t = W_s - e_t Σ_{s<j≤t} η_j g_j x_jᵀ,  x_j, g_j its layer's input and error
+
+    The difference from TTT-Linear: a hidden layer four times as wide, so the error of W_1 comes through W_2, and what
+    is stored need no longer be linear in k. Both layers have a dual form, the second in terms of the first's output.
+
+    Everything around f: `InnerLoop` (options base_lr, mini_batch, d_conv, gate, inner_norm, form). State: W_1
+    (B, H, 4K, K + 1) and W_2 (B, H, K, 4K + 1) with their biases, the sums of gradients since; the last d_conv - 1
+    inputs.
+    """
+
+    def __init__(self, d_model, n_heads=4, *, expand=4, base_lr=0.1, **options):
+        K = d_model // n_heads
+        super().__init__(d_model, n_heads, (K, expand * K, K), base_lr=base_lr, **options)
+
+    def model(self, x: Float[Tensor, "B H C K1"], layers) -> Float[Tensor, "B H C K"]:
+        """f(x; W) = W_2 gelu(W_1 x), the products as `layers` computes them."""
+        return layers[1](one(F.gelu(layers[0](x), approximate="tanh")))
+
+    def errors(self, k, target, W_1, W_2):
+        """[(k, g_1), (hidden, g_2)]: backpropagation, one layer at a time."""
+        z = k @ W_1.mT
+        hidden = one(F.gelu(z, approximate="tanh"))
+        g_2 = self.loss_gradient(hidden @ W_2.mT, target)
+        g_1 = torch.ops.aten.gelu_backward(g_2 @ W_2[..., :-1], z, approximate="tanh")
+        return [(k, g_1), (hidden, g_2)]

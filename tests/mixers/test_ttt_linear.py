@@ -1,0 +1,127 @@
+import pytest
+import torch
+
+from seqlab.inner_loop import one
+from seqlab.mixers.ttt_linear import TTTLinear
+from seqlab.recurrence import recurrent
+
+D, H, C, T = 24, 3, 4, 14
+K = D // H
+
+
+def trained(**options):
+    """A layer whose parameters are all away from their first values, in float64."""
+    mixer = TTTLinear(D, H, mini_batch=C, **options).double()
+    for name, p in mixer.named_parameters():
+        p.data += (0.3 if "first" in name else 0.1) * torch.randn_like(p)
+    return mixer
+
+
+def inner_inputs(mixer, x):
+    """q, k, v (T, H, K) of one sequence, and the step sizes e (T), η (T, H), from the formulas of the paper."""
+    place = torch.arange(len(x)) % mixer.mini_batch
+    q, k, v, _ = mixer.project(x[None], place, None)
+    eta = mixer.base_lr / K / (1 + torch.exp(-(x @ mixer.eta.weight.T + mixer.eta.bias)))
+    e = (1 / (place + 1).double() + mixer.learned_e[place]).clamp(min=0)
+    return q[0], k[0], v[0], e, eta
+
+
+def inner_model(params, x, mixer, h):
+    """LN(W x + b) of head h, written out."""
+    z = params["W"] @ x + params["b"]
+    z = (z - z.mean()) / (z.var(correction=0) + 1e-6).sqrt()
+    return z * mixer.inner_norm[0][h, 0] + mixer.inner_norm[1][h, 0]
+
+
+def by_autograd(mixer, x):
+    """y of one sequence (T, D): every inner gradient from autograd, each token of a mini-batch at the same W_s."""
+    q, k, v, e, eta = inner_inputs(mixer, x)
+    loss = lambda p, k, v, h: 0.5 * (inner_model(p, k, mixer, h) - (v - k)).square().sum()  # noqa: E731
+    ys = torch.zeros_like(q)
+    for h in range(H):
+        W_s = {"W": mixer.first[0][h, :, :-1], "b": mixer.first[0][h, :, -1]}
+        sums = {name: 0 for name in W_s}
+        for t in range(len(x)):
+            grads = torch.func.grad(loss)(W_s, k[t, h], v[t, h], h)
+            sums = {name: sums[name] + eta[t, h] * grads[name] for name in W_s}
+            W_t = {name: W_s[name] - e[t] * sums[name] for name in W_s}
+            ys[t, h] = q[t, h] + inner_model(W_t, q[t, h], mixer, h)
+            if (t + 1) % mixer.mini_batch == 0:
+                W_s, sums = W_t, {name: 0 for name in W_s}
+    return mixer.out(mixer.norm(ys.flatten(-2)) * torch.nn.functional.gelu(mixer.g(x), approximate="tanh"))
+
+
+@pytest.mark.parametrize("form", ["dual", "primal"])
+def test_it_is_gradient_descent_on_the_inner_loss_and_so_are_its_outer_gradients(form):
+    """The outer gradient goes through every inner gradient: second derivatives of the inner loss, also by autograd."""
+    mixer, x = trained(form=form), torch.randn(2, T, D, dtype=torch.float64)
+    ours, theirs = mixer(x)[0], torch.stack([by_autograd(mixer, row) for row in x])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    grads = (torch.autograd.grad(y.cos().sum(), list(mixer.parameters())) for y in (ours, theirs))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_one_gradient_step_without_layer_norm_at_batch_1_is_the_delta_rule():
+    """z = S q of DeltaNet with beta = e η, a bias as a key channel of ones, and the value v - k."""
+    mixer = TTTLinear(D, H, mini_batch=1, inner_norm=False, d_conv=None, gate=False).double()
+    x = torch.randn(1, T, D, dtype=torch.float64)
+    q, k, v, e, eta = inner_inputs(mixer, x[0])
+    ones = torch.ones(1, T, H, 1, dtype=torch.float64)
+    q1, k1 = (torch.cat([u[None], ones], dim=-1) for u in (q, k))
+    z, S = recurrent(q1, k1, (v - k)[None], beta=e[0] * eta[None], state=mixer.first[0][None])
+    y, state = mixer(x)
+    torch.testing.assert_close(y, mixer.out(mixer.norm((q[None] + z).flatten(-2))), rtol=0, atol=1e-10)
+    torch.testing.assert_close(state.weights[0], S, rtol=0, atol=1e-10)
+
+
+def test_the_inner_loss_falls_while_a_repeated_sequence_is_read():
+    mixer = TTTLinear(D, H, d_conv=None).double()
+    x = torch.randn(1, 16, D, dtype=torch.float64).repeat(1, 8, 1)
+    _, k, v, _, _ = inner_inputs(mixer, x[0])
+    losses, state = [], None
+    for part in range(8):
+        _, state = mixer(x[:, 16 * part : 16 * (part + 1)], state)
+        W, keys = state.weights[0][0], k[:16].transpose(0, 1)
+        z = mixer.layer_norm(keys @ W[..., :-1].mT + W[:, None, :, -1])
+        losses.append((z - (v - k)[:16].transpose(0, 1)).square().mean().item())
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.9 * losses[0]
+
+
+def test_a_mini_batch_in_progress_waits_in_the_state():
+    mixer, x = trained(), torch.randn(1, 6, D, dtype=torch.float64)
+    _, state = mixer(x)
+    assert state.position == 6 and state.sums[0].abs().sum() > 0
+    _, state = mixer(torch.randn(1, 2, D, dtype=torch.float64), state)
+    assert (state.sums[0] == 0).all()
+
+
+def test_wrong_options_get_one_clear_sentence():
+    with pytest.raises(ValueError, match="d_model is 12, n_heads is 4: each head needs an even width"):
+        TTTLinear(12, 4)
+    with pytest.raises(ValueError, match="form is 'scan': choose 'dual' or 'primal'"):
+        TTTLinear(D, H, form="scan")
+    with pytest.raises(ValueError, match="mini_batch is 0: it must be at least 1"):
+        TTTLinear(D, H, mini_batch=0)
+
+
+@pytest.mark.oracle
+def test_against_fla(fla):
+    """fla's steps depend on the row i alone, as ours do when every η is the same. Where the authors and we read
+    q + LN(z), it reads z + LN(z). It changes q in place: a clone."""
+    mixer, x = TTTLinear(D, H, mini_batch=16).double(), torch.randn(2, 48, D, dtype=torch.float64)
+    mixer.first[0].data += 0.3 * torch.randn_like(mixer.first[0])
+    place = torch.arange(48) % 16
+    q, k, v, _ = mixer.project(x, place, None)
+    q, k, v = (u.transpose(1, 2) for u in (q, k, v))  # (B, H, T, K)
+    e, eta = 1 / (place[:, None] + 1).double(), torch.full((2, H, 48, 1), 0.5 / K, dtype=torch.float64)
+    first = [mixer.first[0].expand(2, -1, -1, -1)]
+    z, weights, _ = mixer.dual(one(q), one(k), v - k, eta, e, first, [torch.zeros_like(first[0])], 0)
+    W, b = mixer.first[0][None, :, :, :-1].mT.expand(2, -1, -1, -1), mixer.first[0][None, :, None, :, -1]
+    heads = (u.transpose(1, 2) for u in (q.clone(), k, v))
+    norm = (u[:, 0] for u in mixer.inner_norm)
+    y, W, b = fla("ttt").chunk_ttt_linear_ref(
+        *heads, *norm, (e * eta).transpose(1, 2), 1.0, 1e-6, 16, W.float(), b.float(), output_final_state=True
+    )
+    torch.testing.assert_close(z + mixer.layer_norm(z), y.transpose(1, 2).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(weights[0], torch.cat([W.mT, b.mT], dim=-1).double(), rtol=0, atol=1e-5)
