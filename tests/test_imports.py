@@ -15,6 +15,7 @@ CORE = [
     "exponential_gates",
     "shift",
     "dplr",
+    "diagonal",
     "scan",
     "attention",
     "attention_tiled",

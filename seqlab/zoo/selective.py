@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from seqlab.diagonal import DIAGONAL_FORMS
+from seqlab.mixers.gss import GSS
 from seqlab.mixers.mamba import Mamba
 from seqlab.mixers.mamba2 import Mamba2
 from seqlab.zoo.row import CORE_FORMS, Row, with_heads
@@ -9,6 +11,17 @@ from seqlab.zoo.row import CORE_FORMS, Row, with_heads
 N = 8  # d_state of the rows
 
 ROWS = [
+    Row(
+        "GSS",
+        partial(GSS, d_state=N),
+        gate="e^λ: N constants shared by all channels",
+        state_floats=lambda T, D: 2 * (D // 4) * N,
+        forms=DIAGONAL_FORMS,
+        paper="arXiv:2206.13947",
+        year=2022,
+        chapter=6,
+        oracle="its kernel as an integral, by quadrature, summed over all pairs",
+    ),
     Row(
         "Mamba",
         partial(Mamba, d_state=N),
