@@ -62,6 +62,20 @@ def test_it_is_gradient_descent_on_the_inner_loss_and_so_are_its_outer_gradients
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
+def test_q_and_k_are_two_convolutions_of_one_projection_turned_by_their_place_in_the_mini_batch():
+    """Channels 2i, 2i + 1 of a head as one complex number, times e^{i place θ}."""
+    mixer, x = trained(), torch.randn(1, T, D, dtype=torch.float64)
+    q, k, v = inner_inputs(mixer, x[0])[:3]
+    padded = torch.cat([torch.zeros(3, D, dtype=torch.float64), x[0] @ mixer.q.weight.T])
+    theta = torch.tensor([10000 ** (-2 * i / K) for i in range(K // 2)], dtype=torch.float64)
+    for conv, ours in ((mixer.conv_q, q), (mixer.conv_k, k)):
+        u = sum(padded[j : j + T] * conv.weight[:, j] for j in range(4)) + conv.bias
+        pairs = torch.view_as_complex(u.reshape(T, H, K // 2, 2))
+        turn = torch.polar(torch.ones_like(theta), theta)[None] ** (torch.arange(T) % C)[:, None]
+        torch.testing.assert_close(torch.view_as_real(pairs * turn[:, None]).flatten(-2), ours, rtol=0, atol=1e-12)
+    torch.testing.assert_close(v.flatten(-2), x[0] @ mixer.v.weight.T, rtol=0, atol=1e-12)
+
+
 def test_one_gradient_step_without_layer_norm_at_batch_1_is_the_delta_rule():
     """z = S q of DeltaNet with beta = e η, a bias as a key channel of ones, and the value v - k."""
     mixer = TTTLinear(D, H, mini_batch=1, inner_norm=False, d_conv=None, gate=False).double()
