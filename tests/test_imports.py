@@ -15,7 +15,6 @@ CORE = [
     "exponential_gates",
     "shift",
     "dplr",
-    "diagonal",
     "scan",
     "attention",
     "attention_tiled",

@@ -1,9 +1,10 @@
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Inexact
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.diagonal import diagonal
+from seqlab.convolution import exponential_form
+from seqlab.discretize import zero_order_hold
 
 
 class GSS(nn.Module):
@@ -29,13 +30,14 @@ class GSS(nn.Module):
         self.context = nn.Linear(d_inner, expand * d_model)
         self.out = nn.Linear(expand * d_model, d_model)
 
-    def kernel(self) -> tuple[Inexact[Tensor, "1 N"], Inexact[Tensor, "E N"]]:
-        """λ, and C with the zero-order hold of the input."""
+    def kernel(self) -> tuple[Complex[Tensor, "E N"], Complex[Tensor, "1 N"]]:
+        """C, with the gain of an input held for one step, and λ."""
         wide = torch.promote_types(self.C.dtype, torch.float32)
         lam = torch.complex(-self.log_rate.to(wide).exp(), self.log_frequency.to(wide).exp())
-        return lam, torch.view_as_complex(self.C.to(wide)) * torch.expm1(lam) / lam
+        _, gain = zero_order_hold(lam, torch.ones((), dtype=wide, device=lam.device))
+        return torch.view_as_complex(self.C.to(wide)) * gain, lam
 
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
         u, v = F.gelu(self.u(x)), self.norm(F.gelu(self.v(x)))
-        y, state = diagonal(v, *self.kernel(), state, form=self.form)
+        y, state = exponential_form(self.form)(v, *self.kernel(), state)
         return self.out(u * self.context(y + self.D * v)), state

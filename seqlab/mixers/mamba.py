@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
+from seqlab.discretize import draw_dt, softplus_inverse
 from seqlab.norm import RMSNorm, rms_norm
 from seqlab.recurrence import in_form
 from seqlab.scan import linear_scan
@@ -47,7 +48,7 @@ class Mamba(nn.Module):
         self.x_proj = nn.Linear(d_inner, sum(self.widths), bias=False)  # [Δ | B | C]
         self.dt_proj = nn.Linear(dt_rank, d_inner)
         nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
-        self.dt_proj.bias.data = inverse_softplus(log_uniform(d_inner, 1e-3, 1e-1).clamp(min=1e-4))
+        self.dt_proj.bias.data = softplus_inverse(draw_dt(d_inner)).float()
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         self.out = nn.Linear(d_inner, d_model, bias=bias)
@@ -99,11 +100,3 @@ def selective_scan(x, dt, A, B, C, *, state=None, chunk_size=128):
         h = hs[:, -1]
         ys.append(hs @ q[..., None])
     return torch.cat(ys, dim=1).to(x.dtype), h[:, :, None]
-
-
-def log_uniform(n, low, high):
-    return torch.empty(n).uniform_(math.log(low), math.log(high)).exp()
-
-
-def inverse_softplus(x):
-    return x + torch.log(-torch.expm1(-x))

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
+from seqlab.discretize import draw_dt, softplus_inverse
 from seqlab.norm import rms_norm
 from seqlab.recurrence import in_form
 
@@ -45,7 +46,7 @@ class Mamba2(nn.Module):
         self.in_proj = nn.Linear(d_model, 2 * d_inner + 2 * d_keys + n_heads, bias=bias)  # [z | x | B | C | Δ]
         self.conv = ShortConv(d_inner + 2 * d_keys, d_conv, bias=conv_bias, activation=activation)
         self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(1, 16).log())
-        self.dt_bias = nn.Parameter(inverse_softplus(log_uniform(n_heads, 1e-3, 1e-1).clamp(min=1e-4)))
+        self.dt_bias = nn.Parameter(softplus_inverse(draw_dt(n_heads)).float())
         self.D = nn.Parameter(torch.ones(n_heads))
         self.norm = nn.Parameter(torch.ones(d_inner))
         self.out = nn.Linear(d_inner, d_model, bias=bias)
@@ -79,11 +80,3 @@ class Mamba2(nn.Module):
         y = rearrange(self.read(y) + self.D[:, None] * x, "b t h v -> b t (h v)") * F.silu(gate)
         y = rms_norm(rearrange(y, "b t (g e) -> b t g e", g=self.n_groups), eps=self.eps)
         return self.out(self.norm * rearrange(y, "b t g e -> b t (g e)")), Mamba2State(S, conv_state)
-
-
-def log_uniform(n, low, high):
-    return torch.empty(n).uniform_(math.log(low), math.log(high)).exp()
-
-
-def inverse_softplus(x):
-    return x + torch.log(-torch.expm1(-x))

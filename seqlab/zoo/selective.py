@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from seqlab.diagonal import DIAGONAL_FORMS
+from seqlab.convolution import EXPONENTIAL_FORMS
 from seqlab.mixers.gss import GSS
 from seqlab.mixers.mamba import Mamba
 from seqlab.mixers.mamba2 import Mamba2
@@ -16,7 +16,7 @@ ROWS = [
         partial(GSS, d_state=N),
         gate="e^λ: N constants shared by all channels",
         state_floats=lambda T, D: 2 * (D // 4) * N,
-        forms=DIAGONAL_FORMS,
+        forms=tuple(EXPONENTIAL_FORMS),
         paper="arXiv:2206.13947",
         year=2022,
         chapter=6,

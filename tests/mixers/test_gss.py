@@ -23,7 +23,7 @@ def test_it_is_a_gate_over_a_convolution_with_a_sum_of_decaying_waves():
 
 
 def test_every_mode_decays():
-    lam, _ = GSS(D, d_state=200).kernel()
+    _, lam = GSS(D, d_state=200).kernel()
     assert (lam.real < 0).all() and lam.exp().abs().max() < 1
 
 
