@@ -4,6 +4,7 @@ from functools import partial
 
 from seqlab.convolution import EXPONENTIAL_FORMS
 from seqlab.mixers.gss import GSS
+from seqlab.mixers.h3 import H3
 from seqlab.mixers.mamba import Mamba
 from seqlab.mixers.mamba2 import Mamba2
 from seqlab.zoo.row import CORE_FORMS, Row, with_heads
@@ -21,6 +22,17 @@ ROWS = [
         year=2022,
         chapter=6,
         oracle="its kernel as an integral, by quadrature, summed over all pairs",
+    ),
+    Row(
+        "H3",
+        partial(H3, d_head=2, d_state=N),
+        gate="e^{Δ A}: constants per head and mode; a write is weighted by its age",
+        state_floats=lambda T, D: 2 * D * 2 * N // 2 + (N - 1) * D,
+        forms=tuple(EXPONENTIAL_FORMS),
+        paper="arXiv:2212.14052",
+        year=2022,
+        chapter=12,
+        oracle="both state spaces stepped token by token, one by its matrix exponential",
     ),
     Row(
         "Mamba",
