@@ -1,0 +1,48 @@
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+
+from seqlab.discretize import as_complex, lru_ring, wide
+from seqlab.scan import in_form
+
+
+class LRU(nn.Module):
+    """Linear recurrent unit (Orvieto et al. 2023, arXiv:2303.06349).
+
+    h_t = λ h_{t-1} + γ B x_t        y_t = Re(C h_t) + D x_t        λ = exp(-exp(ν) + i exp(θ)),  γ = √(1 - |λ|²)
+
+    The difference from S5: no continuous time. λ is learned as it is, begun on a ring inside the unit circle and kept
+    there by the double exponential; γ, learned too, keeps h as large as B x whatever |λ|. One state of N complex
+    numbers for all channels: S (1, N), S_t = S_{t-1} diag(λ) + (γ B x_t)ᵀ.
+
+    form: any order of the scan. Output: GELU, a linear map to 2 D, GLU. State: (B, N) complex.
+    """
+
+    def __init__(self, d_model, *, d_state=None, r_min=0.0, r_max=1.0, max_phase=2 * math.pi, form="scan"):
+        super().__init__()
+        N = d_state or d_model
+        self.form = in_form(form)
+        nu, theta = lru_ring(N, r_min, r_max, max_phase)
+        self.nu_log, self.theta_log = nn.Parameter(nu.float()), nn.Parameter(theta.float())
+        self.gamma_log = nn.Parameter((-torch.expm1(-2 * nu.exp())).log().float() / 2)
+        self.B = nn.Parameter(torch.randn(N, d_model, 2) / math.sqrt(2 * d_model))
+        self.C = nn.Parameter(torch.randn(d_model, N, 2) / math.sqrt(N))
+        self.skip = nn.Parameter(torch.randn(d_model))
+        self.out = nn.Linear(d_model, 2 * d_model)
+
+    def gates(self) -> tuple[Complex[Tensor, " N"], Float[Tensor, " N"]]:
+        """λ and γ."""
+        rate = torch.complex(-wide(self.nu_log).exp(), wide(self.theta_log).exp())
+        return rate.exp(), wide(self.gamma_log).exp()
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B N"] | None = None
+    ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B N"]]:
+        lam, gamma = self.gates()
+        B, C, u = as_complex(self.B), as_complex(self.C), wide(x)
+        h = self.form(lam[None, None], gamma * torch.complex(u @ B.real.mT, u @ B.imag.mT), state)
+        y = (h.real @ C.real.mT - h.imag @ C.imag.mT).to(x.dtype)
+        return F.glu(self.out(F.gelu(y + self.skip * x))), h[:, -1]
