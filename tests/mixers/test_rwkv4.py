@@ -1,0 +1,117 @@
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from seqlab.mixers.rwkv4 import RWKV4
+
+D, T = 32, 23
+FORMS = ["scan", "recurrent"]
+
+
+def softmax_over_the_past(mixer, x):
+    """y_t: softmax_s((t-1-s) w + k_s for s < t, u + k_t for s = t) of v, with every weight written out."""
+    before = F.pad(x, (0, 0, 1, -1))
+    mixed = [x * mu + before * (1 - mu) for mu in mixer.mu]
+    r, k, v = (W(m) for W, m in zip((mixer.r, mixer.k, mixer.v), mixed, strict=True))
+    t, w = torch.arange(x.shape[1])[:, None], -mixer.decay.exp()
+    logits = (t - 1 - t.T)[..., None] * w + k[:, None]  # (B, t, s, E)
+    own = torch.eye(x.shape[1], dtype=torch.bool)[..., None]
+    logits = torch.where(own, mixer.bonus + k[:, None], logits.masked_fill((t < t.T)[..., None], -torch.inf))
+    return mixer.out(torch.sigmoid(r) * (logits.softmax(2) * v[:, None]).sum(2))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [1, 1000])
+def test_it_is_a_softmax_over_the_past_for_each_channel(form, size):
+    """Also with keys in the hundreds, whose exponentials no float64 holds."""
+    mixer = RWKV4(D, layer=1, n_layers=3, d_inner=20, form=form).double()
+    x = size * torch.randn(2, T, D, dtype=torch.float64)
+    assert mixer.k(x).abs().max() > (750 if size > 1 else 0)
+    torch.testing.assert_close(mixer(x)[0], softmax_over_the_past(mixer, x), rtol=1e-9, atol=1e-9)
+
+
+def test_the_scan_has_the_gradients_of_the_softmax():
+    mixer, x = RWKV4(D).double(), torch.randn(2, T, D, dtype=torch.float64)
+    ours = torch.autograd.grad(mixer(x)[0].sin().sum(), mixer.parameters())
+    theirs = torch.autograd.grad(softmax_over_the_past(mixer, x).sin().sum(), mixer.parameters())
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_the_peak_is_only_a_unit():
+    """The same sums in another unit, num e^c, den e^c and peak - c, give the same outputs."""
+    mixer, x = RWKV4(D).double(), torch.randn(2, T, D, dtype=torch.float64)
+    _, state = mixer(x[:, :9])
+    moved = state._replace(num=state.num * 20, den=state.den * 20, peak=state.peak - torch.tensor(20.0).double().log())
+    torch.testing.assert_close(mixer(x[:, 9:], moved)[0], mixer(x[:, 9:], state)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_long_sequence_in_float32_is_near_float64(form):
+    """4,096 tokens: the frame that falls with w reaches -80,000, and no digit of it matters."""
+    mixer, x = RWKV4(D, form=form), 3 * torch.randn(1, 4096, D)
+    rough = mixer(x)[0]
+    torch.testing.assert_close(rough.double(), mixer.double()(x.double())[0], rtol=0, atol=2e-6)
+
+
+def test_decays_and_bonus_start_as_in_the_paper():
+    mixer = RWKV4(D, layer=2, n_layers=3)
+    assert mixer.decay[0] == -5 and mixer.decay[-1] == 3
+    assert mixer.decay[16].item() == pytest.approx(-5 + 8 * (16 / 31) ** 2, abs=1e-6)
+    torch.testing.assert_close(mixer.bonus.detach()[:3].exp(), 0.3 * torch.tensor([0.0, 0.5, -0.5]).exp())
+
+
+def test_an_unknown_form_gets_one_clear_sentence():
+    with pytest.raises(ValueError, match="form is 'parallel': choose 'scan' or 'recurrent'"):
+        RWKV4(D, form="parallel")
+
+
+@pytest.fixture(scope="module")
+def transformers_rwkv():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
+        from transformers.models.rwkv import modeling_rwkv
+    return modeling_rwkv
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("width", [D, 20])
+def test_it_is_transformers_attention_in_prefill_and_token_by_token(transformers_rwkv, width):
+    """Batch of one: with a state and one token, theirs mixes the rows of a larger batch with each other."""
+    config = transformers_rwkv.RwkvConfig(hidden_size=D, attention_hidden_size=width, num_hidden_layers=1)
+    theirs, ours = transformers_rwkv.RwkvSelfAttention(config, 0).double(), RWKV4(D, d_inner=width).double()
+    for p in theirs.parameters():
+        p.data.uniform_(-0.5, 0.5)
+    ours.decay.data, ours.bonus.data = theirs.time_decay.data, theirs.time_first.data
+    mu = (theirs.time_mix_receptance, theirs.time_mix_key, theirs.time_mix_value)
+    ours.mu.data = torch.cat(mu).data[:, 0]
+    for name, part in {"r": "receptance", "k": "key", "v": "value", "out": "output"}.items():
+        getattr(ours, name).weight.data = getattr(theirs, part).weight.data
+    widths, state = [D, D, width, width, width], None
+    cache = [torch.zeros(1, n, 1, dtype=torch.float64) for n in widths]
+    cache[4] -= 1e38
+    for part in torch.randn(1, T, D, dtype=torch.float64).split([17, *[1] * 6], dim=1):
+        y, state = ours(part, state)
+        expected, cache = theirs(part, state=cache, use_cache=True)
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-6)  # theirs rounds k to float32
+        for a, b in zip(state, cache[1:], strict=True):
+            torch.testing.assert_close(a, b[..., 0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.oracle
+def test_against_the_rwkv_package(rwkv_package):
+    mixer, x = RWKV4(D, layer=1, n_layers=3), torch.randn(T, D)
+    ones, zeros, start = torch.ones(D), torch.zeros(D), torch.full((D,), -1e38)
+    r, k, v, out = (W.weight.T for W in (mixer.r, mixer.k, mixer.v, mixer.out))
+    mu_r, mu_k, mu_v = mixer.mu
+    y, *state = rwkv_package().RWKV.att_seq(
+        None, x, zeros, zeros, zeros, start, ones, zeros, mu_k, mu_v, mu_r, -mixer.decay.exp(), mixer.bonus,
+        k, v, r, out, *[None] * 16,
+    )  # fmt: skip
+    ours, our_state = mixer(F.layer_norm(x, (D,))[None])
+    torch.testing.assert_close(x + ours[0], y, rtol=1e-5, atol=1e-5)
+    for a, b in zip(our_state, state, strict=True):
+        torch.testing.assert_close(a[0], b, rtol=1e-5, atol=1e-5)
