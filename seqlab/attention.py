@@ -60,25 +60,27 @@ def attend(
 ) -> Read | tuple[Read, LogSumExp]:
     """softmax(scale · q kᵀ + bias) v over what each query may see. With `return_lse` also log Σ exp(scores) (B, T, H).
 
-    causal, window and align: see `causal_mask`; a window needs causal=True. mask (True: may look) and bias (ALiBi) are
-    (T_q, T_k), or lead with axes for H or B and H. scale defaults to K^-1/2. A query that may see nothing gives y = 0
-    and lse = -inf.
+    causal, window and align: see `causal_mask`; a window needs causal=True. mask (True: may look) and bias (finite:
+    ALiBi) are (T_q, T_k), or lead with axes for H or B and H. scale defaults to K^-1/2. A query that may see nothing
+    gives y = 0 and lse = -inf.
     """
     check_attention(q, k, v, causal, window)
     k, v = repeat_heads(k, q.shape[2]), repeat_heads(v, q.shape[2])
-    scores = torch.einsum("bihk, bjhk -> bhij", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = torch.einsum("bihk, bjhk -> bhij", q * (q.shape[-1] ** -0.5 if scale is None else scale), k)
     scores = scores.to(torch.promote_types(q.dtype, torch.float32))
     if bias is not None:
         scores = scores + bias
     if causal:
         seen = causal_mask(q.shape[1], k.shape[1], window=window, align=align, device=q.device)
         mask = seen if mask is None else mask & seen
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    lse = scores.logsumexp(-1, keepdim=True)  # (B, H, T, 1)
-    weights = (scores - lse.masked_fill(lse == -torch.inf, 0)).exp()
-    y = torch.einsum("bhij, bjhv -> bihv", weights.to(v.dtype), v)
-    return (y, rearrange(lse, "b h i 1 -> b i h")) if return_lse else y
+    blind = torch.zeros(1, dtype=torch.bool, device=q.device) if mask is None else ~mask.any(-1, keepdim=True)
+    if mask is not None:  # a query that sees nothing keeps its scores and loses its output: no softmax of only -inf
+        scores = scores.masked_fill(~(mask | blind), -torch.inf)
+    y = torch.einsum("bhij, bjhv -> bhiv", scores.softmax(-1).to(v.dtype), v)
+    y = rearrange(y.masked_fill(blind, 0), "b h i v -> b i h v")
+    if not return_lse:
+        return y
+    return y, rearrange(scores.logsumexp(-1).masked_fill(blind[..., 0], -torch.inf), "b h i -> b i h")
 
 
 def attend_sdpa(

@@ -1,12 +1,12 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.attention import attend, causal_mask, repeat_heads
+from seqlab.attention import attend_in_form
+from seqlab.norm import RMSNorm
 from seqlab.position import rope_frequencies, rotate
 
 
@@ -14,7 +14,7 @@ class KVCache(NamedTuple):
     """Attention's state: every key and value so far, or the last `window` of them. It grows with T."""
 
     k: Float[Tensor, "B T h K"]
-    v: Float[Tensor, "B T h V"]
+    v: Float[Tensor, "B T h K"]
     position: int
 
 
@@ -24,12 +24,36 @@ class Attention(nn.Module):
     y_t = Σ_{s≤t} softmax_s(q_t·k_s / √K) v_s
 
     The difference: nothing is summed into a table; all keys and values are kept, so the state is the KV cache. Fewer
-    heads for k and v (`n_kv_heads`) shrink it: grouped queries (arXiv:2305.13245), multi-query with one. `window`
-    keeps only that many last tokens. form: "parallel" (the scores as a matrix) or "sdpa" (PyTorch's fused attention).
+    heads for k and v (`n_kv_heads`) shrink it: grouped queries (arXiv:2305.13245), multi-query with one
+    (arXiv:1911.02150). `window` keeps only that many last tokens. form: "parallel" (the scores as a matrix), "tiled"
+    (never the matrix), "sdpa" (PyTorch's fused attention), or a function with the signature of `attend`.
+
+    What real models vary: d_head and d_out apart from d_model; bias on q, k, v (and out, unless out_bias says other);
+    qk_norm, an RMS norm per head before the rotation (Qwen 3, arXiv:2505.09388); gate, a sigmoid per channel of y
+    (arXiv:2505.06708; Qwen3-Next); scale in place of K^-1/2; d_rotary, how many channels of a head turn;
+    rope_base=None for no positions (Jamba); theta, any frequencies of `seqlab.position`, with their magnitude.
     """
 
     def __init__(
-        self, d_model, n_heads=4, *, n_kv_heads=None, d_head=None, rope_base=10000.0, window=None, form="parallel"
+        self,
+        d_model,
+        n_heads=4,
+        *,
+        n_kv_heads=None,
+        d_head=None,
+        d_out=None,
+        window=None,
+        rope_base=10000.0,
+        d_rotary=None,
+        theta=None,
+        magnitude=1.0,
+        bias=False,
+        out_bias=None,
+        qk_norm=False,
+        gate=False,
+        scale=None,
+        eps=1e-6,
+        form="parallel",
     ):
         super().__init__()
         n_kv_heads, d_head = n_kv_heads or n_heads, d_head or d_model // n_heads
@@ -37,32 +61,36 @@ class Attention(nn.Module):
             raise ValueError(
                 f"n_heads is {n_heads}, n_kv_heads is {n_kv_heads}: the first must be a multiple of the second"
             )
-        if form not in ("parallel", "sdpa"):
-            raise ValueError(f"form is {form!r}: choose 'parallel' or 'sdpa'")
-        self.d_head, self.window, self.form = d_head, window, form
-        self.q = nn.Linear(d_model, n_heads * d_head, bias=False)
-        self.k, self.v = (nn.Linear(d_model, n_kv_heads * d_head, bias=False) for _ in range(2))
-        self.out = nn.Linear(n_heads * d_head, d_model, bias=False)
-        self.theta = rope_frequencies(d_head, rope_base)
+        attend_in_form(form)
+        self.d_head, self.window, self.magnitude, self.scale, self.form = d_head, window, magnitude, scale, form
+        self.q = nn.Linear(d_model, n_heads * d_head, bias=bias)
+        self.gate = nn.Linear(d_model, n_heads * d_head, bias=bias) if gate else None
+        self.k, self.v = (nn.Linear(d_model, n_kv_heads * d_head, bias=bias) for _ in range(2))
+        self.out = nn.Linear(n_heads * d_head, d_out or d_model, bias=bias if out_bias is None else out_bias)
+        self.q_norm, self.k_norm = (RMSNorm(d_head, eps) if qk_norm else None for _ in range(2))
+        if theta is None and rope_base is not None:
+            theta = rope_frequencies(d_rotary or d_head, rope_base)
+        self.theta = theta
 
     def project(self, x: Float[Tensor, "B T D"], state: KVCache | None = None) -> dict[str, Tensor]:
-        """Rotated q, k and v of the new tokens."""
+        """Normed and rotated q, k, and v, of the new tokens."""
         start = 0 if state is None else state.position
         positions = torch.arange(start, start + x.shape[1], device=x.device)
         q, k, v = (rearrange(W(x), "b t (h k) -> b t h k", k=self.d_head) for W in (self.q, self.k, self.v))
-        q, k = (rotate(u, positions, self.theta) for u in (q, k))
+        if self.q_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.theta is not None:
+            q, k = (rotate(u, positions, self.theta, magnitude=self.magnitude) for u in (q, k))
         return {"q": q, "k": k, "v": v}
 
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], KVCache]:
         q, k, v = self.project(x, state).values()
         if state is not None:
             k, v = torch.cat([state.k, k], dim=1), torch.cat([state.v, v], dim=1)
-        y = attend(q, k, v, causal=True, window=self.window) if self.form == "parallel" else self._sdpa(q, k, v)
+        y = attend_in_form(self.form)(q, k, v, causal=True, window=self.window, scale=self.scale)
+        y = rearrange(y, "b t h v -> b t (h v)")
+        if self.gate is not None:
+            y = y * torch.sigmoid(self.gate(x))
         kept = slice(None if self.window is None else -self.window, None)
         position = x.shape[1] + (0 if state is None else state.position)
-        return self.out(rearrange(y, "b t h v -> b t (h v)")), KVCache(k[:, kept], v[:, kept], position)
-
-    def _sdpa(self, q, k, v):
-        mask = causal_mask(q.shape[1], k.shape[1], window=self.window, device=q.device)
-        q, k, v = (repeat_heads(u, q.shape[2]).transpose(1, 2) for u in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+        return self.out(y), KVCache(k[:, kept], v[:, kept], position)
