@@ -1,7 +1,14 @@
 """Gated moving averages: RG-LRU, MEGA, Megalodon."""
 
+from functools import partial
+
+from seqlab.convolution import EXPONENTIAL_FORMS
+from seqlab.mixers.mega import MEGA
+from seqlab.mixers.megalodon import CEMA
 from seqlab.mixers.rglru import RGLRU
-from seqlab.zoo.row import CORE_FORMS, Row, with_heads
+from seqlab.zoo.row import CORE_FORMS, WINDOW, Row, with_heads
+
+N, Z = 4, 8  # averages a channel, and the width of MEGA's queries, in the rows
 
 ROWS = [
     Row(
@@ -14,5 +21,27 @@ ROWS = [
         year=2024,
         chapter=11,
         oracle="transformers RecurrentGemmaRecurrentBlock",
+    ),
+    Row(
+        "MEGA",
+        partial(MEGA, d_state=N, d_z=Z, chunk_size=WINDOW),
+        gate="1 - α δ: constants, N a channel; within a chunk none, keeps every token",
+        state_floats=lambda T, D: D * N + T % WINDOW * (Z + 2 * D),
+        forms=tuple(EXPONENTIAL_FORMS),
+        paper="arXiv:2209.10655",
+        year=2022,
+        chapter=12,
+        oracle="the paper's equations token by token",
+    ),
+    Row(
+        "Megalodon CEMA",
+        partial(CEMA, d_state=N),
+        gate="(1 - α δ) e^{iθ}: complex constants, N a channel",
+        state_floats=lambda T, D: 2 * D * N,
+        forms=tuple(EXPONENTIAL_FORMS),
+        paper="arXiv:2404.08801",
+        year=2024,
+        chapter=12,
+        oracle="the paper's equation token by token, in real arithmetic",
     ),
 ]

@@ -1,0 +1,49 @@
+import math
+
+import torch
+
+from seqlab.convolution import exponential_conv
+from seqlab.mixers.mega import MEGA
+from seqlab.mixers.megalodon import CEMA
+
+D, N, T = 6, 5, 19
+
+
+@torch.no_grad()
+def test_it_is_the_papers_average():
+    """Equation 2 of the paper with its β and its phase on the input, token by token, in real arithmetic."""
+    mixer, x = CEMA(D, d_state=N).double(), torch.randn(T, D, dtype=torch.float64)
+    mixer.eta.data = torch.randn_like(mixer.eta)
+    alpha, delta, share = (torch.sigmoid(p) for p in (mixer.alpha, mixer.delta, mixer.theta))
+    beta = torch.randn(D, N, dtype=torch.float64)
+    y = mixer.omega * x
+    for d in range(D):
+        for n in range(N):
+            angle = 2 * math.pi * (n + 1) / N * share[d]
+            turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]], dtype=torch.float64)
+            eta = mixer.eta[d, n] / N**0.5
+            eta = turn @ torch.stack([eta[0], -eta[1]]) / beta[d, n]  # conj(η) e^{iθ} / β: undoes phase and weight
+            h = torch.zeros(2, dtype=torch.float64)
+            for t in range(T):
+                u = torch.tensor([1.0, 0.0], dtype=torch.float64) * beta[d, n] * x[t, d]
+                h = turn @ (alpha[d, n] * u + (1 - alpha[d, n] * delta[d, n]) * h)
+                y[t, d] = y[t, d] + eta @ h  # Re(conj(η') h) is the dot product
+    torch.testing.assert_close(mixer(x[None])[0][0], y, rtol=0, atol=1e-9)
+
+
+def test_without_rotation_it_is_megas_average():
+    """Angles of 0 and real η leave the damped average of MEGA, its β taken into η."""
+    ours, mega, x = CEMA(D, d_state=N).double(), MEGA(D, d_state=N).double(), torch.randn(2, T, D, dtype=torch.float64)
+    ours.theta.data.fill_(-60)
+    ours.alpha.data, ours.delta.data = mega.alpha.data, mega.delta.data
+    ours.eta.data[..., 0] = mega.eta.data * mega.beta.data
+    y, _ = exponential_conv(x, *mega.average())
+    torch.testing.assert_close(ours(x)[0], y + ours.omega * x, rtol=0, atol=1e-9)
+
+
+def test_every_wave_fades_and_the_angles_start_spread_over_the_channels():
+    eta, log_a = CEMA(64).average()
+    assert (log_a.real < 0).all() and eta.shape == (64, 16)
+    first = log_a.imag[:, 0].sort().values * 16 / (2 * math.pi)
+    expected = 64.0 ** -(torch.arange(64, 0, -1) / 64)
+    torch.testing.assert_close(first, expected, rtol=1e-5, atol=0)
