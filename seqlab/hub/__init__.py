@@ -23,13 +23,23 @@ from pathlib import Path
 
 from torch import Tensor
 
-from seqlab.hub import llama, mamba, minimax, mixtral
+from seqlab.hub import deepseek_v3, diffllama, llama, mamba, minimax, mixtral
 from seqlab.hub.family import Family
 from seqlab.model import LanguageModel
 
 __all__ = ["FAMILIES", "from_pretrained", "from_transformers"]
 
-_FAMILIES = (llama.LLAMA, mixtral.MIXTRAL, mamba.MAMBA, mamba.FALCON_MAMBA, mamba.MAMBA2, minimax.MINIMAX)
+_FAMILIES = (
+    llama.LLAMA,
+    llama.MISTRAL,
+    mixtral.MIXTRAL,
+    deepseek_v3.DEEPSEEK_V3,
+    diffllama.DIFFLLAMA,
+    minimax.MINIMAX,
+    mamba.MAMBA,
+    mamba.FALCON_MAMBA,
+    mamba.MAMBA2,
+)
 FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
 
 

@@ -4,12 +4,14 @@ from functools import partial
 
 from seqlab.ffn.swiglu import SwiGLU
 from seqlab.hub import rope
+from seqlab.hub.activation import activation
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
 from seqlab.mixers.attention import Attention
 from seqlab.model import LanguageModel
 
 FIELDS = rope.FIELDS | {
+    "max_position_embeddings": 2048,
     "vocab_size": 32000,
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -20,8 +22,6 @@ FIELDS = rope.FIELDS | {
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
-    "attention_bias": False,
-    "mlp_bias": False,
 }
 NAMES = {
     "model.embed_tokens": "embedding",
@@ -40,26 +40,40 @@ NAMES = {
 }
 
 
-def attention(c: Config, **options):
-    """A factory of Llama's attention."""
-    return partial(
-        Attention,
-        n_heads=c.num_attention_heads,
-        n_kv_heads=c.num_key_value_heads,
-        d_head=c.head_dim,
-        **options,
-    )
+def attention(c: Config, base: float = 10000.0, **options):
+    """A factory of Llama's attention. `base` is the rotation's, where the config does not say."""
+    d_head = c.head_dim or c.hidden_size // c.num_attention_heads
+    heads = {"n_heads": c.num_attention_heads, "n_kv_heads": c.num_key_value_heads, "d_head": d_head}
+    return partial(Attention, **heads, **rope.rope(c, d_head, base), **options)
 
 
-def build(c: Config, **options) -> LanguageModel:
-    return LanguageModel(
-        c.vocab_size,
-        c.hidden_size,
-        [attention(c, **rope.rope(c), **options)] * c.num_hidden_layers,
-        partial(SwiGLU, d_ff=c.intermediate_size),
-        eps=c.rms_norm_eps,
-        tie=c.tie_word_embeddings,
-    )
+def swiglu(c: Config, **options):
+    return partial(SwiGLU, d_ff=c.intermediate_size, activation=activation(c), **options)
 
 
-LLAMA = Family("llama", FIELDS, build, lambda c: NAMES, frozenset({"max_position_embeddings"}))
+def model_of(c: Config, mixers, ffn) -> LanguageModel:
+    return LanguageModel(c.vocab_size, c.hidden_size, mixers, ffn, eps=c.rms_norm_eps, tie=c.tie_word_embeddings)
+
+
+def build_llama(c: Config) -> LanguageModel:
+    mixers = [attention(c, bias=c.attention_bias)] * c.num_hidden_layers
+    return model_of(c, mixers, swiglu(c, bias=c.mlp_bias))
+
+
+def build_mistral(c: Config) -> LanguageModel:
+    return model_of(c, [attention(c, window=c.sliding_window)] * c.num_hidden_layers, swiglu(c))
+
+
+LLAMA = Family("llama", FIELDS | {"attention_bias": False, "mlp_bias": False}, build_llama, lambda c: NAMES)
+MISTRAL = Family(
+    "mistral",
+    FIELDS
+    | {
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 4096 * 32,
+        "sliding_window": 4096,
+    },
+    build_mistral,
+    lambda c: NAMES,
+)

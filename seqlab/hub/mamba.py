@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+from seqlab.hub.activation import activation
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
 from seqlab.hub.weights import into, without_channel
@@ -84,6 +85,7 @@ def build_mamba2(c: Config) -> LanguageModel:
         d_conv=c.conv_kernel,
         bias=c.use_bias,
         conv_bias=c.use_conv_bias,
+        activation=activation(c),
         dt_limit=tuple(c.time_step_limit),
         eps=c.layer_norm_epsilon,
     )

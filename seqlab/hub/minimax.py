@@ -9,7 +9,7 @@ from functools import partial
 
 from einops import rearrange
 
-from seqlab.hub import llama, mixtral, rope
+from seqlab.hub import llama, mixtral
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
 from seqlab.hub.weights import into, same_as
@@ -33,6 +33,8 @@ def layer_types(c: Config) -> list[str]:
 
 
 def lightning(c: Config, layer: int):
+    if c.hidden_act not in ("silu", "swish"):
+        c.refuse("hidden_act", f"is {c.hidden_act!r}: only 'silu' is supported with lightning attention")
     d_head = c.head_dim or c.hidden_size // c.num_attention_heads
     sizes = {"n_heads": c.num_attention_heads, "d_head": d_head}
     return partial(LightningAttention, **sizes, layer=layer, n_layers=c.num_hidden_layers)
@@ -46,7 +48,7 @@ def block(c: Config, layer: int, kind: str):
     }
     if kind not in scales:
         c.refuse("layer_types", f"holds {kind!r}: only {' and '.join(scales)} are supported")
-    softmax = llama.attention(c, window=c.sliding_window, **rope.rope(c, mixtral.BASE))
+    softmax = llama.attention(c, mixtral.BASE, window=c.sliding_window)
     make, ffn = (lightning(c, layer) if kind == "linear_attention" else softmax), mixtral.moe(c)
     options = {"mixer_scale": scales[kind], "ffn_scale": (c.mlp_alpha_factor, c.mlp_beta_factor)}
     return lambda d_model: PostNormBlock(d_model, make(d_model), ffn(d_model), c.rms_norm_eps, **options)
@@ -87,4 +89,4 @@ def names(c: Config) -> dict:
     return table | {f"{attention}.{x}_decay": None for x in ("query", "key", "diagonal")}  # powers of the slopes
 
 
-MINIMAX = Family("minimax", FIELDS, build, names, frozenset({"max_position_embeddings", "block_size"}))
+MINIMAX = Family("minimax", FIELDS, build, names, frozenset({"block_size"}))

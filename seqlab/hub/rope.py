@@ -1,22 +1,73 @@
 """Rotary positions as a config asks for them."""
 
 from seqlab.hub.config import Config
+from seqlab.position import (
+    linear_frequencies,
+    llama3_frequencies,
+    rope_frequencies,
+    yarn_frequencies,
+    yarn_magnitude,
+)
 
-FIELDS = {"rope_parameters": None, "rope_scaling": None, "rope_theta": None}
+FIELDS = {"rope_parameters": None, "rope_scaling": None, "rope_theta": None, "max_position_embeddings": 0}
 
 
-def rope(c: Config, base: float = 10000.0) -> dict:
-    """Options of Attention. `base` is the family's default.
+def rope(c: Config, width: int, base: float = 10000.0) -> dict:
+    """Options of a mixer that turns `width` channels: theta and magnitude. `base` is the family's default.
+
+    Ways to a longer context whose angles change with the length of the text (dynamic, longrope) are not offered: with
+    them a text read in parts is not the text read at once.
+    """
+    name, asked = parameters(c, base)
+    kind, base, length = asked.pop("rope_type"), asked.pop("rope_theta"), c.max_position_embeddings
+    asked.pop("finetuned", None)  # a remark
+    if kind not in KINDS:
+        c.refuse(f"{name}.rope_type", f"is {kind!r}: only {', '.join(KINDS)} are supported")
+    try:
+        theta, magnitude = KINDS[kind](asked, width, base, length)
+    except KeyError as missing:
+        c.refuse(f"{name}.{missing.args[0]}", f"is missing: rope_type {kind!r} needs it")
+    for field, value in asked.items():
+        if value is not None:
+            c.refuse(f"{name}.{field}", f"is {value!r}: it is not supported with rope_type {kind!r}")
+    return {"theta": theta, "magnitude": magnitude}
+
+
+def parameters(c: Config, base: float) -> tuple[str, dict]:
+    """The name of the field that speaks, and what it says, with rope_type and rope_theta.
 
     Newer configs hold one dict rope_parameters; older ones rope_theta, and the dict rope_scaling if there is any.
     """
     name = "rope_scaling" if c.rope_scaling else "rope_parameters"
-    asked = dict(getattr(c, name) or {})
-    old = c.rope_theta
-    kind = asked.pop("rope_type", asked.pop("type", "default"))
-    base = asked.pop("rope_theta", base if old is None else old)
-    if kind != "default":
-        c.refuse(f"{name}.rope_type", f"is {kind!r}: only 'default' is supported")
-    for field, value in asked.items():
-        c.refuse(f"{name}.{field}", f"is {value!r}: it is not supported with rope_type {kind!r}")
-    return {"rope_base": base}
+    asked, old = dict(getattr(c, name) or {}), c.rope_theta
+    asked.setdefault("rope_type", asked.get("type", "default"))
+    asked.pop("type", None)
+    return name, {"rope_theta": base if old is None else old} | asked
+
+
+def _default(asked, width, base, length):
+    return rope_frequencies(width, base), 1.0
+
+
+def _linear(asked, width, base, length):
+    return linear_frequencies(rope_frequencies(width, base), asked.pop("factor")), 1.0
+
+
+def _llama3(asked, width, base, length):
+    low, high = asked.pop("low_freq_factor"), asked.pop("high_freq_factor")
+    original = asked.pop("original_max_position_embeddings", length)
+    return llama3_frequencies(rope_frequencies(width, base), asked.pop("factor"), low, high, original), 1.0
+
+
+def _yarn(asked, width, base, length):
+    original = asked.pop("original_max_position_embeddings", length)
+    factor = asked.pop("factor") or length / original
+    options = {name: asked.pop(name, None) or default for name, default in (("beta_fast", 32.0), ("beta_slow", 1.0))}
+    theta = yarn_frequencies(width, factor, original, base, **options, truncate=asked.pop("truncate", True))
+    mscale, every = asked.pop("mscale", None), asked.pop("mscale_all_dim", None)
+    both = yarn_magnitude(factor, mscale) / yarn_magnitude(factor, every) if mscale and every else None
+    given = asked.pop("attention_factor", None)
+    return theta, given if given is not None else both or yarn_magnitude(factor)
+
+
+KINDS = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}

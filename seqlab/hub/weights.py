@@ -2,8 +2,9 @@
 
 The table goes from theirs to ours: `{"model.layers.*.self_attn.q_proj": "blocks.*.mixer.q"}`. A star is a number, and
 goes to the star at the same place of our name; a name without its last part (weight, bias) stands for all of them.
-`qkv.weight[0:16]` is a slice of our `qkv.weight`. `into` says more than a name can; None drops a weight that repeats
-what the config already says. Every weight of theirs must find a place, and every number of ours must be filled.
+`qkv.weight[0:16]` is a slice of our `qkv.weight`. `into` says more than a name can; None drops what the model has no
+use for (numbers that the config determines, a second head), with all that is under its name. Every other weight of
+theirs must find a place, and every number of ours must be filled.
 """
 
 import re
@@ -87,7 +88,8 @@ def _rule(table, name) -> Into | None:
                 rule = table[entry]
                 rule = Into(()) if rule is None else into(rule) if isinstance(rule, str) else rule
                 return replace(rule, names=tuple(_with_numbers(ours, numbers) + end for ours in rule.names))
-    return None
+    parents = (name[: dot.start()] for dot in re.finditer(r"\.", name))
+    return Into(()) if any(table.get(parent, "") is None for parent in parents) else None
 
 
 def _with_numbers(name, numbers):

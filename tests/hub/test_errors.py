@@ -1,9 +1,11 @@
 """What is asked and not offered, and weights that do not fit: one sentence with the name."""
 
 import json
+import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from seqlab.ffn.swiglu import SwiGLU
@@ -51,7 +53,7 @@ def test_weights_are_copied_in_their_own_dtype():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("hidden_act", "relu"),
+        ("hidden_act", "crelu"),
         ("is_encoder_decoder", True),
         ("per_layer_config", {"0": {"hidden_size": 4}}),
         ("sliding_window_of_next_year", 4),
@@ -65,10 +67,12 @@ def test_a_field_we_do_not_offer_is_named(field, value):
 
 @pytest.mark.parametrize("name", ["rope_parameters", "rope_scaling"])
 def test_an_unknown_rope_is_named(name):
-    with pytest.raises(ValueError, match=rf"field {name}.rope_type is 'spiral'"):
-        load(weights(), **{name: {"rope_type": "spiral", "factor": 2.0}})
-    with pytest.raises(ValueError, match=rf"field {name}.factor is 2.0"):
+    with pytest.raises(ValueError, match=rf"field {name}.rope_type is 'dynamic'"):
+        load(weights(), **{name: {"rope_type": "dynamic", "factor": 2.0}})
+    with pytest.raises(ValueError, match=rf"field {name}.factor is 2.0: .* with rope_type 'default'"):
         load(weights(), **{name: {"rope_type": "default", "factor": 2.0}})
+    with pytest.raises(ValueError, match=rf"field {name}.low_freq_factor is missing: rope_type 'llama3'"):
+        load(weights(), **{name: {"type": "llama3", "factor": 2.0}})
 
 
 def test_old_and_new_words_for_the_rope_base_agree():
@@ -76,6 +80,9 @@ def test_old_and_new_words_for_the_rope_base_agree():
     old, new = load(theirs, rope_theta=50.0), load(theirs, rope_parameters={"rope_theta": 50.0})
     torch.testing.assert_close(old(x)[0], new(x)[0])
     assert (load(theirs)(x)[0] - new(x)[0]).abs().max() > 1e-3
+    old = load(theirs, rope_theta=50.0, rope_scaling={"type": "linear", "factor": 2.0})
+    new = load(theirs, rope_parameters={"rope_theta": 50.0, "rope_type": "linear", "factor": 2.0})
+    torch.testing.assert_close(old(x)[0], new(x)[0])
 
 
 def test_weights_without_a_place_and_places_without_weights_are_named():
@@ -111,6 +118,15 @@ def test_a_tied_head_must_be_the_embedding():
         assert model.head.weight is model.embedding.weight
 
 
+def test_a_folder_needs_no_transformers(tmp_path, monkeypatch):
+    theirs, x = weights(), torch.randint(7, (1, 9))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    save_file(theirs, tmp_path / "model.safetensors")
+    model = from_pretrained(tmp_path)
+    assert not model.training and torch.equal(model(x)[0], load(theirs)(x)[0])
+
+
 def test_folders_without_a_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no config.json"):
         from_pretrained(tmp_path)
@@ -136,13 +152,20 @@ def parts():
     theirs |= {"top": torch.randn(2, 2), "bottom": torch.randn(3, 2), "conv": torch.randn(3, 1, 4)}
     theirs |= {"e.gate_up_proj": torch.randn(2, 10, 3), "e.down_proj": torch.randn(2, 3, 5)}
     table = {"ab": into("a", "b"), "n": into("norm", by=plus_one), "conv": into("taps", by=without_channel)}
-    table |= {"top": "rows[0:2]", "bottom": "rows[2:5]", "angles": None, "decays": same_as(torch.tensor([0.5, 0.3]))}
+    table |= {
+        "top": "rows[0:2]",
+        "bottom": "rows[2:5]",
+        "angles": None,
+        "mtp.0": None,
+        "decays": same_as(torch.tensor([0.5, 0.3])),
+    }
     return theirs, table | experts("e", "experts", 2)
 
 
 def test_fused_weights_are_cut_and_cut_ones_fused():
     model, (theirs, table) = Parts(), parts()
-    fill(model, [*theirs.items(), ("angles", torch.ones(1)), ("decays", torch.tensor([[0.5], [0.3]]).half())], table)
+    dropped = [("angles", torch.ones(1)), ("mtp.0.norm.weight", torch.ones(1))]
+    fill(model, [*theirs.items(), *dropped, ("decays", torch.tensor([[0.5], [0.3]]).half())], table)
     torch.testing.assert_close(torch.cat([model.a.weight, model.b.weight]), theirs["ab.weight"])
     torch.testing.assert_close(torch.cat([model.a.bias, model.b.bias]), theirs["ab.bias"])
     torch.testing.assert_close(model.rows, torch.cat([theirs["top"], theirs["bottom"]]))

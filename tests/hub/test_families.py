@@ -15,7 +15,26 @@ LLAMA = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+DEEPSEEK = {
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 9,
+    "q_lora_rank": 7,
+    "qk_rope_head_dim": 6,
+    "qk_nope_head_dim": 5,
+    "v_head_dim": 3,
+    "moe_intermediate_size": 11,
+    "n_routed_experts": 8,
+    "n_group": 4,
+    "topk_group": 2,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+}
 MAMBA = {"vocab_size": V, "hidden_size": 24, "state_size": 5, "num_hidden_layers": 2}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LLAMA3 |= {"original_max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8.0}
+YARN |= {"rope_theta": 100.0}
 SCALED = ("full_attn", "linear_attn", "mlp")
 
 # Of each family, what its configs share and how they differ: odd sizes, and every field that changes the logits.
@@ -27,7 +46,23 @@ CASES = {
             "one key head, odd widths": {"num_key_value_heads": 1, "head_dim": 10, "intermediate_size": 37},
             "all heads": {"num_key_value_heads": None, "rms_norm_eps": 1e-3},
             "tied": {"tie_word_embeddings": True},
+            "biases": {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu_pytorch_tanh"},
             "another base": {"rope_parameters": {"rope_type": "default", "rope_theta": 100.0}},
+            "linear": {"rope_parameters": {"rope_type": "linear", "factor": 3.0}},
+            "llama3": {"rope_parameters": LLAMA3, "head_dim": 16},
+            "yarn": {"rope_parameters": YARN, "head_dim": 16},
+            "yarn, cut sharply": {
+                "rope_parameters": YARN | {"truncate": False, "attention_factor": 0.7},
+                "head_dim": 16,
+            },
+            "yarn, two scales": {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.2, "beta_slow": 2.0}},
+        },
+    ),
+    "mistral": (
+        LLAMA,
+        {
+            "a window": {"sliding_window": 4},
+            "no window": {"sliding_window": None, "head_dim": 10, "tie_word_embeddings": True},
         },
     ),
     "mixtral": (
@@ -35,7 +70,31 @@ CASES = {
         {
             "eight experts": {},
             "a window": {"sliding_window": 4, "num_local_experts": 3, "head_dim": 10},
-            "one of five": {"num_local_experts": 5, "num_experts_per_tok": 1, "tie_word_embeddings": True},
+            "one of five": {
+                "num_local_experts": 5,
+                "hidden_act": "relu",
+                "num_experts_per_tok": 1,
+                "tie_word_embeddings": True,
+            },
+        },
+    ),
+    "deepseek_v3": (
+        LLAMA | DEEPSEEK,
+        {
+            "as published": {},
+            "no bottleneck for queries": {"q_lora_rank": None, "first_k_dense_replace": 0, "num_experts_per_tok": 3},
+            "biases, halves": {"attention_bias": True, "rope_interleave": False, "norm_topk_prob": False},
+            "one group": {"n_group": 1, "topk_group": 1, "n_shared_experts": 2, "hidden_act": "gelu"},
+            "dense, tied": {"first_k_dense_replace": 3, "tie_word_embeddings": True},
+            "yarn": {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.2}},
+        },
+    ),
+    "diffllama": (
+        LLAMA | {"num_hidden_layers": 3},
+        {
+            "grouped heads": {"head_dim": 10},
+            "biases": {"num_key_value_heads": None, "attention_bias": True, "rms_norm_eps": 1e-3, "hidden_act": "relu"},
+            "yarn, tied": {"rope_parameters": YARN, "num_attention_heads": 6, "tie_word_embeddings": True},
         },
     ),
     "mamba": (
@@ -51,7 +110,13 @@ CASES = {
         MAMBA | {"num_heads": 6, "head_dim": 8, "n_groups": 2},
         {
             "groups": {"chunk_size": 4},
-            "a head a group": {"n_groups": 6, "state_size": 3, "conv_kernel": 3, "tie_word_embeddings": True},
+            "a head a group": {
+                "n_groups": 6,
+                "hidden_act": "gelu",
+                "state_size": 3,
+                "conv_kernel": 3,
+                "tie_word_embeddings": True,
+            },
             "biases": {"n_groups": 1, "use_bias": True, "use_conv_bias": False, "layer_norm_epsilon": 1e-3},
             "clipped steps": {"time_step_limit": (0.3, 0.9)},
         },
@@ -168,7 +233,7 @@ def other_values(value):
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int | float):
-        return [2 * value, value + 1, value / 2]
+        return [2 * value, value + 1, type(value)(value / 2)]
     return ["gelu", "relu"] if value == "silu" else [3, True]
 
 

@@ -1,0 +1,28 @@
+"""Activations by the names configs give them."""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from seqlab.hub.config import Config
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+def activation(c: Config, field: str = "hidden_act"):
+    """The function that the config's `field` names."""
+    name = getattr(c, field)
+    if name not in ACTIVATIONS:
+        c.refuse(field, f"is {name!r}: only {', '.join(ACTIVATIONS)} are supported")
+    return ACTIVATIONS[name]
