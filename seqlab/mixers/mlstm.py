@@ -30,8 +30,6 @@ class MLSTM(nn.Module):
     a weight; output W_o(σ(x W_g) · norm(y)). State: S (B, H, V + 1, K) and m (B, H).
     """
 
-    normalize = True  # the last row of the state is the normaliser
-
     def __init__(
         self,
         d_model,

@@ -28,8 +28,6 @@ class MLSTMBlock(nn.Module):
     together and are not capped; ĩ starts near 0. K = V; k is scaled by K^-1/2. State: S, m and the convolution's past.
     """
 
-    normalize = True  # the last row of the state is the normaliser
-
     def __init__(
         self,
         d_model,
