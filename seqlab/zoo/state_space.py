@@ -4,6 +4,7 @@ from functools import partial
 
 from seqlab.mixers.dss import DSS
 from seqlab.mixers.lru import LRU
+from seqlab.mixers.s4 import S4
 from seqlab.mixers.s4d import S4D
 from seqlab.mixers.s5 import S5
 from seqlab.zoo.row import Row
@@ -13,6 +14,17 @@ SCANS = ("scan", "sequential", "blelloch", "hillis_steele", "chunked")
 
 ROWS = [
     Row(
+        "S4",
+        partial(S4, d_state=N),
+        gate="the bilinear rule on HiPPO-LegS: a constant matrix per channel, diagonal plus rank one",
+        state_floats=lambda T, D: D * N,
+        forms=("convolution", "recurrent"),
+        paper="arXiv:2111.00396",
+        year=2021,
+        chapter=6,
+        oracle="the full matrices of HiPPO-LegS in a float64 loop",
+    ),
+    Row(
         "S4D",
         partial(S4D, d_state=N),
         gate="exp(dt A): one constant per mode and channel",
@@ -20,7 +32,7 @@ ROWS = [
         forms=("convolution", "scan"),
         paper="arXiv:2206.11893",
         year=2022,
-        chapter=7,
+        chapter=6,
         oracle="matrix_exp and a loop in float64",
     ),
     Row(
@@ -31,7 +43,7 @@ ROWS = [
         forms=("convolution", "scan"),
         paper="arXiv:2206.11893",
         year=2022,
-        chapter=7,
+        chapter=6,
         oracle="matrix_exp and a loop in float64",
     ),
     Row(
@@ -42,7 +54,7 @@ ROWS = [
         forms=("convolution", "scan"),
         paper="arXiv:2203.14343",
         year=2022,
-        chapter=7,
+        chapter=6,
         oracle="the paper's kernel as a sum in float64",
     ),
     Row(
@@ -53,7 +65,7 @@ ROWS = [
         forms=SCANS,
         paper="arXiv:2208.04933",
         year=2022,
-        chapter=7,
+        chapter=6,
         oracle="the full real system through matrix_exp in float64",
     ),
     Row(
@@ -64,7 +76,7 @@ ROWS = [
         forms=SCANS,
         paper="arXiv:2303.06349",
         year=2023,
-        chapter=7,
+        chapter=6,
         oracle="the paper's recurrence in float64",
     ),
 ]
