@@ -21,11 +21,16 @@ class Family:
     names: Callable[[Config], dict[str, str | Into | None]]  # from their weights to ours
     no_effect: frozenset[str] = frozenset()  # further fields without effect on the logits
 
-    def load(self, config: dict[str, Any], weights: Iterable[tuple[str, Tensor]]) -> LanguageModel:
-        """Our model with their weights. ValueError names a field or a weight that would be passed over."""
+    def prepare(self, config: dict[str, Any]) -> tuple[LanguageModel, dict[str, str | Into | None]]:
+        """Our model, still random, and the table of names. ValueError names a field that would be passed over."""
         c = Config(self.name, config, self.fields, self.no_effect)
         c.check_known()
         model, table = self.build(c), self.names(c)
         c.check_read()
+        return model, table
+
+    def load(self, config: dict[str, Any], weights: Iterable[tuple[str, Tensor]]) -> LanguageModel:
+        """Our model with their weights. ValueError names a field or a weight that would be passed over."""
+        model, table = self.prepare(config)
         fill(model, weights, table)
         return model

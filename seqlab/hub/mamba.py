@@ -23,16 +23,21 @@ SHARED = {
     "use_conv_bias": True,
     "hidden_act": "silu",
     "tie_word_embeddings": True,
+    "rms_norm": True,
+    "ssm_cfg": {},
 }
-# How weights are drawn, how sums are computed, and the width of the residual stream's numbers.
+# How weights are drawn, how sums are computed, the width of the residual stream's numbers; in old configs, the names
+# of the authors' code beside their own, and Codestral's norm_before_gate, which no code ever read.
 NO_EFFECT = frozenset(
     """
+    d_inner d_model fused_add_norm n_layer norm_before_gate pad_vocab_size_multiple
     rescale_prenorm_residual residual_in_fp32 time_step_floor time_step_init_scheme time_step_max time_step_min
     time_step_scale use_associative_scan use_falcon_mambapy use_mambapy
     """.split()  # noqa: SIM905
 )
 SHARED_NAMES = {
     "backbone.embeddings": "embedding",
+    "backbone.embedding": "embedding",  # the authors' own checkpoints
     "backbone.layers.*.norm": "blocks.*.mixer_norm",
     "backbone.layers.*.mixer.in_proj": "blocks.*.mixer.in_proj",
     "backbone.layers.*.mixer.conv1d.weight": into("blocks.*.mixer.conv.weight", by=without_channel),

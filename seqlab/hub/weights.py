@@ -81,6 +81,8 @@ def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]], table: dict[st
 
 def _rule(table, name) -> Into | None:
     """What the table says of `name`: under the name itself or with its numbers as stars, with or without its end."""
+    if any(table.get(name[: dot.start()], "") is None for dot in re.finditer(r"\.", name)):
+        return Into(())
     for key, numbers in ((name, ()), (_NUMBER.sub("*", name), _NUMBER.findall(name))):
         stem, _, last = key.rpartition(".")
         for entry, end in ((key, ""), (stem, f".{last}")):
@@ -88,8 +90,7 @@ def _rule(table, name) -> Into | None:
                 rule = table[entry]
                 rule = Into(()) if rule is None else into(rule) if isinstance(rule, str) else rule
                 return replace(rule, names=tuple(_with_numbers(ours, numbers) + end for ours in rule.names))
-    parents = (name[: dot.start()] for dot in re.finditer(r"\.", name))
-    return Into(()) if any(table.get(parent, "") is None for parent in parents) else None
+    return None
 
 
 def _with_numbers(name, numbers):

@@ -127,6 +127,71 @@ def test_a_folder_needs_no_transformers(tmp_path, monkeypatch):
     assert not model.training and torch.equal(model(x)[0], load(theirs)(x)[0])
 
 
+PUBLISHED = {
+    "llama": {
+        "max_position_embeddings": 131072,
+        "rope_scaling": {
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "rope_theta": 500000.0,
+        "pretraining_tp": 1,
+        "torch_dtype": "bfloat16",
+    },
+    "mixtral": {
+        "num_key_value_heads": 2,
+        "router_aux_loss_coef": 0.02,
+        "output_router_logits": False,
+        "sliding_window": None,
+        "rope_theta": 1e6,
+    },
+    "deepseek_v3": {
+        "auto_map": {"AutoModel": "modeling_deepseek.DeepseekV3Model"},
+        "aux_loss_alpha": 0.001,
+        "ep_size": 1,
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 1,
+        "num_attention_heads": 128,
+        "num_nextn_predict_layers": 1,
+        "rope_scaling": {
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "factor": 40,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "original_max_position_embeddings": 4096,
+            "type": "yarn",
+        },
+        "scoring_func": "sigmoid",
+        "seq_aux": True,
+        "topk_method": "noaux_tc",
+        "n_routed_experts": 16,
+        "moe_intermediate_size": 4,
+    },
+    "mamba": {"d_inner": 1536, "fused_add_norm": True, "n_layer": 24, "rms_norm": True, "ssm_cfg": {}},
+    "falcon_mamba": {"expand": 16, "intermediate_size": 16, "time_step_rank": 256, "use_mambapy": False},
+    "mamba2": {"head_dim": 8, "num_heads": 2, "n_groups": 2, "norm_before_gate": True, "time_step_limit": [0.0, 1e9]},
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_the_fields_of_published_configs_are_understood(family):
+    """As older versions of the libraries wrote them, with smaller sizes."""
+    sizes = {name: CONFIG[name] for name in CONFIG if name in FAMILIES[family].fields}
+    model, _ = FAMILIES[family].prepare(sizes | PUBLISHED[family])
+    assert model(torch.randint(7, (1, 5)))[0].shape == (1, 5, 7)
+
+
+def test_predictions_of_the_token_after_next_are_left_out():
+    sizes = {"num_attention_heads": 128, "n_routed_experts": 16, "moe_intermediate_size": 4, "first_k_dense_replace": 1}
+    _, table = FAMILIES["deepseek_v3"].prepare(CONFIG | sizes)
+    with pytest.raises(ValueError, match=r"^model.layers.3.mlp.gate.weight belongs to our blocks.3"):
+        fill(nn.Linear(2, 2), [(f"model.layers.{i}.mlp.gate.weight", torch.ones(2)) for i in (2, 3)], table)
+
+
 def test_folders_without_a_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no config.json"):
         from_pretrained(tmp_path)
