@@ -1,0 +1,101 @@
+import pytest
+import torch
+
+from seqlab.attention import attend, sink_mask
+from seqlab.mixers.attention import Attention
+from seqlab.mixers.streaming import StreamingLLM
+from seqlab.position import rope_frequencies
+
+D, H, T, SINKS, W = 32, 4, 29, 3, 7
+K = D // H
+
+
+def make(**options):
+    return StreamingLLM(D, H, **{"n_sinks": SINKS, "window": W} | options).double()
+
+
+def draw(T=T):
+    return torch.randn(2, T, D, dtype=torch.float64)
+
+
+def turned(x, n):
+    """Complex numbers x (..., K/2) turned by position n."""
+    return x * torch.polar(torch.ones(K // 2, dtype=torch.float64), n * rope_frequencies(K))
+
+
+@pytest.mark.parametrize("form", ["parallel", "tiled"])
+@pytest.mark.parametrize("sinks, window", [(3, 7), (0, 4), (5, 1), (9, 2), (2, 40)])
+def test_against_a_cache_kept_token_by_token(form, sinks, window):
+    """The paper's loop: append, evict what is neither first nor recent, turn every key by its place in the cache."""
+    mixer, x = make(n_sinks=sinks, window=window, form=form), draw()
+    q, k, v = (W(x).unflatten(-1, (H, K)) for W in (mixer.q, mixer.k, mixer.v))
+    pairs = lambda u: torch.complex(*u.chunk(2, dim=-1))  # noqa: E731
+    cache, ys = [], []
+    for t in range(T):
+        cache.append((pairs(k[:, t]), v[:, t]))
+        if len(cache) > sinks + window:
+            del cache[sinks]
+        read = turned(pairs(q[:, t]), len(cache) - 1)
+        scores = [(read * turned(key, place).conj()).real.sum(-1) for place, (key, _) in enumerate(cache)]
+        weights = (torch.stack(scores, -1) * K**-0.5).softmax(-1)  # (B, H, n)
+        ys.append(torch.einsum("bhn, nbhv -> bhv", weights, torch.stack([value for _, value in cache])))
+    expected = mixer.out(torch.stack(ys, dim=1).flatten(2))
+    torch.testing.assert_close(mixer(x)[0], expected, rtol=0, atol=1e-9)
+
+
+def test_the_cache_holds_the_first_and_the_last_keys_unrotated():
+    mixer, x = make(), draw()
+    _, state = mixer(x)
+    kept = [*range(SINKS), *range(T - W, T)]
+    torch.testing.assert_close(state.k.flatten(2), mixer.k(x)[:, kept], rtol=0, atol=1e-12)
+    torch.testing.assert_close(state.v.flatten(2), mixer.v(x)[:, kept], rtol=0, atol=1e-12)
+    assert state.position == T
+
+
+def test_a_token_reads_the_sinks_and_its_window_and_nothing_else():
+    """The gradient of y_t with respect to the values is zero exactly where the mask is."""
+    mixer, x = make(), draw()
+    values = {}
+    mixer.v.register_forward_hook(lambda module, args, out: values.setdefault("v", out))
+    y, mask = mixer(x)[0], sink_mask(T, T, window=W, n_sinks=SINKS)
+    for t in range(T):
+        (dv,) = torch.autograd.grad(y[0, t].sum(), values["v"], retain_graph=True)
+        assert torch.equal(dv[0].abs().sum(-1) > 0, mask[t])
+
+
+def test_without_sinks_it_is_a_sliding_window():
+    streaming, window, x = make(n_sinks=0), Attention(D, H, window=W).double(), draw()
+    window.load_state_dict(streaming.state_dict())
+    torch.testing.assert_close(streaming(x)[0], window(x)[0], rtol=0, atol=1e-9)
+
+
+def test_while_everything_fits_it_is_attention():
+    streaming, full, x = make(), Attention(D, H).double(), draw(SINKS + W)
+    full.load_state_dict(streaming.state_dict())
+    torch.testing.assert_close(streaming(x)[0], full(x)[0], rtol=0, atol=1e-9)
+
+
+def test_without_positions_it_is_the_sink_mask():
+    """Only the angles of the sinks make it differ from a masked softmax."""
+    mixer, x = make(), draw()
+    mixer.theta = torch.zeros_like(mixer.theta)
+    q, k, v = (W(x).unflatten(-1, (H, K)) for W in (mixer.q, mixer.k, mixer.v))
+    y = attend(q, k, v, mask=sink_mask(T, T, window=W, n_sinks=SINKS))
+    torch.testing.assert_close(mixer(x)[0], mixer.out(y.flatten(2)), rtol=0, atol=1e-9)
+
+
+def test_a_long_stream_stays_where_it_is():
+    """A million tokens on, the same cache gives the same outputs: no angle grows with the stream."""
+    mixer, x = make(), draw()
+    _, state = mixer(x)
+    far = state._replace(position=1_000_000)
+    torch.testing.assert_close(mixer(x[:, :5], far)[0], mixer(x[:, :5], state)[0], rtol=0, atol=1e-9)
+
+
+def test_wrong_options_get_one_clear_sentence():
+    with pytest.raises(ValueError, match="n_sinks is -1, window is 4"):
+        make(n_sinks=-1, window=4)
+    with pytest.raises(ValueError, match="returns no log-sum-exp to merge by; use 'tiled'"):
+        make(form="sdpa")
+    with pytest.raises(ValueError, match="form is 'flash'"):
+        make(form="flash")
