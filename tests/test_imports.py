@@ -20,6 +20,7 @@ CORE = [
     "attention_tiled",
     "masks",
     "convolution",
+    "rank_one",
     "discretize",
     "position",
     "norm",
