@@ -92,6 +92,21 @@ def test_a_layer_of_transformers_loads(transformers, wide_floats, family, bias):
         torch.testing.assert_close(y, theirs(x[:, t : t + 1], cache_params=cache), rtol=0, atol=1e-9)
 
 
+@pytest.mark.oracle
+def test_steps_are_clipped_in_every_form(transformers, wide_floats):
+    """As in their prefill. (Decoding, they forget the limit: their two ways differ. Ours are one.)"""
+    make, config = mamba2(transformers, bias=True)
+    config.time_step_limit = (0.5, 0.8)
+    theirs = make(config, layer_idx=0).double().eval()
+    theirs.dt_bias.data.normal_()
+    ours = Mamba2(D, 4, d_head=6, d_state=6, n_groups=2, d_conv=3, bias=True, dt_limit=(0.5, 0.8)).double()
+    copy_into(ours, theirs)
+    x = torch.randn(2, 9, D, dtype=torch.float64)
+    for form in ("recurrent", "parallel", "chunkwise"):
+        ours.form = form
+        torch.testing.assert_close(ours(x)[0], theirs(x), rtol=0, atol=1e-9)
+
+
 def test_it_is_a_state_space_model_whose_step_the_input_chooses():
     """h' = A h + B x held for Δ_t: A by zero-order hold, B by Euler; written out token by token, head by head."""
     H, V, N = 4, 5, 6
