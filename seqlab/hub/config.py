@@ -49,10 +49,10 @@ class Config:
         raise ValueError(f"{self._family}: the config field {name} {why}")
 
     def check_known(self):
-        for name in self._given.keys() - self._fields.keys():
+        for name in sorted(self._given.keys() - self._fields.keys()):
             self.refuse(name, f"is {self._given[name]!r}, and nothing is known of its effect: it is not supported")
 
     def check_read(self):
-        for name in self._given.keys() - self._read:
+        for name in sorted(self._given.keys() - self._read):
             if self._given[name] != self._fields[name]:
                 self.refuse(name, f"is {self._given[name]!r}: only {self._fields[name]!r} is supported here")
