@@ -69,7 +69,7 @@ class InnerLoop(nn.Module):
         wide, T = torch.promote_types(x.dtype, torch.float32), x.shape[1]
         position = 0 if state is None else state.position
         place = torch.arange(position, position + T, device=x.device) % self.mini_batch
-        q, k, v, conv = self.project(x, place, None if state is None else state.conv)
+        q, k, v, conv = self.inputs(x, place, None if state is None else state.conv)
         q, k, v = (rearrange(u, "b t h k -> b h t k").to(wide) for u in (q, k, v))
         eta = self.base_lr * rearrange(self.eta(x).to(wide).sigmoid(), "b t h -> b h t 1") / q.shape[-1]
         e = F.relu(1 / (place[:, None] + 1).to(wide) + self.learned_e.to(wide)[place, None])  # (T, 1)
@@ -81,7 +81,7 @@ class InnerLoop(nn.Module):
         y = self.norm(y) if self.g is None else self.norm(y) * F.gelu(self.g(x), approximate="tanh")
         return self.out(y), InnerState(tuple(weights), tuple(sums), conv, position + T)
 
-    def project(self, x, place, past):
+    def inputs(self, x, place, past):
         """q, k, v (B, T, H, K), q and k rotated, and the inputs the short convolutions still need."""
         q, k, v = self.q(x), None if self.k is None else self.k(x), self.v(x)
         if self.k is None:

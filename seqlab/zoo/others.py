@@ -1,12 +1,23 @@
 """Long convolutions, moving averages, and states that are themselves learners."""
 
+from functools import partial
+
+from seqlab.mixers.attention import Attention
 from seqlab.mixers.hyena import Hyena
 from seqlab.mixers.slstm import sLSTM
+from seqlab.mixers.titans import Titans
+from seqlab.mixers.titans_mag import MemoryAsGate
 from seqlab.mixers.ttt_linear import TTTLinear
 from seqlab.mixers.ttt_mlp import TTTMLP
-from seqlab.zoo.row import H, Row, with_heads
+from seqlab.zoo.row import WINDOW, H, Row, with_heads
 
 D_CONV = 4
+
+
+def titans_floats(T, D):
+    """Three times a two-layer memory with 4 K in the middle, and the convolutions of q, k, v."""
+    return 3 * 2 * 4 * D * (D // H) + (D_CONV - 1) * 3 * D
+
 
 ROWS = [
     Row(
@@ -52,5 +63,38 @@ ROWS = [
         year=2024,
         chapter=13,
         oracle="autograd of the inner loss",
+    ),
+    Row(
+        "Titans",
+        with_heads(Titans),
+        gate="1 - α_t: one per head, chosen by the input, and a momentum",
+        state_floats=titans_floats,
+        forms=("chunkwise", "recurrent"),
+        paper="arXiv:2501.00663",
+        year=2025,
+        chapter=13,
+        oracle="autograd of the inner loss",
+    ),
+    Row(
+        "Titans, linear memory",
+        with_heads(Titans, depth=1),
+        gate="1 - α_t: one per head, chosen by the input, and a momentum",
+        state_floats=lambda T, D: 3 * D * (D // H) + (D_CONV - 1) * 3 * D,
+        forms=("chunkwise", "recurrent"),
+        paper="arXiv:2501.00663",
+        year=2025,
+        chapter=13,
+        oracle="autograd of the inner loss; DeltaNet's recurrence without momentum and decay",
+    ),
+    Row(
+        "Titans MAG",
+        partial(MemoryAsGate, attention=with_heads(Attention, window=WINDOW), memory=with_heads(Titans)),
+        gate="that of its memory, beside a window of attention",
+        state_floats=lambda T, D: 2 * min(T, WINDOW) * D + titans_floats(T, D),
+        forms=(),
+        paper="arXiv:2501.00663",
+        year=2025,
+        chapter=13,
+        oracle="its two branches, each with its own",
     ),
 ]

@@ -20,7 +20,7 @@ def trained(**options):
 def inner_inputs(mixer, x):
     """q, k, v (T, H, K) of one sequence, and the step sizes e (T), η (T, H), from the formulas of the paper."""
     place = torch.arange(len(x)) % mixer.mini_batch
-    q, k, v, _ = mixer.project(x[None], place, None)
+    q, k, v, _ = mixer.inputs(x[None], place, None)
     eta = mixer.base_lr / K / (1 + torch.exp(-(x @ mixer.eta.weight.T + mixer.eta.bias)))
     e = (1 / (place + 1).double() + mixer.learned_e[place]).clamp(min=0)
     return q[0], k[0], v[0], e, eta
@@ -126,7 +126,7 @@ def test_against_fla(fla):
     mixer, x = TTTLinear(D, H, mini_batch=16).double(), torch.randn(2, 48, D, dtype=torch.float64)
     mixer.first[0].data += 0.3 * torch.randn_like(mixer.first[0])
     place = torch.arange(48) % 16
-    q, k, v, _ = mixer.project(x, place, None)
+    q, k, v, _ = mixer.inputs(x, place, None)
     q, k, v = (u.transpose(1, 2) for u in (q, k, v))  # (B, H, T, K)
     e, eta = 1 / (place[:, None] + 1).double(), torch.full((2, H, 48, 1), 0.5 / K, dtype=torch.float64)
     first = [mixer.first[0].expand(2, -1, -1, -1)]

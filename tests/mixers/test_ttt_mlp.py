@@ -30,7 +30,7 @@ def inner_model(params, x, mixer, h):
 def by_autograd(mixer, x):
     """y of one sequence (T, D): every inner gradient from autograd, each token of a mini-batch at the same W_s."""
     place = torch.arange(len(x)) % C
-    q, k, v = (u[0] for u in mixer.project(x[None], place, None)[:3])
+    q, k, v = (u[0] for u in mixer.inputs(x[None], place, None)[:3])
     eta = mixer.base_lr / K / (1 + torch.exp(-(x @ mixer.eta.weight.T + mixer.eta.bias)))
     e = (1 / (place + 1).double() + mixer.learned_e[place]).clamp(min=0)
     loss = lambda p, k, v, h: 0.5 * (inner_model(p, k, mixer, h) - (v - k)).square().sum()  # noqa: E731
