@@ -54,26 +54,25 @@ def by_convolution(
 ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B D half"]]:
     """`by_steps` without a loop over T: y is a convolution, of any length.
 
-    The last state, and what a first one adds to y, come from powers of Ā: inside chunks of J ≈ √T tokens, then across.
+    The last state, and what a first one adds to y, come from powers of Ā, within chunks of 2^k tokens and then across.
     """
-    T, row = x.shape[1], 2 * _real(s.C.conj())  # 2 Re(C h) = row · h
-    powers = _powers(s, T)
+    T, row = x.shape[1], 2 * _real(s.C.conj())[:, None]  # 2 Re(C h) = row · h
+    m = (T - 1).bit_length()
+    k, powers = m // 2, _powers(s, m)
     across = [A.mT for A in powers]
-    y = fft_conv(x, kernel(s, row - _advance(across, row, T), T))
-    rows = _chunk(powers, _real(step(s, torch.zeros_like(s.B), torch.ones_like(s.dt[:, 0]))))  # Ā^i B̄
-    J = rows.shape[1]
-    chunks = rearrange(F.pad(x, (0, 0, -T % J, 0)), "b (n j) d -> n b j d", j=J)  # zeros before the first token
-    last = torch.zeros_like(row)
-    for end in torch.einsum("nbjd, djk -> nbdk", chunks, rows.flip(1)):
-        last = _advance(powers, last, J) + end
-    if h is None:
-        return y, _complex(last)
-    h, rows, fading = _real(h), _chunk(across, _advance(across, row, 1)), []  # C Ā^(i+1)
-    last = last + _advance(powers, h, T)
-    for _ in chunks:
-        fading.append(torch.einsum("djk, bdk -> bjd", rows, h))
-        h = _advance(powers, h, J)
-    return y + torch.cat(fading, dim=1)[:, :T], _complex(last)
+    y = fft_conv(x, kernel(s, (row - _advance(across, row, T))[:, 0], T))
+    answers = _double(powers[:k], _real(step(s, torch.zeros_like(s.B), torch.ones_like(s.dt[:, 0])))[:, None])  # Ā^i B̄
+    chunks = rearrange(F.pad(x, (0, 0, 2**m - T, 0)), "b (n j) d -> b n j d", j=2**k)  # zeros before the first token
+    last = torch.einsum("bnjd, djk -> dnbk", chunks, answers.flip(1))
+    for A in powers[k:m]:  # two chunks become one
+        last = (last[:, ::2].flatten(1, 2) @ A.mT).unflatten(1, (-1, len(x))) + last[:, 1::2]
+    last = last[:, 0]
+    if h is not None:
+        h = rearrange(_real(h), "b d k -> d b k")
+        last = last + _advance(powers, h, T)
+        fading = _double(powers[k:m], h) @ _double(across[:k], _advance(across, row, 1)).mT
+        y = y + rearrange(fading, "d (n b) j -> b (n j) d", b=len(x))[:, :T]
+    return y, _complex(rearrange(last, "d b k -> b d k"))
 
 
 def kernel(s: System, row: Float[Tensor, "D N"], T: int) -> Float[Tensor, "D T"]:
@@ -84,41 +83,43 @@ def kernel(s: System, row: Float[Tensor, "D N"], T: int) -> Float[Tensor, "D T"]
     """
     theta = torch.arange(T // 2 + 1, dtype=row.dtype, device=row.device) * (2 * math.pi / T)
     sin, f = (theta / 2).sin(), s.dt * (theta / 2).cos()  # (F), (D, F)
-    C, rates = _complex(row).conj() / 2, s.rates[..., None]
-    real, imag = (rates.abs() * f[:, None]).square() - 4 * sin.square(), -4 * rates.real * f[:, None] * sin
-    inverse = torch.cat([real, -imag], dim=-1) / (real.square() + imag.square()).repeat(1, 1, 2)
+    C, size, decay = _complex(row).conj() / 2, s.rates.abs().square(), s.rates.real
+    zero = torch.zeros_like(f)  # the denominator, |λ|² f² - 4 sin² - 4i Re(λ) f sin, as pairs and as one matrix product
+    tables = [(f.square(), zero), (sin.square().expand_as(f), zero), (zero, f * sin)]
+    by_mode = torch.stack([size, torch.full_like(size, -4), -4 * decay], dim=-1)  # (D, N/2, 3)
+    denominator = by_mode @ torch.stack([torch.stack(t, dim=-1).flatten(1) for t in tables], dim=1)  # (D, N/2, 2 F)
+    fractions = _real(_complex(denominator).reciprocal())
     w = torch.stack([C * s.B, C * s.P, s.P.conj() * s.B, s.P.conj() * s.P], dim=1)  # (D, 4, N/2)
     tops = torch.cat([w.real, (w * s.rates.conj()[:, None]).real], dim=1)
-    by_g, by_f = torch.complex(*(tops @ inverse).chunk(2, dim=-1)).chunk(2, dim=1)  # (D, 4, F) each
+    by_g, by_f = _complex(tops @ fractions).chunk(2, dim=1)  # (D, 4, F) each
     CB, CP, PB, PP = (2 * (2j * sin * by_g - f[:, None] * by_f)).unbind(1)
     spectrum = s.dt * torch.polar(torch.ones_like(theta), theta / 2) * (CB - f * CP * PB / (1 + f * PP))
     return torch.fft.irfft(spectrum, n=T)
 
 
-def _powers(s, T):
-    """Ā, Ā², Ā⁴, .. Ā^J as real matrices (D, N, N), J ≈ √T: column j is the step applied to the j-th unit state."""
+def _powers(s, m):
+    """Ā, Ā², Ā⁴, .. Ā^(2^(m-1)) as real matrices (D, N, N): column j is the step applied to the j-th unit state."""
     D, half = s.B.shape
     units = _complex(torch.eye(2 * half, dtype=s.dt.dtype, device=s.dt.device))[:, None]
     powers = [rearrange(_real(step(s, units, s.dt.new_zeros(D))), "j d i -> d i j")]
-    for _ in range(((T - 1).bit_length() + 1) // 2):
+    while len(powers) < m:
         powers.append(powers[-1] @ powers[-1])
     return powers
 
 
-def _chunk(powers, v):
-    """v, Ā v, .. Ā^(J-1) v (D, J, N), by doubling."""
-    v = v[:, None]
-    for A in powers[:-1]:
+def _double(powers, v):
+    """v, Ā v, Ā² v, .. for the rows v (D, R, N): each power at hand doubles them."""
+    for A in powers:
         v = torch.cat([v, v @ A.mT], dim=1)
     return v
 
 
 def _advance(powers, v, n):
-    """Ā^n v for v (..., D, N): the largest power as often as it fits, then the smaller ones."""
+    """Ā^n v for the rows v (D, R, N), n in binary; the largest power may be needed twice."""
     for i in reversed(range(len(powers))):
         times, n = divmod(n, 1 << i)
         for _ in range(times):
-            v = (powers[i] @ v[..., None])[..., 0]
+            v = v @ powers[i].mT
     return v
 
 
