@@ -81,9 +81,10 @@ def direct_conv(
 
 
 Modes = Inexact[Tensor, "*D N"]  # one number per mode of each channel, real or complex
+Rates = Inexact[Tensor, "*#D N"]  # the same, or (1, N): one set of modes for all channels
 
 
-def exponential_kernel(c: Modes, log_a: Modes, length: int) -> Float[Tensor, "*D length"]:
+def exponential_kernel(c: Modes, log_a: Rates, length: int) -> Float[Tensor, "*D length"]:
     """Re Σ_n c_n a_n^l for l = 0 .. length - 1: what a diagonal state space answers to a single 1.
 
     a^l with l = C j + i is a^(C j) a^i. So the powers are a product of two tables of about √length entries, and the
@@ -98,7 +99,7 @@ def exponential_kernel(c: Modes, log_a: Modes, length: int) -> Float[Tensor, "*D
     return kernel.flatten(-2)[..., :length]
 
 
-def exponential_state(x: Float[Tensor, "B T D"], log_a: Modes) -> Inexact[Tensor, "B D N"]:
+def exponential_state(x: Float[Tensor, "B T D"], log_a: Rates) -> Inexact[Tensor, "B D N"]:
     """Σ_s a_n^(T-1-s) x_s: the state after T tokens, by the same two tables."""
     C, n = _split(x.shape[1])
     x = rearrange(F.pad(x, (0, 0, n * C - x.shape[1], 0)), "b (n c) d -> d b n c", c=C)  # zeros before the first token
@@ -109,7 +110,7 @@ def exponential_state(x: Float[Tensor, "B T D"], log_a: Modes) -> Inexact[Tensor
 
 
 def exponential_conv(
-    x: Float[Tensor, "B T D"], c: Modes, log_a: Modes, state: Inexact[Tensor, "B D N"] | None = None
+    x: Float[Tensor, "B T D"], c: Modes, log_a: Rates, state: Inexact[Tensor, "B D N"] | None = None
 ) -> tuple[Float[Tensor, "B T D"], Inexact[Tensor, "B D N"]]:
     """h_t = a h_{t-1} + x_t, y_t = Re Σ_n c_n h_tn, as a convolution. c and log_a (D, N). Returns (y, h_T).
 
@@ -126,7 +127,7 @@ def exponential_conv(
 
 
 def exponential_scan(
-    x: Float[Tensor, "B T D"], c: Modes, log_a: Modes, state: Inexact[Tensor, "B D N"] | None = None
+    x: Float[Tensor, "B T D"], c: Modes, log_a: Rates, state: Inexact[Tensor, "B D N"] | None = None
 ) -> tuple[Float[Tensor, "B T D"], Inexact[Tensor, "B D N"]]:
     """`exponential_conv` as the recurrence it is, every state (B, T, D, N) in memory."""
     h = linear_scan(log_a.exp()[None, None], _wide(x)[..., None].expand(*x.shape, log_a.shape[-1]), state)
