@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import ShortConv
+from seqlab.convolution import ShortConv, direct_conv, fft_conv
 
 
 class HyenaState(NamedTuple):
@@ -86,25 +86,10 @@ class Hyena(nn.Module):
         u, conv = self.conv(self.inputs(x), None if state is None else state.conv)
         *gates, v = u.chunk(self.order + 1, dim=-1)
         past = [v[:, :0]] * (self.order - 1) if state is None else state.streams
-        filters = rearrange(self.filter(past[0].shape[1] + T), "t (o d) -> o t d", o=self.order - 1)
+        filters = rearrange(self.filter(past[0].shape[1] + T), "t (o d) -> o d t", o=self.order - 1)
         convolve, streams = fft_conv if self.form == "fft" and T > 1 else direct_conv, []
         for gate, h, b, before in zip(reversed(gates[1:]), filters, self.bias, past, strict=True):
             v = v * gate
             streams.append(torch.cat([before, v], dim=1))
-            v = convolve(streams[-1], h, T) + b * v
+            v = convolve(v, h, before) + b * v
         return self.out(v * gates[0]), HyenaState(conv, streams)
-
-
-def fft_conv(u: Float[Tensor, "B L D"], h: Float[Tensor, "L D"], T: int) -> Float[Tensor, "B T D"]:
-    """The last T of y_t = Σ_{s≤t} h_{t-s} u_s. Padded to 2 L, so that the end does not wrap around to the start."""
-    L = u.shape[1]
-    spectrum = torch.fft.rfft(u.mT.to(h.dtype), n=2 * L) * torch.fft.rfft(h.mT, n=2 * L)
-    return torch.fft.irfft(spectrum, n=2 * L)[..., L - T : L].mT.to(u.dtype)
-
-
-def direct_conv(u: Float[Tensor, "B L D"], h: Float[Tensor, "L D"], T: int) -> Float[Tensor, "B T D"]:
-    """The same sum, term by term."""
-    L = u.shape[1]
-    lag = torch.arange(L - T, L, device=u.device)[:, None] - torch.arange(L, device=u.device)
-    weights = h[lag.clamp(min=0)] * (lag >= 0)[..., None]  # (T, L, D)
-    return torch.einsum("tsd, bsd -> btd", weights, u.to(h.dtype)).to(u.dtype)
