@@ -100,8 +100,8 @@ def kernel(s: System, row: Float[Tensor, "D N"], T: int) -> Float[Tensor, "D T"]
 def _powers(s, m):
     """Ā, Ā², Ā⁴, .. Ā^(2^(m-1)) as real matrices (D, N, N): column j is the step applied to the j-th unit state."""
     D, half = s.B.shape
-    units = _complex(torch.eye(2 * half, dtype=s.dt.dtype, device=s.dt.device))[:, None]
-    powers = [rearrange(_real(step(s, units, s.dt.new_zeros(D))), "j d i -> d i j")]
+    units = _complex(torch.eye(2 * half, dtype=s.dt.dtype, device=s.dt.device))[:, None].expand(-1, D, -1)
+    powers = [rearrange(_real(step(s, units, s.dt.new_zeros(2 * half, D))), "j d i -> d i j")]
     while len(powers) < m:
         powers.append(powers[-1] @ powers[-1])
     return powers

@@ -29,7 +29,7 @@ def test_a_diagonal_matrix_is_its_diagonal(rule):
     A, B = diagonal(), torch.randn(5, 2, dtype=torch.complex128)
     elementwise, matrix = RULES[rule]
     gate, gain = elementwise(A, DT)
-    close(matrix(torch.diag(A), B, DT), (torch.diag(gate), gain[:, None] * B))
+    close(matrix(torch.diag(A), B, DT.item()), (torch.diag(gate), gain[:, None] * B))
 
 
 def test_zero_order_hold_solves_the_equation_exactly():
