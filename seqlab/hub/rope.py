@@ -12,8 +12,10 @@ from seqlab.position import (
 FIELDS = {"rope_parameters": None, "rope_scaling": None, "rope_theta": None, "max_position_embeddings": 0}
 
 
-def rope(c: Config, width: int, base: float = 10000.0) -> dict:
+def rope(c: Config, width: int, base: float = 10000.0, *, partial: bool = False) -> dict:
     """Options of a mixer that turns `width` channels: theta and magnitude. `base` is the family's default.
+
+    partial: the family turns only a share of them, partial_rotary_factor (in the dict, or else a field of its own).
 
     Ways to a longer context whose angles change with the length of the text (dynamic, longrope) are not offered: with
     them a text read in parts is not the text read at once.
@@ -21,6 +23,8 @@ def rope(c: Config, width: int, base: float = 10000.0) -> dict:
     name, asked = parameters(c, base)
     kind, base, length = asked.pop("rope_type"), asked.pop("rope_theta"), c.max_position_embeddings
     asked.pop("finetuned", None)  # a remark
+    if partial:
+        width = int(width * asked.pop("partial_rotary_factor", c.partial_rotary_factor))
     if kind not in KINDS:
         c.refuse(f"{name}.rope_type", f"is {kind!r}: only {', '.join(KINDS)} are supported")
     try:
@@ -45,18 +49,24 @@ def parameters(c: Config, base: float) -> tuple[str, dict]:
     return name, {"rope_theta": base if old is None else old} | asked
 
 
+def _frequencies(width, base):
+    """base^(-2i/width) for i < width/2; an odd share of the channels turns one more."""
+    even = width + width % 2
+    return rope_frequencies(even, base ** (even / width))
+
+
 def _default(asked, width, base, length):
-    return rope_frequencies(width, base), 1.0
+    return _frequencies(width, base), 1.0
 
 
 def _linear(asked, width, base, length):
-    return linear_frequencies(rope_frequencies(width, base), asked.pop("factor")), 1.0
+    return linear_frequencies(_frequencies(width, base), asked.pop("factor")), 1.0
 
 
 def _llama3(asked, width, base, length):
     low, high = asked.pop("low_freq_factor"), asked.pop("high_freq_factor")
     original = asked.pop("original_max_position_embeddings", length)
-    return llama3_frequencies(rope_frequencies(width, base), asked.pop("factor"), low, high, original), 1.0
+    return llama3_frequencies(_frequencies(width, base), asked.pop("factor"), low, high, original), 1.0
 
 
 def _yarn(asked, width, base, length):
