@@ -12,11 +12,13 @@ from seqlab.ffn.routers import (
     SoftRouter,
     SwitchRouter,
 )
+from seqlab.ffn.rwkv import ChannelMix
 from seqlab.ffn.swiglu import SwiGLU
 
 __all__ = [
     "MLP",
     "PEER",
+    "ChannelMix",
     "DeepSeekV3Router",
     "ExpertChoiceRouter",
     "MixtralRouter",
