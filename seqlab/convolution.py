@@ -131,7 +131,7 @@ def exponential_scan(
 ) -> tuple[Float[Tensor, "B T D"], Inexact[Tensor, "B D N"]]:
     """`exponential_conv` as the recurrence it is, every state (B, T, D, N) in memory."""
     h = linear_scan(log_a.exp()[None, None], _wide(x)[..., None].expand(*x.shape, log_a.shape[-1]), state)
-    return (c * h).sum(-1).real.to(x.dtype), h[:, -1]
+    return (c * h).sum(-1).real.to(x.dtype), h[:, -1].clone()  # a view would keep all T states
 
 
 EXPONENTIAL_FORMS = {"convolution": exponential_conv, "scan": exponential_scan}

@@ -45,4 +45,4 @@ class LRU(nn.Module):
         B, C, u = as_complex(self.B), as_complex(self.C), wide(x)
         h = self.form(lam[None, None], gamma * torch.complex(u @ B.real.mT, u @ B.imag.mT), state)
         y = (h.real @ C.real.mT - h.imag @ C.imag.mT).to(x.dtype)
-        return F.glu(self.out(F.gelu(y + self.skip * x))), h[:, -1]
+        return F.glu(self.out(F.gelu(y + self.skip * x))), h[:, -1].clone()  # a view would keep all T states

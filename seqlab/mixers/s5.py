@@ -51,4 +51,4 @@ class S5(nn.Module):
         h = self.form(a[None, None], b * torch.complex(u @ B.real.mT, u @ B.imag.mT), state)
         y = 2 * (h.real @ C.real.mT - h.imag @ C.imag.mT).to(x.dtype)
         u = F.gelu(y + self.skip * x)
-        return u * torch.sigmoid(self.out(u)), h[:, -1]
+        return u * torch.sigmoid(self.out(u)), h[:, -1].clone()  # a view would keep all T states
