@@ -15,8 +15,10 @@ class GSS(nn.Module):
 
     The difference from DSS: a narrow v (d_inner = d_model / 4) goes through the state space and a wide gate u
     (4 d_model) does the rest, so the costly part is small. One set of N rates λ = -exp(a) + i exp(b) serves every
-    channel, the step is 1, and all of it starts at random: no HiPPO. The norm on v and the skip D are as in the
-    paper's listing. form: "convolution" (through the FFT) or "scan". State: h (B, d_inner, N), complex.
+    channel, the step is 1, and all of it starts at random: no HiPPO. The norm on v and the skip D follow a public
+    implementation of the paper's listing.
+
+    form: "convolution" (through the FFT) or "scan". State: h (B, d_inner, N), complex.
     """
 
     def __init__(self, d_model, *, d_inner=None, expand=4, d_state=512, form="convolution"):
