@@ -43,6 +43,14 @@ def test_against_a_cache_kept_token_by_token(form, sinks, window):
     torch.testing.assert_close(mixer(x)[0], expected, rtol=0, atol=1e-9)
 
 
+def test_a_prefix_alone_is_the_prefix_of_the_whole():
+    """Also the shortest for which the sinks lie outside the window."""
+    mixer, x = make(), draw()
+    y, _ = mixer(x)
+    for n in range(1, T):
+        torch.testing.assert_close(mixer(x[:, :n])[0], y[:, :n], rtol=0, atol=1e-9)
+
+
 def test_the_cache_holds_the_first_and_the_last_keys_unrotated():
     mixer, x = make(), draw()
     _, state = mixer(x)
