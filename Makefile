@@ -46,8 +46,8 @@ test: setup-test
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 	$(TEST_ENV) SEQLAB_STRICT=1 SEQLAB_WORK=$$(mktemp -d) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q \
 		--nbval-lax chapters solutions --nbval-current-env --nbval-cell-timeout=120
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) tests/test_mixers.py tests/mixers tests/test_model.py tests/test_recurrence.py \
-		tests/test_attention.py tests/test_position_and_norm.py --jaxtyping-packages=seqlab,beartype.beartype -q \
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/test_[a-m]*.py tests/test_position_and_norm.py \
+		tests/test_recurrence.py tests/test_scan.py tests/test_shift.py tests/test_two_sided.py tests/mixers tests/ffn --jaxtyping-packages=seqlab,beartype.beartype -q \
 		-k "not clear_sentence" # those pass wrong shapes on purpose
 
 build: setup-test

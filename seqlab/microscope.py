@@ -129,9 +129,10 @@ def _watch_forward(mixer, x):
 
 
 def _tensors(state) -> list[Tensor]:
-    """Every floating-point tensor in a state, whatever it is nested in."""
+    """Every floating-point tensor in a state, whatever it is nested in; a complex number is two of its cells."""
     if isinstance(state, Tensor):
-        return [state.detach()] if state.is_floating_point() else []
+        state = torch.view_as_real(state.detach()) if state.is_complex() else state.detach()
+        return [state] if state.is_floating_point() else []
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, tuple | list) else ()
     return [u for part in parts for u in _tensors(part)]
 

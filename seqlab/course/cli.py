@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from seqlab.course import catalogue, copies, paths, records
 
@@ -160,17 +160,18 @@ def zoo(
     """Show every architecture: what it forgets, the size of its state, its paper and what it is tested against."""
     from seqlab.zoo import FAMILIES, RECIPES, table
 
+    plain = {"box": None, "pad_edge": False}
     if markdown:
         return print(table.markdown(), table.recipes_markdown(), sep="\n\n")
     if name is not None:
         return out.print(table.one(name), markup=False, soft_wrap=True)
-    view = Table("architecture", "what it forgets", "state", "forms", "year", "ch.", box=None, pad_edge=False)
+    view = Table(Column("architecture", no_wrap=True), "what it forgets", "state", "forms", "year", "ch.", **plain)
     for family, rows in FAMILIES.items():
         view.add_row(f"[bold]{family}[/]")
         for row in rows:
             view.add_row(*map(_plain, table.cells(row)))
     out.print(view)
-    models = Table("model", "layout", "year", "ch.", box=None, pad_edge=False)
+    models = Table(Column("model", no_wrap=True), "layout", "year", "ch.", **plain)
     for r in RECIPES:
         models.add_row(_plain(r.name), _plain(r.layout), str(r.year), f"{r.chapter:02d}")
     out.print("", models)
