@@ -1,4 +1,3 @@
-import math
 from typing import NamedTuple
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
+from seqlab.discretize import draw_dt, softplus_inverse
 from seqlab.norm import l2norm, rms_norm
 from seqlab.recurrence import in_form
 
@@ -49,8 +49,7 @@ class DeltaProduct(nn.Module):
         self.beta = nn.Linear(d_model, n_steps * n_heads, bias=False)
         self.decay = nn.Linear(d_model, n_heads, bias=False) if forget else None
         if forget:
-            dt = torch.empty(n_heads).uniform_(math.log(1e-3), math.log(0.1)).exp().clamp(min=1e-4)
-            self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus⁻¹(dt)
+            self.dt_bias = nn.Parameter(softplus_inverse(draw_dt(n_heads)).float())
             self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(0.01, 16).log())
         self.gate = nn.Linear(d_model, n_heads * d_value, bias=False) if gate else None
         self.norm = nn.Parameter(torch.ones(d_value))

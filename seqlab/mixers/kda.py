@@ -1,4 +1,3 @@
-import math
 from typing import NamedTuple
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
+from seqlab.discretize import draw_dt, softplus_inverse
 from seqlab.norm import l2norm, rms_norm
 from seqlab.recurrence import in_form
 
@@ -45,8 +45,7 @@ class KDA(nn.Module):
         self.conv = ShortConv(sum(self.widths), d_conv, bias=conv_bias, activation=activation)
         self.beta = nn.Linear(d_model, n_heads, bias=False)
         self.decay = low_rank(d_model, gate_rank, n_heads * d_key)
-        dt = torch.empty(n_heads * d_key).uniform_(math.log(1e-3), math.log(0.1)).exp().clamp(min=1e-4)
-        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus⁻¹(dt)
+        self.dt_bias = nn.Parameter(softplus_inverse(draw_dt(n_heads * d_key)).float())
         self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(1, 16).log())
         self.gate = low_rank(d_model, gate_rank, n_heads * d_value, bias=gate_bias)
         self.norm = nn.Parameter(torch.ones(d_value))
