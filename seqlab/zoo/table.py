@@ -8,7 +8,10 @@ from seqlab.zoo import FAMILIES, RECIPES, ZOO, recipe, row
 from seqlab.zoo.row import Recipe, Row
 
 D, SHORT, LONG = 256, 1024, 65536  # the state sizes shown: at this width, after so many tokens
-LEGEND = f"State: numbers kept per sequence at width {D} after {SHORT:,} tokens (→ after {LONG:,}, where that is more)."
+LEGEND = (
+    f"State: numbers kept per sequence by the row's small example, {D} wide, after {SHORT:,} tokens (→ after {LONG:,}, "
+    "where that is more)."
+)
 
 
 def mixer_class(row: Row) -> type:
