@@ -138,7 +138,7 @@ def test_longrope_switches_its_divisors_at_the_trained_length():
         rope_frequencies(8) / longrope_frequencies(short, long, 65, 64), torch.tensor(long).double()
     )
     assert longrope_magnitude(1.0, 64) == yarn_magnitude(1.0) == yarn_magnitude(0.5) == 1
-    assert longrope_magnitude(64, 64) == pytest.approx(math.sqrt(2)) and yarn_magnitude(math.e) == pytest.approx(1.1)
+    assert longrope_magnitude(64.0, 64) == pytest.approx(math.sqrt(2)) and yarn_magnitude(math.e) == pytest.approx(1.1)
 
 
 ROPES = {
@@ -163,7 +163,7 @@ ROPES = {
             "beta_slow": 2,
         },
         lambda base, L: (
-            yarn_frequencies(WIDTH, 40.0, 128, base, beta_fast=16, beta_slow=2, truncate=False),
+            yarn_frequencies(WIDTH, 40.0, 128, base, beta_fast=16.0, beta_slow=2.0, truncate=False),
             yarn_magnitude(40.0) / yarn_magnitude(40.0, 0.707),
         ),
     ),

@@ -29,10 +29,10 @@ class StreamingLLM(nn.Module):
     differences count. So all tokens at once (`forward`) is two reads: the window with true positions, and the sinks,
     seen from place min(t, n_sinks + window - 1); `merge` joins them by their log-sum-exp.
 
-    window includes the token itself. form: "parallel" or "tiled", how the window is read. State: StreamingCache.
+    window includes the token itself. form: "tiled" or "parallel", how the window is read. State: StreamingCache.
     """
 
-    def __init__(self, d_model, n_heads=4, *, n_sinks=4, window=1024, rope_base=10000.0, form="parallel"):
+    def __init__(self, d_model, n_heads=4, *, n_sinks=4, window=1024, rope_base=10000.0, form="tiled"):
         super().__init__()
         if n_sinks < 0 or window < 1:
             raise ValueError(f"n_sinks is {n_sinks}, window is {window}: at least 0 and at least 1 are needed")

@@ -60,7 +60,7 @@ ROWS = [
         with_heads(StreamingLLM, n_sinks=SINKS, window=WINDOW),
         gate="1 for the first tokens and inside the window, 0 between",
         state_floats=lambda T, D: 2 * min(T, SINKS + WINDOW) * D,
-        forms=("parallel", "tiled"),
+        forms=("tiled", "parallel"),
         paper="arXiv:2309.17453",
         year=2023,
         chapter=16,
