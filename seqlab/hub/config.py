@@ -48,6 +48,15 @@ class Config:
         """Raise the one error of an unsupported configuration."""
         raise ValueError(f"{self._family}: the config field {name} {why}")
 
+    def per_layer(self, name: str, kinds: list[str], offered: dict[str, Any]) -> list:
+        """offered[kind] for the kind that the field `name` gives each layer."""
+        if len(kinds) != self.num_hidden_layers:
+            self.refuse(name, f"has {len(kinds)} entries, num_hidden_layers is {self.num_hidden_layers}")
+        for kind in kinds:
+            if kind not in offered:
+                self.refuse(name, f"holds {kind!r}: only {' and '.join(offered)} are supported")
+        return [offered[kind] for kind in kinds]
+
     def check_known(self):
         for name in sorted(self._given.keys() - self._fields.keys()):
             self.refuse(name, f"is {self._given[name]!r}, and nothing is known of its effect: it is not supported")

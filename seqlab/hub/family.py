@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ class Family:
     build: Callable[[Config], LanguageModel]  # our model of the sizes the config asks for
     names: Callable[[Config], dict[str, str | Into | None]]  # from their weights to ours
     no_effect: frozenset[str] = frozenset()  # further fields without effect on the logits
+    weights: Callable[[Any], dict[str, Tensor]] = methodcaller("state_dict")  # of a `transformers` model
 
     def prepare(self, config: dict[str, Any]) -> tuple[LanguageModel, dict[str, str | Into | None]]:
         """Our model, still random, and the table of names. ValueError names a field that would be passed over."""

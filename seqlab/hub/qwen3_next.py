@@ -1,0 +1,132 @@
+"""Qwen3-Next: three Gated DeltaNets, then one gated attention, and many small experts with a gated one for all.
+
+The norms' weights are stored as w - 1, but for the one inside Gated DeltaNet.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from seqlab.ffn.moe import MoE
+from seqlab.ffn.routers import MixtralRouter
+from seqlab.ffn.swiglu import SwiGLU
+from seqlab.hub import llama
+from seqlab.hub.activation import activation
+from seqlab.hub.config import Config
+from seqlab.hub.family import Family
+from seqlab.hub.weights import experts, into, plus_one, without_channel
+from seqlab.mixers.gated_deltanet import GatedDeltaNet
+from seqlab.model import LanguageModel
+
+FIELDS = llama.FIELDS | {
+    "partial_rotary_factor": 0.25,
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "max_position_embeddings": 32768,
+    "attention_bias": False,
+    "layer_types": None,
+    "full_attention_interval": 4,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": None,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "num_experts_per_tok": 10,
+    "num_experts": 512,
+    "norm_topk_prob": True,
+    "use_sliding_window": False,
+}
+DELTA, ATTENTION = "model.layers.*.linear_attn", "model.layers.*.self_attn"
+NAMES = llama.NAMES | {
+    "model.layers.*.input_layernorm": into("blocks.*.mixer_norm", by=plus_one),
+    "model.layers.*.post_attention_layernorm": into("blocks.*.ffn_norm", by=plus_one),
+    "model.norm": into("norm", by=plus_one),
+    f"{ATTENTION}.q_norm": into("blocks.*.mixer.q_norm", by=plus_one),
+    f"{ATTENTION}.k_norm": into("blocks.*.mixer.k_norm", by=plus_one),
+    f"{DELTA}.conv1d.weight": into("blocks.*.mixer.conv.weight", by=without_channel),
+    f"{DELTA}.A_log": "blocks.*.mixer.A_log",
+    f"{DELTA}.dt_bias": "blocks.*.mixer.dt_bias",
+    f"{DELTA}.norm.weight": "blocks.*.mixer.norm",
+    f"{DELTA}.out_proj": "blocks.*.mixer.out",
+    "model.layers.*.mlp.gate": "blocks.*.ffn.router.score",
+    "model.layers.*.mlp.shared_expert.gate_proj": "blocks.*.ffn.shared.gate",
+    "model.layers.*.mlp.shared_expert.up_proj": "blocks.*.ffn.shared.up",
+    "model.layers.*.mlp.shared_expert.down_proj": "blocks.*.ffn.shared.down",
+    "model.layers.*.mlp.shared_expert_gate": "blocks.*.ffn.shared_gate",
+    "mtp": None,  # predicts the token after next
+}
+
+
+def gated_deltanet(c: Config):
+    return partial(
+        GatedDeltaNet,
+        n_heads=c.linear_num_value_heads,
+        n_k_heads=c.linear_num_key_heads,
+        d_key=c.linear_key_head_dim,
+        d_value=c.linear_value_head_dim,
+        d_conv=c.linear_conv_kernel_dim,
+        activation=activation(c),
+        eps=c.rms_norm_eps,
+    )
+
+
+def moe(c: Config):
+    router = partial(MixtralRouter, top_k=c.num_experts_per_tok, normalise=c.norm_topk_prob)
+    expert = partial(SwiGLU, activation=activation(c))
+    shared = {"n_shared": 1, "d_shared": c.shared_expert_intermediate_size, "gate_shared": True}
+    return partial(MoE, n_experts=c.num_experts, router=router, expert=expert, d_ff=c.moe_intermediate_size, **shared)
+
+
+def build(c: Config) -> LanguageModel:
+    layers, every = range(c.num_hidden_layers), c.full_attention_interval
+    attention = llama.attention(
+        c, partial_rotary=True, bias=c.attention_bias, qk_norm=True, gate=True, eps=c.rms_norm_eps
+    )
+    kinds = {"linear_attention": gated_deltanet(c), "full_attention": attention}
+    wanted = c.layer_types or ["linear_attention" if (layer + 1) % every else "full_attention" for layer in layers]
+    dense, sparse, alone, step = llama.swiglu(c), moe(c), c.mlp_only_layers or [], c.decoder_sparse_step
+    is_dense = [c.num_experts == 0 or layer in alone or (layer + 1) % step for layer in layers]
+    ffns = [dense if d else sparse for d in is_dense]
+    return llama.model_of(c, c.per_layer("layer_types", wanted, kinds), ffns)
+
+
+def names(c: Config) -> dict:
+    k_heads, v_heads, width = c.linear_num_key_heads, c.linear_num_value_heads, c.linear_value_head_dim
+    key, group = c.linear_key_head_dim, v_heads // k_heads
+    values = group * width
+    fused = {
+        f"{DELTA}.in_proj_qkvz.weight": into(
+            "blocks.*.mixer.qkv.weight",
+            "blocks.*.mixer.gate.weight",
+            by=partial(part_by_part, groups=k_heads, sizes=[key, key, values, values]),
+        ),
+        f"{DELTA}.in_proj_ba.weight": into(
+            "blocks.*.mixer.beta.weight",
+            "blocks.*.mixer.decay.weight",
+            by=partial(part_by_part, groups=k_heads, sizes=[group, group]),
+        ),
+        f"{ATTENTION}.q_proj": into(
+            "blocks.*.mixer.q",
+            "blocks.*.mixer.gate",
+            by=partial(part_by_part, groups=c.num_attention_heads, sizes=[c.head_dim, c.head_dim]),
+        ),
+    }
+    return NAMES | fused | experts("model.layers.*.mlp.experts", "blocks.*.ffn.experts", c.num_experts)
+
+
+def part_by_part(weight: Tensor, groups: int, sizes: list[int]) -> Tensor:
+    """Rows that stand group by group, in each its parts of these sizes: all of the first part first, and so on."""
+    return torch.cat([part.flatten(0, 1) for part in weight.unflatten(0, (groups, -1)).split(sizes, dim=1)])
+
+
+QWEN3_NEXT = Family("qwen3_next", FIELDS, build, names)
