@@ -83,7 +83,7 @@ class Attention(nn.Module):
             q, k = (rotate(u, positions, self.theta, magnitude=self.magnitude) for u in (q, k))
         return {"q": q, "k": k, "v": v}
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], KVCache]:
+    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D_out"], KVCache]:
         q, k, v = self.project(x, state).values()
         if state is not None:
             k, v = torch.cat([state.k, k], dim=1), torch.cat([state.v, v], dim=1)
