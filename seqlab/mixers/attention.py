@@ -91,6 +91,6 @@ class Attention(nn.Module):
         y = rearrange(y, "b t h v -> b t (h v)")
         if self.gate is not None:
             y = y * torch.sigmoid(self.gate(x))
-        kept = slice(None if self.window is None else -self.window, None)
-        position = x.shape[1] + (0 if state is None else state.position)
-        return self.out(y), KVCache(k[:, kept], v[:, kept], position)
+        if self.window is not None:  # cloned: a view would keep all T tokens
+            k, v = k[:, -self.window :].clone(), v[:, -self.window :].clone()
+        return self.out(y), KVCache(k, v, x.shape[1] + (0 if state is None else state.position))

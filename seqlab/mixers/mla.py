@@ -59,7 +59,8 @@ class MLA(nn.Module):
         if form not in ("naive", "absorbed"):
             raise ValueError(f"form is {form!r}: choose 'naive' or 'absorbed'")
         d_nope = d_nope or d_model // n_heads
-        d_rope, d_v, kv_rank = d_rope or d_nope // 2, d_v or d_nope, kv_rank or 4 * d_nope
+        d_rope = d_nope // 2 if d_rope is None else d_rope
+        d_v, kv_rank = d_v or d_nope, kv_rank or 4 * d_nope
         attend_in_form(attend)
         self.n_heads, self.d_nope, self.d_rope, self.kv_rank = n_heads, d_nope, d_rope, kv_rank
         self.form, self.attend = form, attend

@@ -200,6 +200,8 @@ def test_the_cache_of_a_window_stays_small():
     for _ in range(12):
         _, state = mixer(torch.randn(1, 1, D), state)
     assert state.k.shape[1] == 5 and state.position == 12
+    _, state = mixer(torch.randn(1, 40, D), state)
+    assert state.k.untyped_storage().nbytes() == 5 * D * 4  # and no view of a longer one
 
 
 def test_wrong_options_get_one_clear_sentence():
