@@ -29,7 +29,14 @@ CORE = [
     "inner_loop",
 ]
 # Each layer may import the layers before it, and itself where the name stands in SELF.
-LAYERS = [CORE, ["mixers", "ffn"], ["model"], ["zoo", "tasks", "train", "hub", "microscope"], ["figures"], ["widgets"]]
+LAYERS = [
+    CORE,
+    ["mixers", "ffn"],
+    ["model", "blocks"],
+    ["zoo", "tasks", "train", "hub", "microscope"],
+    ["figures"],
+    ["widgets"],
+]
 TOP = ["course"]
 HEAVY = ("plotly", "ipywidgets", "IPython", "nbformat", "nbclient", "jupytext", "jupyter_client", "typer", "rich")
 
