@@ -22,8 +22,8 @@ class PEER(nn.Module):
     query_norm, called with n_heads · d_key, spreads the use of the keys. The paper's is nn.BatchNorm1d; here RMSNorm is
     the default, because batch statistics let each token see the others, later ones too, and training then differs from
     decoding. The paper leaves the initialisation open: keys as in product-key memories, experts N(0, 1/D).
-    sparse=True: the experts' gradients hold only the rows in use (for torch.optim.SparseAdam). Experts are rows of
-    (N, D): read by embedding, summed by embedding_bag, which never makes a copy of the rows.
+    sparse=True: the experts' gradients hold only the rows in use (for torch.optim.SparseAdam). d and u are rows of
+    (N, D): d is gathered, u summed by embedding_bag, which makes no copy of its rows.
     """
 
     def __init__(

@@ -241,7 +241,7 @@ class DeepSeekV3Router(Router):
     def _apply(self, fn, recurse=True):
         bias = self.bias
         super()._apply(fn, recurse)
-        if self.bias.dtype.itemsize < 4:  # in bfloat16 a step of 0.001 would be lost from 0.25 on
+        if self.bias.dtype.itemsize < 4:  # in bfloat16 a step of 0.001 would be lost from 0.5 on
             self.bias = bias.to(self.bias.device)
         return self
 

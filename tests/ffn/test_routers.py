@@ -122,7 +122,7 @@ def test_a_switch_expert_serves_its_first_tokens_and_drops_the_rest():
 
 
 def test_enough_places_drop_nothing():
-    limited, free = (make(SwitchRouter, E, capacity_factor=c) for c in (E, None))
+    limited, free = (make(SwitchRouter, E, capacity_factor=c) for c in (float(E), None))
     free.load_state_dict(limited.state_dict())
     x = draw()
     assert limited(x).kept.all() and free(x).kept is None
@@ -325,7 +325,7 @@ def test_each_expert_takes_its_favourite_tokens():
 
 
 def test_with_a_place_for_every_token_expert_choice_is_the_soft_mixture():
-    choice, soft, x = make(ExpertChoiceRouter, E, capacity_factor=E), make(SoftRouter, E), draw()
+    choice, soft, x = make(ExpertChoiceRouter, E, capacity_factor=float(E)), make(SoftRouter, E), draw()
     soft.score.load_state_dict(choice.score.state_dict())
     torch.testing.assert_close(dense(choice(x)), dense(soft(x)), rtol=0, atol=1e-12)
 
