@@ -9,6 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from seqlab.ffn import auxiliary_loss
 from seqlab.tasks import IGNORE
 
 
@@ -22,7 +23,10 @@ class History:
 
 
 def train(model, task, *, steps=300, batch_size=32, lr=3e-3, seed=0, label="training") -> History:
-    """Train on fresh batches of `task` with AdamW: linear warm-up over a tenth of the steps, then cosine to 0."""
+    """Train on fresh batches of `task` with AdamW: linear warm-up over a tenth of the steps, then cosine to 0.
+
+    A mixture of experts is kept balanced as its router asks: by a loss beside the task's, or by moving its bias.
+    """
     rng, history, start = torch.Generator().manual_seed(seed), History(), time.perf_counter()
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     warm_up = max(steps // 10, 1)
@@ -40,10 +44,12 @@ def train(model, task, *, steps=300, batch_size=32, lr=3e-3, seed=0, label="trai
         logits, _ = model(batch.tokens)
         loss = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE)
         optimiser.zero_grad()
-        loss.backward()
+        (loss + auxiliary_loss(model)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
+        for router in (m for m in model.modules() if hasattr(m, "update_bias")):
+            router.update_bias()
         history.loss.append(loss.item())
         history.accuracy.append(_right(logits, batch.targets).sum().item() / (batch.targets != IGNORE).sum().item())
         bar.set_postfix(loss=f"{history.loss[-1]:.3f}", accuracy=f"{history.accuracy[-1]:.0%}", refresh=False)

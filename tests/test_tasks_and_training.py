@@ -1,7 +1,11 @@
+import copy
 from functools import partial
 
+import pytest
 import torch
+import torch.nn.functional as F
 
+from seqlab.ffn import DeepSeekV3Router, MixtralRouter, MoE, auxiliary_loss
 from seqlab.mixers import LinearAttention, RetNet
 from seqlab.model import LanguageModel
 from seqlab.tasks import IGNORE, Recall
@@ -40,6 +44,30 @@ def test_training_is_reproducible_and_learns():
     batch, right = evaluate(model, task, n=200)
     assert right.sum() / (batch.targets != IGNORE).sum() > 0.5 > 0.25  # chance is a quarter
     assert not (right & (batch.targets == IGNORE)).any()
+
+
+@pytest.mark.parametrize("router", [MixtralRouter, partial(DeepSeekV3Router, top_k=2, n_groups=1, top_groups=1)])
+def test_training_balances_a_mixture_as_its_router_asks(router):
+    """Mixtral's by the gradient of a second loss, DeepSeek-V3's by its bias; the recorded loss is the task's alone."""
+    torch.manual_seed(0)
+    task = Recall(4, 4, 6)
+    ffn = partial(MoE, n_experts=4, router=router, d_ff=8)
+    model = LanguageModel(task.vocab, 16, [partial(RetNet, n_heads=2)], ffn=ffn)
+    moe = model.blocks[0].ffn
+    bias = getattr(moe.router, "bias", torch.zeros(4)).clone()
+    before = copy.deepcopy(model)
+    history = train(model, task, steps=1, batch_size=4, lr=0.0)
+    batch = task.batch(4, torch.Generator().manual_seed(0))
+    logits, _ = before(batch.tokens)
+    alone = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE)
+    assert history.loss == [pytest.approx(alone.item(), rel=1e-6)]
+    if isinstance(moe.router, DeepSeekV3Router):
+        assert not torch.equal(moe.router.bias, bias)
+    else:
+        with_balance = torch.autograd.grad(alone + auxiliary_loss(before), list(before.parameters()))
+        scale = min(1.0, 1.0 / (torch.stack([g.norm() for g in with_balance]).norm().item() + 1e-6))
+        for p, g in zip(model.parameters(), with_balance, strict=True):
+            torch.testing.assert_close(p.grad, scale * g, rtol=1e-4, atol=1e-6)
 
 
 def test_a_memory_that_never_forgets_cannot_tell_old_from_new():
