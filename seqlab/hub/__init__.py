@@ -13,6 +13,7 @@ To add a family, write one file here with a `Family`, and name it in FAMILIES be
 - `build(c)`: our LanguageModel of the sizes `c` asks for. `c.refuse(field, why)` where it asks for too much.
 - `names(c)`: a table from their weights' names to ours (`weights.py`).
 - `no_effect`: fields that change nothing (initialisation, losses) beyond those of `config.py`.
+- `weights(model)`, where a `transformers` model's state_dict is not what it was trained to be.
 
 Then add a list of tiny configs, odd ones too, to tests/hub/test_families.py.
 """
@@ -23,7 +24,22 @@ from pathlib import Path
 
 from torch import Tensor
 
-from seqlab.hub import deepseek_v3, diffllama, llama, mamba, minimax, mixtral
+from seqlab.hub import (
+    bamba,
+    deepseek_v3,
+    diffllama,
+    jamba,
+    kimi_linear,
+    llama,
+    mamba,
+    minimax,
+    mixtral,
+    qwen3_next,
+    recurrent_gemma,
+    rwkv,
+    xlstm,
+    zamba2,
+)
 from seqlab.hub.family import Family
 from seqlab.model import LanguageModel
 
@@ -39,6 +55,14 @@ _FAMILIES = (
     mamba.MAMBA,
     mamba.FALCON_MAMBA,
     mamba.MAMBA2,
+    jamba.JAMBA,
+    bamba.BAMBA,
+    zamba2.ZAMBA2,
+    recurrent_gemma.RECURRENT_GEMMA,
+    rwkv.RWKV,
+    xlstm.XLSTM,
+    qwen3_next.QWEN3_NEXT,
+    kimi_linear.KIMI_LINEAR,
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
 
@@ -46,7 +70,8 @@ FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
 def from_transformers(model) -> LanguageModel:
     """Our LanguageModel with the weights (copied) of a `transformers` model such as LlamaForCausalLM."""
     config = model.config.to_dict()
-    return _family(config).load(config, model.state_dict().items()).train(model.training)
+    family = _family(config)
+    return family.load(config, family.weights(model).items()).train(model.training)
 
 
 def from_pretrained(folder: str | Path) -> LanguageModel:

@@ -121,6 +121,8 @@ def moe(c: Config):
 
 
 def build(c: Config) -> LanguageModel:
+    if c.tie_word_embeddings:
+        c.refuse("tie_word_embeddings", "is True: only False is supported here, as in `transformers`")
     kda = partial(KDA, **kda_sizes(c), activation=activation(c), eps=c.rms_norm_eps)
     mixers = dict(zip(KINDS, (kda, latent_attention(c)), strict=True))
     first = c.first_k_dense_replace
@@ -142,10 +144,9 @@ def names(c: Config) -> dict:
     for gate in (ATTENTION, f"{ATTENTION}.forget_gate"):  # as it is stored, and as it is held
         table |= {f"{gate}.f_a_proj": "blocks.*.mixer.decay.0", f"{gate}.f_b_proj": "blocks.*.mixer.decay.1"}
         table |= {f"{gate}.dt_bias": "blocks.*.mixer.dt_bias", f"{gate}.A_log": into("blocks.*.mixer.A_log", by=flat)}
+    table |= {name.replace(".mlp.", ".block_sparse_moe."): ours for name, ours in NAMES.items() if ".mlp." in name}
     for mlp in ("mlp", "block_sparse_moe"):
-        moe_names = {n.replace(".mlp.", f".{mlp}."): ours for n, ours in deepseek_v3.NAMES.items() if ".mlp." in n}
         theirs = f"model.layers.*.{mlp}.experts"
-        table |= moe_names
         table |= experts(theirs, "blocks.*.ffn.experts", c.num_experts, theirs, ("w1", "w3", "w2"))
     return table
 

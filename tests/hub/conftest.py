@@ -1,9 +1,12 @@
 import importlib
 import sys
 import warnings
+from contextlib import contextmanager
 
 import pytest
+import torch
 
+FLOAT32 = torch.float32
 KERNELS = ("fla", "mamba_ssm", "causal_conv1d")
 
 
@@ -25,6 +28,25 @@ def fresh(family):
         sys.modules.update(before)
 
 
+@contextmanager
+def in_float64():
+    """Where `transformers` asks for float32 (norms, angles, softmax, states), it gets float64."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("float", "float32"):
+            patch.setattr(torch, name, torch.float64)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(FLOAT32)
+
+
+@pytest.fixture(scope="session")
+def float64_throughout():
+    return in_float64
+
+
 @pytest.fixture(scope="session")
 def transformers_family():
     """transformers_family("llama") -> (its config class, its causal language model class)."""
@@ -37,7 +59,8 @@ def transformers_family():
                 pytest.importorskip(
                     "transformers", reason="needs transformers: pip install -e '.[test]'"
                 ).logging.set_verbosity_error()
-                module = fresh(family)
+                with in_float64():  # for the defaults of functions
+                    module = fresh(family)
             model = next(
                 c for n, c in vars(module).items() if n.endswith("ForCausalLM") and c.__module__ == module.__name__
             )
