@@ -14,7 +14,7 @@ class DSS(nn.Module):
 
     The difference from S4D, which followed it: all channels share one Λ (N,) and differ by dt and W alone; the N modes
     are no halves of conjugate pairs, so y is Re, not 2 Re. Λ begins as the N positive frequencies of HiPPO-LegS of
-    size 2 N. The "softmax" variant divides b by 1 - a^L, L the length it is trained on, so that Re Λ may be
+    size 2 N. The "softmax" variant divides b by a^L - 1, L the length it is trained on, so that Re Λ may be
     positive; it is another W, and ties the model to L: left out.
 
     Output: GELU, then a linear map. State: (B, D, N) complex.
