@@ -24,9 +24,10 @@ class H3(nn.Module):
     d_state inputs themselves: a learned convolution of d_state taps. Together they compare a token with those before
     it: "after this key comes that value". Neither SSM reads its input to choose what to forget.
 
-    d_head = 1 as in the authors' smallest model: every channel of k gates one of v, and the state is a vector.
-    The diagonal SSM has d_state / 2 conjugate pairs, S4D-Lin at first, held input, one kernel per head. The shift's
-    input vector is the first unit vector, fixed (the authors can also learn it, which adds no new kernels).
+    d_head = 1 as in the authors' code: every channel of k gates one of v, and the state is a vector. The diagonal SSM
+    has d_state / 2 conjugate pairs, S4D-Lin at first, one kernel per head; the input is held for a step, where their
+    code has the bilinear rule. The shift's input vector is the first unit vector, fixed (theirs starts there and is
+    learned, which adds no new kernels).
     form: "convolution" (through the FFT) or "scan". State: H3State, d_state - 1 inputs of the shift.
     """
 
