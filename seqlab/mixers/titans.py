@@ -31,9 +31,9 @@ class Titans(nn.Module):
     one, which reads its error from the decayed state.
 
     form: "chunkwise" (given the gradients, both recurrences are products of decays) or "recurrent". As in the paper
-    q, k, v are short convolutions with silu, q and k of unit length; y is normalised and gated; α, η, θ are sigmoids.
-    Left open there and chosen here: M_0 is learned; v has unit length too and θ is at most max_lr (else the descent in
-    a deep memory diverges); α starts at 0.25 % (layers forgotten faster than they learn both die: at 0 each one's
+    q, k, v are short convolutions with silu, q and k of unit length; y is normalised and gated. Left open there and
+    chosen here: heads; silu in M; M_0 is learned; α, η, θ are sigmoids; v has unit length too and θ is at most max_lr
+    (else a deep memory diverges); α starts at 0.25 % (layers forgotten faster than they learn both die: at 0 each one's
     gradient, a product with the other, is 0). State: TitansState, M three times. MAG is `MemoryAsGate`, MAL a list.
     """
 
