@@ -9,8 +9,9 @@ class MemoryAsGate(nn.Module):
 
     y = W_o(norm(attention(x)) · σ(norm(memory(x))))
 
-    attention and memory are factories of mixers, called with d_model. The state is the pair of theirs. The paper gates
-    the outputs, normalised with learned weights; that it is the memory that passes the sigmoid is a choice made here.
+    attention and memory are factories of mixers, called with d_model. The state is the pair of theirs. The paper has
+    both outputs normalised with learned weights, then a non-linearity σ; that it is a sigmoid, and of the memory alone,
+    is a choice made here. Left out: the paper's persistent tokens in front of x.
     """
 
     def __init__(self, d_model, *, attention, memory):
