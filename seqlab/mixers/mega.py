@@ -24,7 +24,8 @@ class MEGA(nn.Module):
 
     The difference from attention: one head, whose q and k are two scalings of one narrow z, and which looks only
     within chunks of `chunk_size` tokens that do not overlap. What lies before the chunk arrives through the moving
-    average, whose decays are constants. A block adds x to y, and has the paper's gated residual: φ ĥ + (1 - φ) x.
+    average, whose decays are constants. y + x is the paper's gated residual, φ ĥ + (1 - φ) x; `Block` adds the x before
+    its norm to the y of the x after it.
 
     α, β, δ, η (D, N) and their start are those of the authors' code (α, δ through a sigmoid, η scaled by N^-1/2). The
     bias b is one number per distance. Left out: Laplace attention, rotary bias, both directions, dropout; normalise
