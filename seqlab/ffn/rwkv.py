@@ -11,7 +11,7 @@ class ChannelMix(nn.Module):
 
     The difference from an MLP: each channel is first mixed with its own last value, x^j_t = μ_j x_t + (1 - μ_j) x_{t-1}
     (the token shift), so this ffn has a state, the last input (B, D): forward(x, state) -> (y, state). The same in
-    RWKV-4, -5 and -6, whose authors store 1 - μ; receptance=False is RWKV-7's (arXiv:2503.14456), without the sigmoid.
+    RWKV-4, -5 and -6 (which stores 1 - μ); receptance=False is RWKV-7's (arXiv:2503.14456), without the sigmoid.
 
     d_ff defaults to 4 D (-5 and -6: 3.5 D). μ starts as in the authors' code, from `layer` of `n_layers`; the matrices
     as nn.Linear does: the authors' W_v = W_r = 0 would make every output of a new layer 0.
