@@ -31,8 +31,8 @@ class RWKV7(nn.Module):
     Output: W_o(g (norm(y) + (Σ q r_k k) v)): the bonus is added after the norm of each head. q is RWKV's r.
 
     Erase and write keys do not fit `seqlab.recurrence`: `seqlab.dplr`. State: the last input and S. `ranks`: of d, a,
-    the share of v_first, and g; the authors' for this d_model by default. Starts as in the authors' code, from `layer`
-    of `n_layers`, except that W_o starts as nn.Linear does: their 0 would make every output of a new mixer 0.
+    the share of v_first, and g (`default_ranks`). Starts as in the authors' code, from `layer` of `n_layers`, except
+    that W_o starts as nn.Linear does: their 0 would make every output of a new mixer 0.
     """
 
     shares = True
@@ -110,5 +110,8 @@ class LowRank(nn.Module):
 
 
 def default_ranks(D):
-    """The authors' ranks of d, a, the share of v_first and g: multiples of 32 that grow as √D, and as D^0.8 for g."""
+    """Ranks of d, a, the share of v_first and g: multiples of 32 that grow as √D, and as D^0.8 for g.
+
+    At D = 768 the authors' 64, 64, 32 and 128; at larger D their training code now suggests larger ones.
+    """
     return tuple(max(32, round(u / 32) * 32) for u in (1.8 * D**0.5, 1.8 * D**0.5, 1.3 * D**0.5, 0.6 * D**0.8))
