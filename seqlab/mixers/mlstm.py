@@ -26,7 +26,7 @@ class MLSTM(nn.Module):
     number per head and the core does the rest. n is one more row of S, written by a 1 appended to v.
 
     q is scaled by K^-1/2; K is half of V. ĩ and f̃ are capped smoothly to ±15 and start at -10 and at 3 .. 6 over the
-    heads, whatever the token (the paper of 2024 starts ĩ near 0: see `MLSTMBlock`). Each head is layer-normalised with
+    heads, whatever the token (the code of 2024 starts ĩ near 0: see `MLSTMBlock`). Each head is layer-normalised with
     a weight; output W_o(σ(x W_g) · norm(y)). State: S (B, H, V + 1, K) and m (B, H).
     """
 
