@@ -28,9 +28,9 @@ class GatedDeltaNet(nn.Module):
     β_t = sigmoid(w x_t), twice that with `negative_eigenvalues`. Output: W_o(norm(y) silu(W_g x)), norm before gate.
 
     n_heads counts value heads; `n_k_heads` fewer heads of q and k each serve as many neighbouring value heads (Qwen3-
-    Next). Defaults as in the paper: K = ¾ d_model / n_heads, V = 2 K. Decays are computed in float32 at least. State:
-    S (B, H, V, K) and the convolution's last inputs. A starts in U(0, 16) (from 0.01 on: log 0 is no number), and
-    softplus(b) log-uniform in [0.001, 0.1].
+    Next). Defaults as in the authors' code: K = ¾ d_model / n_heads, V = 2 K. Decays are computed in float32 at least.
+    State: S (B, H, V, K) and the convolution's last inputs. A starts in U(0, 16) (from 0.01 on: log 0 is no number),
+    and softplus(b) log-uniform in [0.001, 0.1].
     """
 
     def __init__(
