@@ -60,8 +60,8 @@ class Hyena(nn.Module):
 
     The difference from H3 and S4: the long filter h is not the response of a small recurrent state but any function of
     time, given by a small network. So there is no state of fixed size either: to go on, every convolution needs all it
-    has read, and the state grows by (order - 1) D numbers a token, half a KV cache. Filters are functions of t / l_max;
-    longer sequences are refused.
+    has read, and the state grows by (order - 1) D numbers a token, for order 2 half a KV cache. Filters are functions
+    of t / l_max; longer sequences are refused.
 
     form: "fft" (O(T log T), padded to twice the length; a single token is summed directly) or "direct" (all pairs).
     The authors' language models use d_emb = 33 as here and sines of `frequency` 14 (1 here, as their class has it);
