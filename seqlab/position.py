@@ -56,8 +56,8 @@ def dynamic_ntk_frequencies(
 def llama3_frequencies(
     theta: Float[Tensor, " half"], factor: float = 8.0, low: float = 1.0, high: float = 4.0, original_length: int = 8192
 ) -> Float[Tensor, " half"]:
-    """Llama 3.1 (arXiv:2407.21783): pairs that turn more than `high` times in L0 tokens stay, those below `low` times
-    are interpolated, and between them the two are mixed, linearly in the number of turns."""
+    """Llama 3.1, as its released code has it: pairs that turn more than `high` times in L0 tokens stay, those below
+    `low` times are interpolated, and between them the two are mixed, linearly in the number of turns."""
     turns = original_length * theta / (2 * math.pi)
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return kept * theta + (1 - kept) * theta / factor
