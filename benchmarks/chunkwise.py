@@ -7,15 +7,13 @@ Scalar decay, B = 1, H = 4, K = V = 64, C = 64, float32. Beside `seqlab.recurren
 implementation once, in turn, so a busy moment of the machine hits all alike; the figure is the median of the rounds.
 """
 
-import json
-import platform
 import statistics
 import time
 import warnings
 from functools import partial
-from pathlib import Path
 
 import torch
+from keep import keep, versions
 from tqdm import tqdm
 
 from seqlab.recurrence import chunkwise, recurrent
@@ -23,7 +21,6 @@ from seqlab.recurrence import chunkwise, recurrent
 LENGTHS = [1024, 2048, 4096, 8192, 16384]
 LONGEST_RECURRENT = 4096
 ROUNDS, H, K = 7, 4, 64
-RESULTS = Path(__file__).parent / "results"
 
 
 def draw(T):
@@ -103,14 +100,11 @@ def table(times, where):
 
 def main():
     torch.set_num_threads(1)  # one thread: the figures depend less on what else the machine is doing
-    where = f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, one thread"
+    where = versions()
     times = measure()
     text = table(times, where)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "chunkwise.md").write_text(text)
     flat = [{"pass": p, "implementation": i, "seconds": s, "slope": slope(s)} for (p, i), s in times.items()]
-    (RESULTS / "chunkwise.json").write_text(json.dumps({"where": where, "results": flat}, indent=1) + "\n")
+    keep("chunkwise", text, where, flat)
 
 
 if __name__ == "__main__":

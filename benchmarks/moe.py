@@ -9,13 +9,11 @@ the median of the rounds. It is processor time, not time on the clock, so waitin
 """
 
 import copy
-import json
-import platform
 import statistics
 import time
-from pathlib import Path
 
 import torch
+from keep import keep, versions
 from tqdm import tqdm
 
 from seqlab.ffn import MoE
@@ -24,7 +22,6 @@ T, TOP_K, ROUNDS = 2048, 2, 5
 EXPERTS = [8, 16, 64]
 SIZES = [(128, 256), (256, 512), (256, 128)]  # (D, width of an expert)
 OURS = "seqlab, sorted"
-RESULTS = Path(__file__).parent / "results"
 
 
 class Loop(MoE):
@@ -33,7 +30,7 @@ class Loop(MoE):
     def mix(self, x, routing):
         experts, weights, y = routing.experts.flatten(0, -2), routing.weights.flatten(0, -2), torch.zeros_like(x)
         for e, expert in enumerate(self.experts):
-            token, slot = torch.where(experts == e)
+            token, slot = torch.versions(experts == e)
             y.index_add_(0, token, expert(x[token]) * weights[token, slot, None])
         return y
 
@@ -126,13 +123,10 @@ def table(results, where):
 
 def main():
     torch.set_num_threads(1)  # one thread: the figures depend less on what else the machine is doing
-    where = f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, one thread"
+    where = versions()
     results = measure()
     text = table(results, where)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "moe.md").write_text(text)
-    (RESULTS / "moe.json").write_text(json.dumps({"where": where, "results": results}, indent=1) + "\n")
+    keep("moe", text, where, results)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ expert, which the two halves of a key avoid. Processor time, not time on the clo
 """
 
 import json
-import platform
 import re
 import statistics
 import subprocess
@@ -17,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from keep import keep, versions
 from tqdm import tqdm
 
 from seqlab.ffn import PEER
@@ -24,7 +24,6 @@ from seqlab.ffn import PEER
 T, ROUNDS = 2048, 3
 # (n, D, sparse gradients): n² experts
 LINES = [(n, 128, False) for n in (128, 256, 512, 1024)] + [(1024, 64, False), (1024, 128, True), (1024, 256, True)]
-RESULTS = Path(__file__).parent / "results"
 
 
 def clock(f):
@@ -101,12 +100,9 @@ def main():
         command = [sys.executable, __file__, json.dumps(arguments)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         results.append(json.loads(done.stdout))
-    where = f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, one thread"
+    where = versions()
     text = table(results, where)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "peer.md").write_text(text)
-    (RESULTS / "peer.json").write_text(json.dumps({"where": where, "results": results}, indent=1) + "\n")
+    keep("peer", text, where, results)
 
 
 if __name__ == "__main__":
