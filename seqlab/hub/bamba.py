@@ -66,8 +66,8 @@ def mamba2(c: Config):
 
 
 def build(c: Config) -> LanguageModel:
-    chosen = c.attn_layer_indices or []
-    mixers = [attention(c) if i in chosen else mamba2(c) for i in range(c.num_hidden_layers)]
+    chosen, softmax, ssm = c.attn_layer_indices or [], attention(c), mamba2(c)
+    mixers = [softmax if i in chosen else ssm for i in range(c.num_hidden_layers)]
     return llama.model_of(c, mixers, llama.swiglu(c, bias=c.mlp_bias))
 
 

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+from seqlab.blocks import SharedBlock, SharedTransformer
 from seqlab.ffn.swiglu import SwiGLU
 from seqlab.hub import rope
 from seqlab.hub.activation import activation
@@ -12,7 +13,6 @@ from seqlab.hub.weights import into, without_channel
 from seqlab.mixers.attention import Attention
 from seqlab.mixers.mamba2 import Mamba2
 from seqlab.model import Block, LanguageModel
-from seqlab.blocks import SharedBlock, SharedTransformer
 
 PUBLISHED = [6, 12, 18, 24, 30, 36, 42, 47, 51]  # the layers that call a transformer, where a config does not say
 FIELDS = rope.FIELDS | {
