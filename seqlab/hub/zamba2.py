@@ -106,6 +106,8 @@ def transformer(c: Config) -> SharedTransformer:
 
 def build(c: Config) -> LanguageModel:
     """Call number i goes to transformer number i modulo num_mem_blocks."""
+    if c.num_mem_blocks < 1:
+        c.refuse("num_mem_blocks", f"is {c.num_mem_blocks}: at least one transformer is needed")
     mamba, transformers = mamba2(c), [transformer(c) for _ in range(c.num_mem_blocks)]
 
     def block(call, d_model):
