@@ -148,6 +148,8 @@ def names(c: Config) -> dict:
     for mlp in ("mlp", "block_sparse_moe"):
         theirs = f"model.layers.*.{mlp}.experts"
         table |= experts(theirs, "blocks.*.ffn.experts", c.num_experts, theirs, ("w1", "w3", "w2"))
+    if c.num_shared_experts == 0:  # they are there, of width 0
+        table |= {name: None for name in table if ".shared_experts." in name}
     return table
 
 

@@ -83,7 +83,8 @@ def gated_deltanet(c: Config):
 def moe(c: Config):
     router = partial(MixtralRouter, top_k=c.num_experts_per_tok, normalise=c.norm_topk_prob)
     expert = partial(SwiGLU, activation=activation(c))
-    shared = {"n_shared": 1, "d_shared": c.shared_expert_intermediate_size, "gate_shared": True}
+    width = c.shared_expert_intermediate_size
+    shared = {"n_shared": int(width > 0), "d_shared": width, "gate_shared": True}
     return partial(MoE, n_experts=c.num_experts, router=router, expert=expert, d_ff=c.moe_intermediate_size, **shared)
 
 
@@ -121,7 +122,10 @@ def names(c: Config) -> dict:
             by=partial(part_by_part, groups=c.num_attention_heads, sizes=[c.head_dim, c.head_dim]),
         ),
     }
-    return NAMES | fused | experts("model.layers.*.mlp.experts", "blocks.*.ffn.experts", c.num_experts)
+    table = NAMES | fused | experts("model.layers.*.mlp.experts", "blocks.*.ffn.experts", c.num_experts)
+    if c.shared_expert_intermediate_size == 0:  # it is there, of width 0
+        table |= {name: None for name in NAMES if ".shared_expert" in name}
+    return table
 
 
 def part_by_part(weight: Tensor, groups: int, sizes: list[int]) -> Tensor:

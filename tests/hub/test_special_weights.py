@@ -1,0 +1,80 @@
+"""Weights that a checkpoint may hold in more than one way."""
+
+import pytest
+import torch
+
+from seqlab.hub import FAMILIES, from_transformers
+
+V, T = 31, 11
+RWKV = {"vocab_size": V, "hidden_size": 12, "num_hidden_layers": 5, "rescale_every": 2, "layer_norm_epsilon": 0.01}
+XLSTM = {
+    "vocab_size": V,
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_heads": 2,
+    "use_bias": True,
+    "use_cache": False,
+    "ffn_round_up_to_multiple_of": 5,
+    "weight_mode": "fused",
+}
+
+pytestmark = pytest.mark.oracle
+
+
+def stirred(model):
+    for p in model.parameters():
+        p.data += torch.randn_like(p) * (0.2 if p.ndim < 2 else p.shape[-1] ** -0.5)
+    return model
+
+
+@pytest.fixture
+def rwkv(transformers_family, float64_throughout):
+    config_class, model_class = transformers_family("rwkv")
+    with float64_throughout():
+        return stirred(model_class(config_class(**RWKV)).double().eval())
+
+
+def test_rwkv_weights_are_those_of_training_whether_or_not_theirs_are_divided(rwkv, float64_throughout):
+    x = torch.randint(V, (2, T))
+    before = from_transformers(rwkv)
+    with float64_throughout(), torch.no_grad():
+        logits = rwkv(x).logits
+    after = from_transformers(rwkv)
+    last = "rwkv.blocks.4.attention.output.weight"
+    torch.testing.assert_close(4 * rwkv.state_dict()[last], after.blocks[4].mixer.out.weight, rtol=0, atol=0)
+    for ours in (before, after):
+        torch.testing.assert_close(ours(x)[0], logits, rtol=0, atol=1e-9)
+
+
+def test_rwkv_in_training_is_not_halved(rwkv, float64_throughout):
+    x = torch.randint(V, (2, T))
+    with float64_throughout():
+        halved = rwkv(x).logits
+        logits = rwkv.train()(x).logits
+    ours = from_transformers(rwkv)
+    assert ours.training and (halved - logits).abs().max() > 1e-4
+    torch.testing.assert_close(ours(x)[0], logits, rtol=0, atol=1e-9)
+    torch.testing.assert_close(ours.eval()(x)[0], halved, rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_fused_xlstm_weights_are_cut(transformers_family, float64_throughout, monkeypatch):
+    config_class, model_class = transformers_family("xlstm")
+    monkeypatch.setattr(
+        model_class.__mro__[1], "_init_weights", lambda self, module: None
+    )  # theirs fails on fused weights
+    with float64_throughout():
+        model, x = stirred(model_class(config_class(**XLSTM)).double().eval()), torch.randint(V, (2, T))
+        logits = model(x).logits
+    assert "backbone.blocks.0.mlstm_layer.qkv_opreact.weight" in model.state_dict()
+    torch.testing.assert_close(from_transformers(model)(x)[0], logits, rtol=0, atol=1e-9)
+
+
+def test_qwen3_next_leaves_out_its_predictions_of_the_token_after_next(transformers_family):
+    config_class, model_class = transformers_family("qwen3_next")
+    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "num_experts": 3, "num_experts_per_tok": 1, "vocab_size": V}
+    model = model_class(config_class(**sizes, moe_intermediate_size=4, head_dim=8))
+    extra = {"mtp.layers.0.mlp.gate.weight": torch.ones(2), "mtp.norm.weight": torch.ones(2)}
+    ours = FAMILIES["qwen3_next"].load(model.config.to_dict(), (model.state_dict() | extra).items())
+    x = torch.randint(V, (1, 5))
+    torch.testing.assert_close(ours(x)[0], from_transformers(model)(x)[0])
