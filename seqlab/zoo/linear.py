@@ -91,7 +91,7 @@ ROWS = [
         forms=(),
         paper="arXiv:2402.18668",
         year=2024,
-        chapter=12,
+        chapter=3,
         oracle="torch.nn.Conv1d",
     ),
     Row(

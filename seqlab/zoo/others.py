@@ -88,7 +88,7 @@ ROWS = [
     ),
     Row(
         "Titans MAG",
-        partial(MemoryAsGate, attention=with_heads(Attention, window=WINDOW), memory=with_heads(Titans)),
+        partial(MemoryAsGate, attention=with_heads(Attention, window=WINDOW, form="tiled"), memory=with_heads(Titans)),
         gate="that of its memory, beside a window of attention",
         state_floats=lambda T, D: 2 * min(T, WINDOW) * D + titans_floats(T, D),
         forms=(),
