@@ -1,4 +1,4 @@
-"""Weights that a checkpoint may hold in more than one way."""
+"""Weights that a checkpoint may hold in more than one way, and configs as older libraries wrote them."""
 
 import pytest
 import torch
@@ -78,3 +78,43 @@ def test_qwen3_next_leaves_out_its_predictions_of_the_token_after_next(transform
     ours = FAMILIES["qwen3_next"].load(model.config.to_dict(), (model.state_dict() | extra).items())
     x = torch.randint(V, (1, 5))
     torch.testing.assert_close(ours(x)[0], from_transformers(model)(x)[0])
+
+
+SMALL = {"vocab_size": V, "hidden_size": 12, "num_attention_heads": 2, "num_key_value_heads": 2}
+EXPERTS = {"num_experts": 4, "moe_intermediate_size": 5, "intermediate_size": 7}
+QWEN = SMALL | EXPERTS | {"num_experts_per_tok": 2, "shared_expert_intermediate_size": 3, "head_dim": 8}
+QWEN |= {f"linear_{name}": 4 for name in ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")}
+KIMI = SMALL | EXPERTS | {"num_experts_per_token": 2, "kv_lora_rank": 3, "qk_nope_head_dim": 4, "v_head_dim": 4}
+KIMI |= {"qk_rope_head_dim": 2, "head_dim": 72, "pad_token_id": 0}
+LISTS = {
+    "num_heads": 3,
+    "head_dim": 4,
+    "short_conv_kernel_size": 3,
+    "kda_layers": [1, 3, 5],
+    "full_attn_layers": [2, 4],
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "old"),
+    [
+        ("llama", SMALL | {"intermediate_size": 7, "rope_theta": 100.0, "num_hidden_layers": 1}),
+        ("recurrent_gemma", SMALL | {"rope_theta": 100.0, "partial_rotary_factor": 0.9, "num_hidden_layers": 5}),
+        ("xlstm", XLSTM | {"num_blocks": 3, "num_hidden_layers": 32, "embedding_dim": 12, "weight_mode": "single"}),
+        ("qwen3_next", QWEN | {"full_attention_interval": 3, "num_hidden_layers": 7, "rope_theta": 100.0}),
+        ("qwen3_next", QWEN | {"num_hidden_layers": 4, "partial_rotary_factor": 0.75, "rope_scaling": None}),
+        ("kimi_linear", KIMI | {"linear_head_dim": 4, "linear_num_heads": 3, "num_hidden_layers": 9}),
+        (
+            "kimi_linear",
+            KIMI | {"linear_attn_config": LISTS, "num_hidden_layers": 5, "first_k_dense_replace": 2, "rope_theta": 9.0},
+        ),
+    ],
+)
+@torch.no_grad()
+def test_an_old_config_is_the_model_they_make_of_it(transformers_family, float64_throughout, family, old):
+    config_class, model_class = transformers_family(family)
+    with float64_throughout():
+        model, x = stirred(model_class(config_class(**old)).double().eval()), torch.randint(V, (2, T))
+        logits = model(x).logits
+    ours = FAMILIES[family].load(old, model.state_dict().items())
+    torch.testing.assert_close(ours(x)[0], logits, rtol=0, atol=1e-9)
