@@ -3,6 +3,7 @@
 In eval mode `transformers` halves the stream after every `rescale_every` layers, and divides the weights that write to
 it to match: numbers that stay in float16's range. A LayerNorm undoes a division of its input by 2^k, except that its
 eps weighs 4^k times as much. So our weights and stream are the undivided ones, and the norms' eps grows instead.
+(A folder that was saved after a pass in eval mode holds divided weights, and does not say so.)
 """
 
 from functools import partial
