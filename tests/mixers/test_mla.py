@@ -127,7 +127,7 @@ def test_prefill_by_heads_then_decode_absorbed():
         torch.testing.assert_close(y_t[:, 0], y[:, t], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("attend", ["parallel", "tiled", attend_tiled], ids=str)
+@pytest.mark.parametrize("attend", ["parallel", "tiled", attend_tiled], ids=["parallel", "tiled", "a function"])
 @pytest.mark.parametrize("form", ["naive", "absorbed"])
 def test_any_softmax_may_sit_inside(form, attend):
     mixer, x = MLA(D, H, **SIZES, form=form, attend=attend).double(), draw()
