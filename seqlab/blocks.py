@@ -1,15 +1,19 @@
-"""Zamba's wiring: one transformer, called again and again between Mamba layers, each time on [stream ; embedding]."""
+"""Blocks with wiring of their own: Zamba's shared transformer, YOCO's one cache for many layers, sinusoids."""
 
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, Self
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.attention import attend_in_form
+from seqlab.mixers.attention import KVCache
 from seqlab.model import Block
 from seqlab.norm import RMSNorm
+from seqlab.position import rope_frequencies, rotate
 
 
 class Adapted(nn.Module):
@@ -77,3 +81,61 @@ class SharedBlock(Block):
         y, cache = self.transformer(x, shared["embedding"], cache)
         y, mixer_state = self.mixer(self.mixer_norm(x + self.out(y)), mixer_state)
         return x + y, (mixer_state, cache)
+
+
+class SharedCache(Block):
+    """The hinge of YOCO (Sun et al. 2024, arXiv:2405.05254): k and v of norm(x), written once, read by all above.
+
+    The stream passes unchanged; shared["kv"] holds k, turned by its position (RetNet's angles), and v. State: KVCache,
+    the only one that grows. The layers above are blocks of `CrossAttention`.
+    """
+
+    def __init__(self, d_model: int, n_kv_heads: int, d_head: int, *, eps: float = 1e-6):
+        nn.Module.__init__(self)
+        self.norm, self.d_head = RMSNorm(d_model, eps), d_head
+        self.k, self.v = (nn.Linear(d_model, n_kv_heads * d_head, bias=False) for _ in range(2))
+        self.theta = rope_frequencies(d_head, inclusive=True)
+
+    def forward(self, x: Float[Tensor, "B T D"], state=None, shared=None) -> tuple[Float[Tensor, "B T D"], KVCache]:
+        u, start = self.norm(x), 0 if state is None else state.position
+        k, v = (rearrange(W(u), "b t (h k) -> b t h k", k=self.d_head) for W in (self.k, self.v))
+        k = rotate(k, torch.arange(start, start + x.shape[1], device=x.device), self.theta, interleaved=True)
+        if state is not None:
+            k, v = torch.cat([state.k, k], dim=1), torch.cat([state.v, v], dim=1)
+        shared["kv"] = k, v
+        return x, KVCache(k, v, start + x.shape[1])
+
+
+class CrossAttention(nn.Module):
+    """Attention with queries only: keys and values are those a `SharedCache` below has left. It keeps no state."""
+
+    shares = True
+
+    def __init__(self, d_model: int, n_heads: int, d_head: int, *, form="sdpa"):
+        super().__init__()
+        attend_in_form(form)
+        self.d_head, self.form, self.theta = d_head, form, rope_frequencies(d_head, inclusive=True)
+        self.q = nn.Linear(d_model, n_heads * d_head, bias=False)
+        self.out = nn.Linear(n_heads * d_head, d_model, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T D"], state=None, shared=None) -> tuple[Float[Tensor, "B T D"], None]:
+        k, v = shared["kv"]
+        q, end = rearrange(self.q(x), "b t (h k) -> b t h k", k=self.d_head), k.shape[1]
+        q = rotate(q, torch.arange(end - x.shape[1], end, device=x.device), self.theta, interleaved=True)
+        return self.out(rearrange(attend_in_form(self.form)(q, k, v, causal=True), "b t h v -> b t (h v)")), None
+
+
+class Sinusoids(Block):
+    """x_t + [sin t θ_0, cos t θ_0, sin t θ_1, ..] (Vaswani et al. 2017, arXiv:1706.03762), θ_i = 10000^(-2i/D).
+
+    What told the first Transformer where a token stands; no parameters. State: how many tokens there were.
+    """
+
+    def __init__(self, d_model: int):
+        nn.Module.__init__(self)
+        self.theta = rope_frequencies(d_model)
+
+    def forward(self, x: Float[Tensor, "B T D"], state=None, shared=None) -> tuple[Float[Tensor, "B T D"], int]:
+        start, end = state or 0, (state or 0) + x.shape[1]
+        angle = torch.arange(start, end, device=x.device)[:, None] * self.theta.to(x.device)
+        return x + torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).to(x.dtype), end

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 
 CORE_FORMS = ("recurrent", "parallel", "chunkwise")
@@ -31,16 +33,30 @@ def with_heads(mixer, **options):
     return partial(mixer, n_heads=H, **options)
 
 
+COUNTED = ("total", "active")  # of a recipe's sizes: parameters in all, and those that one token meets
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A whole model: which mixers in which order, the sizes it was published with, and a tiny one that trains."""
+    """A whole model: which mixers in which order, and the sizes it was published with."""
 
     name: str
     layout: str  # one line: which mixers and channel mixers, in which order
-    tiny: Callable[[], nn.Module]  # -> LanguageModel over 256 bytes
-    published: dict[str, dict[str, float | str]]  # model -> its sizes, as its config or paper gives them
+    build: Callable[..., nn.Module]  # build(**sizes) -> LanguageModel; its defaults are a tiny one over 256 bytes
+    published: dict[
+        str, dict[str, Any]
+    ]  # model -> sizes by the names of `build`, and those COUNTED; as its source says
     paper: str
     year: int
     chapter: int
     source: str  # where the sizes stand
     oracle: str  # what its test compares with
+
+    def tiny(self) -> nn.Module:
+        """The same layout in small: it trains on a laptop."""
+        return self.build()
+
+    def full(self, model: str) -> nn.Module:
+        """`model` in its published sizes on the meta device: all shapes, no numbers."""
+        with torch.device("meta"):
+            return self.build(**{k: v for k, v in self.published[model].items() if k not in COUNTED})

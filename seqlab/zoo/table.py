@@ -101,7 +101,7 @@ def _architecture(row: Row) -> str:
 def _model(r: Recipe) -> str:
     facts = {"layout": r.layout, "paper": f"{r.paper}, {r.year}", "chapter": f"{r.chapter:02d}"}
     facts |= {
-        m: ", ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in sizes.items())
+        m: ", ".join(f"{k} {v:,}" if type(v) is int else f"{k} {v}" for k, v in sizes.items())
         for m, sizes in r.published.items()
     }
     return f"{r.name}\n\n" + _lines(facts | {"sizes from": r.source, "tested against": r.oracle})
