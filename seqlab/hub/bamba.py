@@ -71,5 +71,8 @@ def build(c: Config) -> LanguageModel:
     return llama.model_of(c, mixers, llama.swiglu(c, bias=c.mlp_bias))
 
 
-NO_EFFECT = frozenset({"mamba_chunk_size", "num_logits_to_keep", "z_loss_coefficient"})
+# The rank is Mamba-1's, and read by no one.
+NO_EFFECT = frozenset(
+    {"mamba_chunk_size", "mamba_dt_rank", "num_logits_to_keep", "use_mamba_kernels", "z_loss_coefficient"}
+)
 BAMBA = Family("bamba", FIELDS, build, lambda c: NAMES, NO_EFFECT)

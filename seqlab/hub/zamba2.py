@@ -32,6 +32,7 @@ FIELDS = rope.FIELDS | {
     "use_conv_bias": True,
     "add_bias_linear": False,
     "intermediate_size": None,
+    "ffn_hidden_size": None,
     "hidden_act": "gelu",
     "num_attention_heads": 32,
     "num_key_value_heads": None,
@@ -98,7 +99,7 @@ def transformer(c: Config) -> SharedTransformer:
     turned, still = rope.rope(c, d_head), {"rope_base": None}
     positions = turned if c.use_mem_rope else still
     heads = {"n_heads": c.num_attention_heads, "n_kv_heads": kv_heads, "d_head": d_head, "scale": (d_head / 2) ** -0.5}
-    d_ff = c.intermediate_size or 4 * c.hidden_size
+    d_ff = expect(c, "ffn_hidden_size", c.intermediate_size or 4 * c.hidden_size)
     attention = partial(Attention, **heads, **positions, form="sdpa")
     ffn = partial(SwiGLU, d_ff=d_ff, activation=activation(c), bias=c.add_bias_linear)
     return SharedTransformer(c.hidden_size, attention, ffn, c.rms_norm_eps)

@@ -56,7 +56,7 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2505.09388",
         year=2025,
         chapter=1,
-        source="config.json of Llama-3.1-8B and Qwen3-8B; totals: their safetensors",
+        source="copies of the config.json of Llama-3.1-8B and Qwen3-8B; totals: their safetensors' numbers",
         oracle="transformers: LlamaForCausalLM, through seqlab.hub",
     ),
     Recipe(
@@ -77,7 +77,7 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2410.05355",
         year=2024,
         chapter=7,
-        source="config.json and model card of tiiuae/falcon-mamba-7b",
+        source="model card of tiiuae/falcon-mamba-7b; vocab: not seen, the count agrees",
         oracle="transformers: FalconMambaForCausalLM, through seqlab.hub",
     ),
     Recipe(
@@ -171,7 +171,7 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2403.19887",
         year=2024,
         chapter=18,
-        source="config.json of ai21labs/Jamba-v0.1 (also transformers' JambaConfig); 1.5: arXiv:2408.12570",
+        source="transformers' JambaConfig (v0.1's); totals: model cards; Large: sizes not seen, the count agrees",
         oracle="transformers: JambaForCausalLM, through seqlab.hub",
     ),
     Recipe(
@@ -354,7 +354,7 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2404.07839",
         year=2024,
         chapter=11,
-        source="the presets of google-deepmind/recurrentgemma; totals: the paper's table 1",
+        source="the presets of google-deepmind/recurrentgemma; totals: not seen, the count agrees",
         oracle="transformers: RecurrentGemmaForCausalLM, through seqlab.hub",
     ),
     Recipe(
@@ -380,7 +380,7 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2501.08313",
         year=2025,
         chapter=18,
-        source="model card of MiniMax-Text-01; n_kv_heads: the paper's section 2",
+        source="model card of MiniMax-Text-01; n_kv_heads: not seen, the count agrees",
         oracle="transformers: MiniMaxForCausalLM, through seqlab.hub",
     ),
     Recipe(

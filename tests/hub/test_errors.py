@@ -186,6 +186,7 @@ PUBLISHED = {
         "attn_layer_indices": [1],
         "attn_rotary_emb": 2,
         "mamba_d_head": 8,
+        "mamba_dt_rank": 256,
         "mamba_n_heads": 2,
         "num_key_value_heads": 1,
         "rope_scaling": None,
@@ -194,6 +195,7 @@ PUBLISHED = {
     "zamba2": {
         "attention_head_dim": 8,
         "attention_hidden_size": 16,
+        "ffn_hidden_size": 6,
         "hybrid_layer_ids": [1],
         "layers_block_type": ["mamba", "hybrid"],
         "mamba_headdim": 2,
