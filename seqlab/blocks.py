@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, Self
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -47,7 +47,7 @@ class SharedTransformer(nn.Module):
         y, state = self.attention(self.norm(torch.cat([x, embedding], dim=-1)), state)
         return self.ffn(self.ffn_norm(y)), state
 
-    def adapted(self, rank: int, *, attention: bool = False) -> Self:
+    def adapted(self, rank: int, *, attention: bool = False) -> "SharedTransformer":
         """One user's view: the same weights, and low-rank changes of its own in the ffn (and of q, k and v)."""
         view = deepcopy(self, {id(p): p for p in self.parameters()})  # new modules around the same parameters
         view.ffn.gate, view.ffn.up = self._adapted([self.ffn.gate, self.ffn.up], rank)
