@@ -30,8 +30,13 @@ def fresh(family):
 
 @contextmanager
 def in_float64():
-    """Where `transformers` asks for float32 (norms, angles, softmax, states), it gets float64."""
+    """Where `transformers` asks for float32 (norms, angles, softmax, states), it gets float64.
+
+    Its experts run one by one: whether it would group them depends on what was imported before, and torch's grouped_mm
+    knows no float64.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.PreTrainedModel.get_correct_experts_implementation", lambda self, asked: "eager")
         for name in ("float", "float32"):
             patch.setattr(torch, name, torch.float64)
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
