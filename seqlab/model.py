@@ -1,6 +1,8 @@
 """A language model is a list of mixers: `LanguageModel(256, 128, [partial(RetNet, n_heads=4)] * 4)`."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -81,7 +83,7 @@ class Parallel(nn.Module):
 
     def __init__(self, d_model: int, mixers: Sequence[Make], *, eps: float = 1e-6, norm=RMSNorm):
         super().__init__()
-        self.mixers = nn.ModuleList(make(d_model) for make in mixers)
+        self.mixers = nn.ModuleList(make(d_model) for make in _factories("mixers", mixers))
         self.norms = nn.ModuleList(norm(d_model, eps) for _ in mixers)
 
     def forward(self, x: Float[Tensor, "B T D"], state=None, shared=None) -> tuple[Float[Tensor, "B T D"], list]:
@@ -93,6 +95,10 @@ class Parallel(nn.Module):
 
 class LanguageModel(nn.Module):
     """Embedding, blocks, norm, head. `mixers` holds one factory per block, each called with d_model.
+
+    Four times the same factory makes four equal layers. Mixers whose start depends on their place are told it by
+    theirs: [partial(RWKV7, layer=l, n_layers=L) for l in range(L)] (all RWKV and LightningAttention; HGRN2 has
+    lower_bound, Differential depth).
 
     ffn is a factory too (default SwiGLU; None for blocks of a mixer alone), or a list of them, one per block. A factory
     in `mixers` that returns a Block brings its own wiring and ffn; all others are wrapped in `block`. norm is called
@@ -118,13 +124,13 @@ class LanguageModel(nn.Module):
         logit_cap: float | None = None,
     ):
         super().__init__()
+        ffns = ffn if isinstance(ffn, Sequence) else [ffn] * len(_factories("mixers", mixers))
+        if len(_factories("ffn", ffns)) != len(mixers):
+            raise ValueError(f"ffn has {len(ffns)} entries, mixers has {len(mixers)}: one per block is needed")
         self.embedding = nn.Embedding(vocab, d_model)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.embedding_norm = norm(d_model, eps) if embedding_norm else nn.Identity()
         self.embedding_scale, self.logit_cap = embedding_scale, logit_cap
-        ffns = ffn if isinstance(ffn, Sequence) else [ffn] * len(mixers)
-        if len(ffns) != len(mixers):
-            raise ValueError(f"ffn has {len(ffns)} entries, mixers has {len(mixers)}: one per block is needed")
         self.blocks = nn.ModuleList()
         for make, make_ffn in zip(mixers, ffns, strict=True):
             made = make(d_model)
@@ -139,14 +145,43 @@ class LanguageModel(nn.Module):
         self, tokens: Int[Tensor, "B T"], states: list | None = None
     ) -> tuple[Float[Tensor, "B T vocab"], list]:
         """Logits for the next token at each position, and the state of each block."""
+        _check_tokens(tokens)
+        states = [None] * len(self.blocks) if states is None else states
+        if len(states) != len(self.blocks):
+            raise ValueError(f"there are {len(states)} states for {len(self.blocks)} blocks: give one each, or None")
         x = self.embedding_norm(self.embedding(tokens) * self.embedding_scale)
         shared = {"embedding": x}
         new_states = []
-        for block, state in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
+        for block, state in zip(self.blocks, states, strict=True):
             x, state = block(x, state, shared)
             new_states.append(state)
         logits = self.head(self.norm(x))
         return (logits if self.logit_cap is None else self.logit_cap * (logits / self.logit_cap).tanh()), new_states
+
+
+def _factories(name, given):
+    """`given`, a list of what can be called with d_model; TypeError names the entry that cannot."""
+    if not isinstance(given, Sequence):
+        raise TypeError(f"{name} is {given!r}: give a list with one factory per block, such as [RetNet] * 4")
+    for i, make in enumerate(given):
+        if isinstance(make, nn.Module):
+            what = type(make).__name__
+            raise TypeError(
+                f"{name}[{i}] is a {what} that is made already: give what makes it, {what} or partial({what}, ...)"
+            )
+        if (make is not None and not callable(make)) or (make is None and name == "mixers"):
+            raise TypeError(f"{name}[{i}] is {make!r}: give a class or function that makes a module from d_model")
+    return given
+
+
+def _check_tokens(tokens, name="tokens"):
+    if not isinstance(tokens, Tensor) or tokens.is_floating_point():
+        what = f"of {tokens.dtype}" if isinstance(tokens, Tensor) else f"a {type(tokens).__name__}"
+        raise TypeError(f"{name} is {what}: a tensor of integers (batch, time) is needed")
+    if tokens.ndim != 2:
+        raise ValueError(
+            f"{name} has shape {tuple(tokens.shape)}: (batch, time) is needed; one sequence of T tokens is (1, T)"
+        )
 
 
 @torch.inference_mode()
@@ -161,23 +196,60 @@ def stream(
 ) -> Iterator[Int[Tensor, " B"]]:
     """Yield n_tokens new tokens one by one.
 
-    temperature 0 takes the likeliest token; top_k samples among the k likeliest.
+    temperature 0 takes the likeliest token; top_k samples among the k likeliest. The model reads in eval mode, whatever
+    mode it is in, and is left in its own.
     """
+    _check_tokens(prompt, "prompt")
     if prompt.shape[1] == 0:
         raise ValueError("the prompt is empty: give at least one token to continue from")
+    if n_tokens < 0:
+        raise ValueError(f"n_tokens is {n_tokens}: it must be 0 or more")
     if temperature < 0:
         raise ValueError(f"temperature is {temperature}: it must be 0 (greedy) or positive")
-    logits, states = model(prompt)
-    for i in range(n_tokens):
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k is {top_k}: at least 1 token must be left to choose from (None: all)")
+    _check_decodes(model)
+    tokens, states = prompt, None
+    for _ in range(n_tokens):
+        with _evaluating(model):
+            logits, states = model(tokens, states)
         token = _sample(logits[:, -1], temperature, top_k, generator)
         yield token
-        if i + 1 < n_tokens:
-            logits, states = model(token[:, None], states)
+        tokens = token[:, None]
 
 
 def generate(model: LanguageModel, prompt: Int[Tensor, "B T"], n_tokens: int, **sampling) -> Int[Tensor, "B T_new"]:
     """The prompt continued by n_tokens tokens (B, T + n_tokens). Sampling options: see `stream`."""
     return torch.cat([prompt, *(token[:, None] for token in stream(model, prompt, n_tokens, **sampling))], dim=1)
+
+
+@contextmanager
+def _evaluating(model):
+    """Without dropout, jitter or counts, as after model.eval(); then each module is in its own mode again."""
+    modes = {module: module.training for module in model.modules()} if model.training else {}
+    if modes:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _check_decodes(model):
+    """Parts say of themselves what stands in the way: `causal = False`, or (routers) `per_token = False`."""
+    for part in model.modules():
+        name = type(part).__name__
+        if not getattr(part, "causal", True):
+            raise ValueError(
+                f"{name} sees the whole sequence, later tokens too: a model with it cannot continue a text"
+            )
+        if not getattr(part, "per_token", True):
+            warnings.warn(
+                f"{name} counts places within what it is given, so token by token it drops none: the text may differ"
+                " from the sequence read at once (capacity_factor=None has no places to count)",
+                stacklevel=3,
+            )
 
 
 def _sample(logits, temperature, top_k, generator):

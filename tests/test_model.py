@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from seqlab.ffn import MLP, SwiGLU
-from seqlab.mixers import Attention, LinearAttention, RetNet
+from seqlab.ffn import MLP, DeepSeekV3Router, ExpertChoiceRouter, MoE, SwiGLU, SwitchRouter
+from seqlab.mixers import RWKV7, Attention, LinearAttention, Linformer, RetNet
 from seqlab.model import Block, LanguageModel, Parallel, PostNormBlock, generate, stream
 from seqlab.norm import RMSNorm
 from seqlab.zoo import ZOO
@@ -37,11 +37,80 @@ def test_sampling_is_seeded_and_top_k_limits_it(model):
     assert torch.equal(generate(model, prompt, 0), prompt)
 
 
-def test_wrong_sampling_gets_one_clear_sentence(model):
-    with pytest.raises(ValueError, match="the prompt is empty"):
-        generate(model, torch.zeros(1, 0, dtype=torch.long), 3)
-    with pytest.raises(ValueError, match="temperature is -1"):
-        generate(model, torch.zeros(1, 1, dtype=torch.long), 3, temperature=-1.0)
+ONE = torch.zeros(1, 1, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n_tokens", "options", "says"),
+    [
+        (ONE[:, :0], 3, {}, "the prompt is empty"),
+        (ONE[0], 3, {}, r"prompt has shape \(1,\): \(batch, time\) is needed"),
+        (ONE, -1, {}, "n_tokens is -1: it must be 0 or more"),
+        (ONE, 3, {"temperature": -1.0}, "temperature is -1"),
+        (ONE, 3, {"top_k": 0}, "top_k is 0: at least 1 token"),
+    ],
+)
+def test_wrong_sampling_gets_one_clear_sentence(model, prompt, n_tokens, options, says):
+    with pytest.raises(ValueError, match=says):
+        generate(model, prompt, n_tokens, **options)
+
+
+def test_wrong_tokens_and_states_get_one_clear_sentence(model):
+    for tokens, says in ((ONE.double(), "tokens is of torch.float64"), ([1], "tokens is a list")):
+        with pytest.raises(TypeError, match=f"{says}: a tensor of integers"):
+            model(tokens)
+    with pytest.raises(TypeError, match="prompt is a str"):
+        generate(model, "Hi", 3)
+    with pytest.raises(ValueError, match=r"tokens has shape \(3,\)"):
+        model(torch.zeros(3, dtype=torch.long))
+    for states in ([], [None] * 4):
+        with pytest.raises(ValueError, match=f"{len(states)} states for 3 blocks"):
+            model(ONE, states)
+
+
+def test_a_module_that_is_made_already_is_named():
+    for mixers in ([HYBRID[0], RetNet(16)], [partial(Parallel, mixers=[HYBRID[0], RetNet(16)])]):
+        with pytest.raises(TypeError, match=r"mixers\[1\] is a RetNet that is made already: give .* partial\(RetNet"):
+            LanguageModel(29, 16, mixers)
+    with pytest.raises(TypeError, match=r"ffn\[0\] is a SwiGLU that is made already"):
+        LanguageModel(29, 16, HYBRID, SwiGLU(16))
+    with pytest.raises(TypeError, match=r"mixers\[0\] is None: give a class"):
+        LanguageModel(29, 16, [None])
+    with pytest.raises(TypeError, match=r"give a list with one factory per block"):
+        LanguageModel(29, 16, RetNet)
+
+
+def test_a_layer_is_told_its_place_by_its_factory():
+    equal = LanguageModel(29, 16, [RWKV7] * 2, None)
+    placed = LanguageModel(29, 16, [partial(RWKV7, layer=i, n_layers=2) for i in range(2)], None)
+    weights = [[b.mixer.norm.weight for b in model.blocks] for model in (equal, placed)]
+    assert torch.equal(*weights[0]) and not torch.equal(*weights[1])
+    assert equal.blocks[1].mixer.v_share is None and placed.blocks[1].mixer.v_share is not None
+
+
+def test_what_is_generated_from_a_model_in_training_is_what_it_says_in_eval():
+    router = partial(DeepSeekV3Router, top_k=2, n_groups=2, top_groups=1)
+    dropped = lambda d: nn.Sequential(SwiGLU(d), nn.Dropout())  # noqa: E731
+    model = LanguageModel(29, 16, HYBRID, [partial(MoE, router=router), dropped, SwiGLU])
+    frozen = model.blocks[2].eval()
+    tokens = [token for token in stream(model, ONE, 5, temperature=0.0) if model.training]
+    assert model.training and model.blocks[1].ffn[1].training and not frozen.training
+    assert isinstance(model.blocks[0].ffn.router.seen, int), "tokens of a generated text count as training"
+    assert torch.equal(torch.stack(tokens, 1), generate(model.eval(), ONE, 5, temperature=0.0)[:, 1:])
+
+
+@pytest.mark.parametrize("mixer", [Linformer, HYBRID[0]])
+def test_a_model_that_sees_later_tokens_cannot_continue_a_text(mixer):
+    model = LanguageModel(29, 16, [mixer], partial(MoE, router=ExpertChoiceRouter))
+    with pytest.raises(ValueError, match=r"(Linformer|ExpertChoiceRouter) sees the whole sequence"):
+        generate(model, ONE, 2)
+
+
+def test_a_router_with_places_decodes_with_a_warning():
+    ffn = partial(MoE, router=SwitchRouter)
+    with pytest.warns(UserWarning, match="SwitchRouter counts places"):
+        generate(LanguageModel(29, 16, HYBRID, ffn), ONE, 2)
+    generate(LanguageModel(29, 16, HYBRID, partial(MoE, router=partial(SwitchRouter, capacity_factor=None))), ONE, 2)
 
 
 @pytest.mark.parametrize("r", ZOO, ids=lambda r: r.name)

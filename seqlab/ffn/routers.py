@@ -27,10 +27,11 @@ class Router(nn.Module):
     """What all share: one score per expert, linear in the token, in float32 at least (Switch's selective precision).
 
     per_token: a token's experts depend on that token alone (outside training), so decoding one by one changes nothing.
+    causal: it depends on no later token. `seqlab.model.stream` warns without the one and refuses without the other.
     """
 
     coefficients: ClassVar[dict[str, float]] = {}
-    per_token = True
+    per_token = causal = True
 
     def __init__(self, d_model: int, n_experts: int, top_k: int):
         super().__init__()
@@ -256,7 +257,7 @@ class ExpertChoiceRouter(Router):
     those after it, so a language model with it cannot be decoded as it was trained.
     """
 
-    per_token = False
+    per_token = causal = False
 
     def __init__(self, d_model: int, n_experts: int, *, capacity_factor: float = 2.0):
         super().__init__(d_model, n_experts, top_k=n_experts)
