@@ -23,7 +23,13 @@ class MoE(nn.Module):
     Experts are modules of any kind, not slices of one tensor: torch's grouped_mm, which needs that and knows no
     float64, is slower up to 16 experts and a little faster for 64 small ones (benchmarks/moe.py).
 
-    After each forward pass `routing` holds what the router decided, with its load per expert and its losses.
+    After each forward pass `routing` holds what the router decided, with its load per expert and its losses. Training
+    adds the losses and moves DeepSeek-V3's biases, or nothing keeps the experts balanced (`seqlab.train.train` does):
+
+        (loss + auxiliary_loss(model)).backward()
+        optimiser.step()
+        for router in (m for m in model.modules() if hasattr(m, "update_bias")):
+            router.update_bias()
     """
 
     routing: Routing | None = None
@@ -39,8 +45,20 @@ class MoE(nn.Module):
         n_shared: int = 0,
         d_shared: int | None = None,
         gate_shared: bool = False,
+        **unknown,
     ):
         super().__init__()
+        if unknown:
+            given = ", ".join(f"{name}={value!r}" for name, value in unknown.items())
+            raise TypeError(
+                f"MoE has no option {given}: a router's goes to it, as in router=partial(MixtralRouter, ...)"
+            )
+        for name, make in (("router", router), ("expert", expert)):
+            if isinstance(make, nn.Module):
+                what = type(make).__name__
+                raise TypeError(f"{name} is a {what} that is made already: give {what} itself or partial({what}, ...)")
+        if not n_shared and (gate_shared or d_shared is not None):
+            raise ValueError("gate_shared and d_shared are about shared experts, and n_shared is 0: say n_shared=1")
         if n_shared and d_ff is None and d_shared is None:
             raise ValueError(f"n_shared is {n_shared}, but neither d_ff nor d_shared says how wide a shared expert is")
         self.router = router(d_model, n_experts)

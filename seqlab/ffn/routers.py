@@ -205,7 +205,8 @@ class DeepSeekV3Router(Router):
         if n_experts % n_groups or not 1 <= top_groups <= n_groups or top_k > top_groups * n_experts // n_groups:
             raise ValueError(
                 f"n_experts is {n_experts}, n_groups {n_groups}, top_groups {top_groups}, top_k {top_k}: groups must be"
-                " of one size, and the chosen groups must hold top_k experts"
+                " of one size, and the chosen groups must hold top_k experts (the defaults fit the paper's 256 experts;"
+                " for a few: partial(DeepSeekV3Router, top_k=2, n_groups=1, top_groups=1))"
             )
         self.n_groups, self.top_groups = n_groups, top_groups
         self.scale, self.normalise, self.rate = scale, normalise, rate

@@ -1,4 +1,6 @@
 import copy
+import inspect
+import textwrap
 from functools import partial
 
 import pytest
@@ -169,6 +171,33 @@ def test_a_layer_can_be_copied_after_a_forward_pass():
 def test_a_shared_expert_of_unknown_width_gets_one_clear_sentence():
     with pytest.raises(ValueError, match="n_shared is 1, but neither d_ff nor d_shared says how wide"):
         MoE(D, E, n_shared=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"gate_shared": True}, ValueError, "n_shared is 0: say n_shared=1"),
+        ({"d_shared": 64}, ValueError, "n_shared is 0: say n_shared=1"),
+        ({"top_k": 2}, TypeError, r"no option top_k=2: a router's goes to it, as in router=partial\(MixtralRouter"),
+        ({"router": MixtralRouter(D, E)}, TypeError, "router is a MixtralRouter that is made already: give MixtralRo"),
+        ({"expert": SwiGLU(D)}, TypeError, r"expert is a SwiGLU that is made already: .* partial\(SwiGLU, ...\)"),
+        ({"router": DeepSeekV3Router}, ValueError, r"for a few: partial\(DeepSeekV3Router, top_k=2, n_groups=1"),
+    ],
+)
+def test_an_option_that_would_be_passed_over_gets_one_clear_sentence(options, error, says):
+    with pytest.raises(error, match=says):
+        MoE(D, E, **options)
+
+
+def test_the_docstrings_training_step_adds_the_losses_and_moves_the_biases():
+    lines = inspect.getdoc(MoE).splitlines()
+    step = textwrap.dedent("\n".join(line for line in lines if line.startswith("    ")))
+    few = partial(DeepSeekV3Router, top_k=2, n_groups=1, top_groups=1)
+    model = torch.nn.Sequential(MoE(D, E, router=few), MoE(D, E, router=MixtralRouter)).double()
+    y, before = model(draw()), model[1].router.score.weight.clone()
+    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    exec(step, {"loss": 0 * y.sum(), "auxiliary_loss": auxiliary_loss, "model": model, "optimiser": optimiser})
+    assert model[0].router.bias.abs().sum() > 0 and not torch.equal(model[1].router.score.weight, before)
 
 
 # Against transformers: the whole layer, weights copied. Its softmaxes are in float32 whatever the input: 1e-6.
