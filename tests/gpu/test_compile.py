@@ -1,0 +1,229 @@
+"""`compile_report`: what it reads against other tools' reading of the same binary, and against counts made by hand."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="needs Triton (Linux only)")
+
+import triton
+
+from seqlab.gpu import compile as compiler
+from seqlab.gpu.compile import TARGETS, compile_report, occupancy
+
+spec = importlib.util.spec_from_file_location("toy_kernels", Path(__file__).parent / "toy_kernels.py")
+toys = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toys)
+
+
+def meta(*shape, dtype=torch.float16):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+@pytest.fixture(scope="module")
+def product():
+    inputs = meta(128, 1024), meta(1024, 128), meta(128, 128, dtype=torch.float32)
+    return compile_report(toys.product, *inputs, 1024, BLOCK=128, STEP=64)
+
+
+def line_of(text):
+    lines = Path(toys.__file__).read_text().splitlines()
+    return next(n for n, line in enumerate(lines, 1) if text in line)
+
+
+def test_four_targets_in_under_ten_seconds_with_nothing_cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    start = time.process_time()
+    report = compile_report(toys.product, "*fp16", "*fp16", "*fp32", 512, BLOCK=64, STEP=32)
+    assert time.process_time() - start < 10
+    assert tuple(report.targets) == TARGETS and list(tmp_path.iterdir())
+
+
+def test_each_architecture_uses_its_own_matrix_instruction(product):
+    names = {target: set(product[target].tensor_cores) for target in TARGETS}
+    assert names == {
+        "sm_80": {"mma.sync"},
+        "sm_90": {"wgmma.mma_async"},
+        "sm_100": {"tcgen05.mma"},
+        "gfx942": {"v_mfma"},
+    }
+
+
+def test_the_tensor_cores_do_the_flops_of_one_tile(product):
+    """An instruction's shape is in its name: m16n8k16 multiplies 16·8·16 a warp. Loops may be unrolled, never cut."""
+    stage = product["sm_80"].stages["ptx"]
+    shapes = [re.search(r"m(\d+)n(\d+)k(\d+)", s.text) for s in stage if "mma.sync" in s.text]
+    done = 4 * sum(int(m[1]) * int(m[2]) * int(m[3]) for m in shapes)  # four warps
+    assert done % (128 * 128 * 64) == 0 and done > 0
+
+
+def test_an_addition_needs_no_tensor_core_and_no_shared_memory():
+    report = compile_report(toys.add, *[meta(4096, dtype=torch.float32)] * 3, 4096, BLOCK=1024)
+    for c in report.targets.values():
+        assert c.tensor_cores == {} and c.shared == 0 and c.spills == 0
+    assert all(c.occupancy.share == 1 for c in report.targets.values())
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+def test_registers_and_spills_are_what_ptxas_says(target, tmp_path, monkeypatch, capsys):
+    """ptxas counts them itself while it compiles, and Triton can be asked to print what it says."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton.knobs.nvidia, "dump_ptxas_log", True)
+    report = compile_report(toys.greedy, "*fp32", "*fp32", BLOCK=16384, num_warps=4, targets=(target,))
+    said = capsys.readouterr().out
+    assert int(re.search(r"(\d+) bytes stack frame", said)[1]) == report[target].spills > 0
+    assert int(re.search(r"(\d+) bytes spill stores", said)[1]) > 0
+    assert int(re.search(r"Used (\d+) registers", said)[1]) == report[target].registers
+
+
+def test_a_line_of_the_kernel_leads_to_what_it_became_in_every_stage(product):
+    for stage, word in (("ttir", "tt.dot"), ("ttgir", "warp_group_dot"), ("ptx", "wgmma.mma_async")):
+        found = {line.source for line in product["sm_90"].stages[stage] if word in line.text.split("//")[0]}
+        assert line_of("# the line of the dot") in found, stage
+    assert any("v_mfma" in text for text in product.made_by(line_of("# the line of the dot"), "gfx942", "amdgcn"))
+    store = line_of("tl.store(p_c")
+    assert any("st.global" in text for text in product.made_by(store, "sm_90", "ptx"))
+    assert not any("wgmma.mma" in text for text in product.made_by(store, "sm_90", "ptx"))
+    assert product.source[store].strip().startswith("tl.store")
+
+
+def test_what_a_library_function_became_belongs_to_the_line_that_called_it():
+    report = compile_report(toys.summed, meta(1024, dtype=torch.float32), meta(1, dtype=torch.float32), BLOCK=1024)
+    line = line_of("tl.store(p_y, tl.sum(")
+    assert any("tt.reduce" in text for text in report.made_by(line, "sm_90", "ttir"))
+    assert {s.source for s in report["sm_90"].stages["ptx"] if "shfl" in s.text} == {line}
+    assert {s.source for s in report["gfx942"].stages["amdgcn"] if "v_add_f32_dpp" in s.text} == {line}
+
+
+def test_the_lines_of_inline_assembly_belong_to_the_line_that_asked_for_it():
+    """LLVM counts on inside it, as if each line of assembly were one more line of the kernel."""
+    report = compile_report(toys.summed, meta(1024, dtype=torch.float32), meta(1, dtype=torch.float32), BLOCK=1024)
+    loads = [s for s in report["sm_90"].stages["ptx"] if "ld.global" in s.text]
+    assert {s.source for s in loads} == {line_of("tl.store(p_y, tl.sum(")} and len(loads) == 2
+
+
+def test_the_texts_carry_no_location_marks(product):
+    for target in TARGETS:
+        for stage in product[target].stages:
+            text = product.text(target, stage)
+            assert "loc(" not in text and ".loc\t" not in text and "debug" not in text
+            assert len(text) > 500
+
+
+def test_a_divisor_of_sixteen_and_a_one_are_compiled_in():
+    def text(n):
+        return compile_report(toys.add, "*fp32", "*fp32", "*fp32", n, BLOCK=128, targets=("sm_90",)).text(
+            "sm_90", "ttir"
+        )
+
+    assert re.search(r"%n: i32 \{tt.divisibility = 16", text(4096))
+    assert re.search(r"%n: i32[,)]", text(4097)) and "%n" not in text(1)
+    assert "%n: i64" in text(2**31 + 1)
+
+
+def test_a_view_off_the_grid_is_not_called_aligned():
+    x = torch.empty(4096, device="meta")
+    for view, aligned in ((x[4:], True), (x[1:], False)):
+        ttir = compile_report(toys.add, view, x, x, 64, BLOCK=64, targets=("sm_90",)).text("sm_90", "ttir")
+        assert (re.search(r"%p_x: !tt.ptr<f32> \{tt.divisibility = 16", ttir) is not None) == aligned
+
+
+@pytest.mark.parametrize(
+    ("arguments", "blocks", "limit"),
+    [
+        (("sm_80", 4, 32, 0), 16, "warps"),
+        (("sm_90", 4, 128, 0), 4, "registers"),  # 65536 / (128 threads · 128)
+        (("sm_90", 4, 129, 0), 3, "registers"),  # a warp is given 256 at a time: 136 a thread
+        (("sm_90", 1, 16, 0), 32, "blocks"),
+        (("sm_90", 4, 32, 99 * 1024), 2, "shared memory"),  # and 1 KB of its own: 228 / 100
+        (("sm_80", 4, 32, 99 * 1024), 1, "shared memory"),
+        (("sm_80", 4, 32, 164 * 1024), 0, "shared memory: does not fit"),
+        (("sm_100", 4, 32, 0, 256), 2, "tensor memory"),
+        (("gfx942", 4, 128, 0), 4, "registers"),  # 512 / 128 waves a SIMD, four SIMDs
+        (("gfx942", 4, 32, 40 * 1024), 1, "shared memory"),
+        (("gfx942", 4, 32, 0), 8, "warps"),
+    ],
+)
+def test_occupancy_by_hand(arguments, blocks, limit):
+    held = occupancy(*arguments)
+    assert (held.blocks, held.limit) == (blocks, limit)
+    assert held.share == blocks * arguments[1] / (32 if arguments[0] == "gfx942" else 64)
+
+
+def test_the_waves_of_amd_are_those_that_llvm_counts():
+    """LLVM writes "Occupancy", waves on a SIMD by registers alone, into the assembly."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    constants = {"BLOCK": 128, "STEP": 64}
+    types = {"p_a": "*fp16", "p_b": "*fp16", "p_c": "*fp32", "n": "i32"} | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(toys.product, types, constants, {(i,): [["tt.divisibility", 16]] for i in range(4)})
+    options = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
+    asm = triton.compile(source, target=GPUTarget("hip", "gfx942", 64), options=options).asm["amdgcn"]
+    registers = int(re.search(r"; TotalNumVgprs: (\d+)", asm)[1])
+    waves = int(re.search(r"; Occupancy: (\d+)", asm)[1])
+    assert occupancy("gfx942", 4, registers, 0).limits["registers"] == waves
+
+
+def test_the_table_says_what_the_data_say(product):
+    rows = repr(product).splitlines()
+    assert rows[1].split()[:3] == ["target", "warps", "registers"] and len(rows) == 2 + len(TARGETS)
+    for row, data in zip(rows[2:], product.data(), strict=True):
+        assert row.split()[:5] == [str(data[k]) for k in ("target", "warps", "registers", "spills", "shared")]
+        assert f"{data['occupancy']:.0%}" in row and data["limit"] in row
+
+
+def test_an_autotuned_kernel_is_looked_through():
+    tuned = triton.autotune([triton.Config({"BLOCK": 64})], key=["n"])(toys.add)
+    assert compile_report(tuned, "*fp32", "*fp32", "*fp32", 64, BLOCK=64, targets=("sm_90",)).kernel == "add"
+
+
+def test_a_wrong_call_gets_a_sentence(product):
+    with pytest.raises(ValueError, match="targets has 'sm_1': choose from sm_80"):
+        compile_report(toys.add, targets=("sm_1",))
+    with pytest.raises(ValueError, match="add needs p_z: pass it as in a launch"):
+        compile_report(toys.add, "*fp32", "*fp32", BLOCK=64)
+    with pytest.raises(RuntimeError, match=r"decorated with @triton.jit, not a function"):
+        compile_report(lambda x: x)
+    with pytest.raises(ValueError, match="sm_90 has no stage 'amdgcn': choose one of ttir, ttgir, ptx"):
+        product.text("sm_90", "amdgcn")
+
+
+def test_a_kernel_of_the_interpreter_is_refused_in_a_sentence():
+    code = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("toys", {toys.__file__!r})
+toys = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toys)
+from seqlab.gpu.compile import compile_report
+try:
+    compile_report(toys.add, "*fp32", "*fp32", "*fp32", 64, BLOCK=64)
+except RuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=100
+    )
+    assert "TRITON_INTERPRET was set" in done.stdout, done.stderr
+
+
+def test_without_triton_or_its_tools_one_sentence_says_so(monkeypatch):
+    find = compiler.find_spec
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "find_spec", lambda name: None)
+        with pytest.raises(RuntimeError, match="needs Triton, which installs on Linux only"):
+            compile_report(toys.add)
+
+    class Elsewhere:
+        origin = "/nowhere/triton/__init__.py"
+
+    calls = iter([find("triton"), Elsewhere])
+    monkeypatch.setattr(compiler, "find_spec", lambda name: next(calls))
+    with pytest.raises(RuntimeError, match="needs cuobjdump, which Triton's Linux wheels contain"):
+        compile_report(toys.add, "*fp32", "*fp32", "*fp32", 64, BLOCK=64, targets=("sm_90",))
