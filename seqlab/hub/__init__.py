@@ -69,18 +69,32 @@ FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
 
 def from_transformers(model) -> LanguageModel:
     """Our LanguageModel with the weights (copied) of a `transformers` model such as LlamaForCausalLM."""
+    kind = type(model).__name__
+    if not (hasattr(model, "config") and hasattr(model, "state_dict")):
+        raise TypeError(
+            f"a {kind} is no transformers model: give AutoModelForCausalLM.from_pretrained(...);"
+            " a folder goes to from_pretrained"
+        )
     config = model.config.to_dict()
     family = _family(config)
+    if model.get_output_embeddings() is None:
+        raise ValueError(f"{kind} has no head for the next token: give AutoModelForCausalLM.from_pretrained(...)")
     return family.load(config, family.weights(model).items()).train(model.training)
 
 
 def from_pretrained(folder: str | Path) -> LanguageModel:
     """Our LanguageModel, in eval mode, from a folder with config.json and one or more .safetensors files."""
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}, and nothing is downloaded: {_BY_TRANSFORMERS}")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: give a folder that `save_pretrained` wrote")
-    config = json.loads((folder / "config.json").read_text(), object_hook=_special_float)
-    return _family(config).load(config, _stored_weights(folder)).eval()
+    config = _json(folder / "config.json", object_hook=_special_float)
+    family = _family(config)
+    return family.load(config, _stored_weights(_parts(folder))).eval()
+
+
+_BY_TRANSFORMERS = "from_transformers(AutoModelForCausalLM.from_pretrained(...)) loads as transformers does"
 
 
 def _family(config: dict) -> Family:
@@ -95,15 +109,32 @@ def _special_float(value: dict):
     return float(value["__float__"]) if value.keys() == {"__float__"} else value
 
 
-def _stored_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name by name, so that a checkpoint is never in memory twice. An index file lists the parts of a large one."""
-    from safetensors import safe_open
+def _json(path: Path, **options) -> dict:
+    try:
+        return json.loads(path.read_text(), **options)
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
 
+
+def _parts(folder: Path) -> list[Path]:
+    """The files with the weights. An index file lists those of a large checkpoint."""
     index = folder / "model.safetensors.index.json"
-    parts = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    for part in sorted(parts):
+    parts = sorted(set(_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    for part in parts:
         if not (folder / part).is_file():
-            raise FileNotFoundError(f"{folder} has no {part}: weights are read from .safetensors files")
-        with safe_open(folder / part, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                yield name, file.get_tensor(name)
+            way_out = f"; for .bin files: {_BY_TRANSFORMERS}" if any(folder.glob("*.bin")) else ""
+            raise FileNotFoundError(f"{folder} has no {part}: weights are read from .safetensors files{way_out}")
+    return [folder / part for part in parts]
+
+
+def _stored_weights(parts: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    """Name by name, so that a checkpoint is never in memory twice."""
+    from safetensors import SafetensorError, safe_open
+
+    for part in parts:
+        try:
+            with safe_open(part, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    yield name, file.get_tensor(name)
+        except SafetensorError as error:
+            raise OSError(f"{part} cannot be read, perhaps because it is not whole: {error}") from None

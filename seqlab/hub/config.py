@@ -42,7 +42,10 @@ class Config:
         if name.startswith("_") or name not in self._fields:
             raise AttributeError(f"{name} is not among the fields of {self._family}")
         self._read.add(name)
-        return self._given.get(name, self._fields[name])
+        value = self._given.get(name, self._fields[name])
+        if isinstance(value, str) and isinstance(self._fields[name], int | float):
+            self.refuse(name, f"is {value!r}: it must be of the kind of {self._fields[name]!r}, its default")
+        return value
 
     def refuse(self, name: str, why: str):
         """Raise the one error of an unsupported configuration."""

@@ -11,6 +11,8 @@ from seqlab.hub.config import Config
 from seqlab.hub.weights import Into, fill
 from seqlab.model import LanguageModel
 
+SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
+
 
 @dataclass(frozen=True)
 class Family:
@@ -27,12 +29,19 @@ class Family:
         """Our model, still random, and the table of names. ValueError names a field that would be passed over."""
         c = Config(self.name, config, self.fields, self.no_effect)
         c.check_known()
-        model, table = self.build(c), self.names(c)
+        try:
+            model, table = self.build(c), self.names(c)
+        except ValueError as error:  # a mixer's own: it knows nothing of families
+            raise error if str(error).startswith(f"{self.name}: ") else ValueError(f"{self.name}: {error}") from None
         c.check_read()
         return model, table
 
     def load(self, config: dict[str, Any], weights: Iterable[tuple[str, Tensor]]) -> LanguageModel:
         """Our model with their weights. ValueError names a field or a weight that would be passed over."""
         model, table = self.prepare(config)
-        fill(model, weights, table)
+        try:
+            fill(model, weights, table)
+        except ValueError as error:
+            sizes = ", ".join(f"{name}={config[name]}" for name in SIZES if name in config)
+            raise ValueError(f"{self.name}: {error}. Is this the config of these weights? {sizes}") from None
         return model

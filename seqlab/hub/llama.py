@@ -42,8 +42,11 @@ NAMES = {
 
 def attention(c: Config, base: float = 10000.0, *, partial_rotary: bool = False, **options):
     """A factory of Llama's attention. `base` is the rotation's, where the config does not say."""
-    d_head = c.head_dim or c.hidden_size // c.num_attention_heads
-    heads = {"n_heads": c.num_attention_heads, "n_kv_heads": c.num_key_value_heads, "d_head": d_head}
+    n_heads, n_kv_heads = c.num_attention_heads, c.num_key_value_heads
+    if n_kv_heads and n_heads % n_kv_heads:
+        c.refuse("num_attention_heads", f"is {n_heads}: it must be a multiple of num_key_value_heads, {n_kv_heads}")
+    d_head = c.head_dim or c.hidden_size // n_heads
+    heads = {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "d_head": d_head}
     return partial(Attention, **heads, **rope.rope(c, d_head, base, partial=partial_rotary), form="sdpa", **options)
 
 

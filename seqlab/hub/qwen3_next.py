@@ -84,7 +84,7 @@ def moe(c: Config):
     router = partial(MixtralRouter, top_k=c.num_experts_per_tok, normalise=c.norm_topk_prob)
     expert = partial(SwiGLU, activation=activation(c))
     width = c.shared_expert_intermediate_size
-    shared = {"n_shared": int(width > 0), "d_shared": width, "gate_shared": True}
+    shared = {"n_shared": 1, "d_shared": width, "gate_shared": True} if width else {}
     return partial(MoE, n_experts=c.num_experts, router=router, expert=expert, d_ff=c.moe_intermediate_size, **shared)
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from seqlab.ffn.swiglu import SwiGLU
-from seqlab.hub import FAMILIES, from_pretrained
+from seqlab.hub import FAMILIES, from_pretrained, from_transformers
 from seqlab.hub.config import Config
 from seqlab.hub.llama import NAMES
 from seqlab.hub.weights import experts, fill, into, plus_one, same_as, without_channel
@@ -87,13 +88,17 @@ def test_old_and_new_words_for_the_rope_base_agree():
 
 
 def test_weights_without_a_place_and_places_without_weights_are_named():
-    with pytest.raises(ValueError, match=r"weights score.weight, model.layers.1.extra.q have no place in our model$"):
+    with pytest.raises(
+        ValueError, match=r"weights score.weight, model.layers.1.extra.q have no place in our model\. Is"
+    ):
         load(weights() | {"score.weight": torch.ones(2), "model.layers.1.extra.q": torch.ones(2)})
     missing = weights()
     del missing["model.layers.1.mlp.up_proj.weight"]
-    with pytest.raises(ValueError, match=r"^nothing fills our blocks.1.ffn.up.weight$"):
+    with pytest.raises(ValueError, match=r"^llama: nothing fills our blocks.1.ffn.up.weight\. Is this the config"):
         load(missing)
-    with pytest.raises(ValueError, match=r"nothing fills our embedding.weight.* and 17 more$"):
+    with pytest.raises(
+        ValueError, match=r"nothing fills our embedding.weight.* and 17 more\. .* num_hidden_layers=2, "
+    ):
         load({})
 
 
@@ -347,15 +352,66 @@ def test_predictions_of_the_token_after_next_are_left_out():
         fill(nn.Linear(2, 2), [(f"model.layers.{i}.mlp.gate.weight", torch.ones(2)) for i in (2, 3)], table)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("num_attention_heads", 5, "is 5: it must be a multiple of num_key_value_heads, 2"),
+        ("vocab_size", "7", "is '7': it must be of the kind of 32000"),
+    ],
+)
+def test_a_size_that_cannot_be_is_named(field, value, says):
+    with pytest.raises(ValueError, match=f"^llama: the config field {field} {says}"):
+        load(weights(), num_key_value_heads=2, **{field: value})
+
+
+def test_what_a_part_refuses_is_said_of_the_family():
+    with pytest.raises(ValueError, match=r"^mixtral: top_k is 9, n_experts is 8"):
+        FAMILIES["mixtral"].prepare(CONFIG | {"num_key_value_heads": 2, "num_experts_per_tok": 9})
+
+
 def test_folders_without_a_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder meta/Llama, and nothing is downloaded: from_tr"):
+        from_pretrained("meta/Llama")
     with pytest.raises(FileNotFoundError, match=r"has no config.json"):
         from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    with pytest.raises(FileNotFoundError, match=r"has no model.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"has no model.safetensors: [^;]*$"):
+        from_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(FileNotFoundError, match=r"; for .bin files: from_transformers\(AutoModelForCausalLM"):
+        from_pretrained(tmp_path)
+    save_file(weights(), tmp_path / "model.safetensors")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    for n in (len(whole) // 2, 4):
+        (tmp_path / "model.safetensors").write_bytes(whole[:n])
+        with pytest.raises(OSError, match=r"model.safetensors cannot be read, perhaps because it is not whole"):
+            from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(ValueError, match=r"index.json is not JSON"):
         from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"model_type": "bert"}))
     with pytest.raises(ValueError, match=r"model_type is 'bert': the families there are: llama"):
         from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json is not JSON: Expecting property name"):
+        from_pretrained(tmp_path)
+
+
+def test_what_is_no_language_model_of_transformers_is_named():
+    for thing, kind in (("a/folder", "str"), (nn.Linear(2, 2), "Linear")):
+        with pytest.raises(TypeError, match=f"a {kind} is no transformers model: .* a folder goes to from_pretrained"):
+            from_transformers(thing)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", ["LlamaModel", "LlamaForSequenceClassification"])
+def test_a_model_without_a_head_is_named(kind):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
+        model = getattr(transformers, kind)(transformers.LlamaConfig(**CONFIG, pad_token_id=0))
+    with pytest.raises(ValueError, match=f"{kind} has no head for the next token"):
+        from_transformers(model)
 
 
 class Parts(nn.Module):
