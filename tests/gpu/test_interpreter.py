@@ -1,0 +1,237 @@
+# ruff: noqa: E402
+"""A kernel run on CPU and watched: the right numbers, the caller's tensors, and Triton as if nothing had been."""
+
+import builtins
+import subprocess
+import sys
+from os import environ
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="Triton installs on Linux only")
+import triton.language as tl
+
+from seqlab.gpu import interpreter
+from seqlab.gpu.events import LabError, OutOfBounds, Watcher
+from seqlab.gpu.interpreter import Launch, launch
+
+
+@triton.jit
+def squared(x):
+    return x * x
+
+
+@triton.jit
+def add(p_x, p_y, p_out, n, BT: tl.constexpr):
+    o = tl.program_id(0) * BT + tl.arange(0, BT)
+    m = o < n
+    tl.store(p_out + o, tl.load(p_x + o, mask=m) + tl.load(p_y + o, mask=m), mask=m)
+
+
+@triton.jit
+def many_features(p_x, p_y, p_count, R, C: tl.constexpr):
+    r = tl.program_id(0)
+    o = tl.arange(0, C)
+    b_x = tl.load(p_x + r * C + o).to(tl.float32)
+    b_sum = b_x.sum(0) + tl.max(b_x, axis=0) + tl.sum(squared(b_x))
+    for i in range(R):
+        b_sum += i
+    b_y = tl.cumsum(b_x, axis=0) + tl.where(o > 0, b_sum, 0.0) + tl.zeros([C], dtype=tl.float32)
+    b_y += tl.sum(tl.dot(b_x[:, None] + tl.zeros([C, C], tl.float32), tl.trans(b_x[:, None] * b_x[None, :])), 0)
+    tl.store(p_y + r * C + o, b_y)
+    tl.atomic_add(p_count, 1)
+
+
+@triton.jit
+def fails(p_x, N: tl.constexpr):
+    b_x = tl.load(p_x + tl.arange(0, N))
+    tl.static_assert(N == 1, "N must be 1")
+    tl.store(p_x + tl.arange(0, N), b_x)
+
+
+@triton.autotune(configs=[triton.Config({"BT": 8}), triton.Config({"BT": 16})], key=["n"])
+@triton.heuristics({"EVEN": lambda values: values["n"] % values["BT"] == 0})
+@triton.jit
+def tuned(p_x, n, BT: tl.constexpr, EVEN: tl.constexpr):
+    o = tl.program_id(0) * BT + tl.arange(0, BT)
+    if EVEN:
+        tl.store(p_x + o, BT)
+    else:
+        tl.store(p_x + o, BT, mask=o < n)
+
+
+def test_a_kernel_runs_on_cpu_tensors_in_place():
+    x, y, out = torch.randn(100), torch.randn(100), torch.zeros(100)
+    launch(add, lambda meta: (triton.cdiv(meta["n"], meta["BT"]),), x, y, out, 100, BT=16, num_warps=2)
+    assert torch.equal(out, x + y)
+
+
+def test_a_launch_on_copies_leaves_the_callers_tensors_alone():
+    x, out = torch.randn(32), torch.zeros(32)
+    run = Launch(add, (2,), (x, x, out, 32), {"BT": 16})
+    run.run()
+    assert out.eq(0).all()
+    assert torch.equal(run.arguments["p_out"].copy, 2 * x)
+
+
+def test_helper_kernels_methods_loops_reductions_dots_and_atomics_work():
+    x, y, count = torch.randn(3, 16), torch.zeros(3, 16), torch.zeros(1, dtype=torch.int32)
+    launch(many_features, (3,), x, y, count, 4, C=16)
+    total = x.sum(1) + x.amax(1) + (x * x).sum(1) + 6
+    outer = x[:, :, None] * x[:, None, :]
+    dots = (x[:, :, None].expand(3, 16, 16) @ outer.mT).sum(1)
+    expected = x.cumsum(1) + total[:, None] * (torch.arange(16) > 0) + dots
+    assert torch.allclose(y, expected, atol=1e-4)
+    assert count.item() == 3
+
+
+def test_arguments_that_share_memory_still_do():
+    x = torch.arange(32.0)
+    launch(add, (2,), x, x, x, 32, BT=16)
+    assert torch.equal(x, 2 * torch.arange(32.0))
+
+
+def test_strided_views_are_seen_as_views():
+    table = torch.zeros(4, 8)
+    launch(add, (1,), torch.ones(8), torch.ones(8), table[2], 8, BT=8)
+    assert table[2].eq(2).all() and table.sum() == 16
+    with pytest.raises(OutOfBounds, match=r"stores p_out\[8\]"):  # memory of the table, but not of its row
+        launch(add, (1,), torch.ones(16), torch.ones(16), table[2], 16, BT=16)
+
+
+def test_an_access_out_of_bounds_is_stopped_before_it_touches_memory():
+    with pytest.raises(
+        OutOfBounds, match=r"program 3 loads p_x\[50\], but p_x has shape \(50,\) \(test_interpreter.py:"
+    ):
+        launch(add, (4,), torch.ones(50), torch.ones(64), torch.ones(64), 64, BT=16)
+
+
+def test_autotuned_kernels_take_their_first_configuration():
+    x = torch.zeros(12)
+    launch(tuned, (2,), x, 12)
+    assert x.eq(8).all()
+
+
+def test_any_order_of_the_programs_may_be_asked_for():
+    seen = []
+
+    class Order(Watcher):
+        def access(self, access):
+            seen.append(access.program)
+
+    x = torch.zeros(8)
+    Launch(add, (2, 2), (x, x, x, 8), {"BT": 4}).run(Order(), reversed)
+    assert list(dict.fromkeys(seen)) == [(1, 1), (1, 0), (0, 1), (0, 0)]
+
+
+def test_a_failure_inside_the_kernel_names_program_and_line():
+    said = r"program 0 stopped at test_interpreter.py:\d+ `tl.static_assert.*`: AssertionError: N must be 1"
+    with pytest.raises(LabError, match=said):
+        launch(fails, (1,), torch.zeros(4), N=4)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "grid", "args", "said"),
+    [
+        (torch.add, (1,), (), "pass a function decorated with @triton.jit"),
+        (lambda x: x, (1,), (), "is a plain function: decorate it with @triton.jit"),
+        (add, (1,), (torch.zeros(4),), "add: missing a required argument: 'p_y'"),
+        (add, (1, 1, 1, 1), [torch.zeros(4)] * 3 + [4, 4], "must be one to three whole numbers"),
+    ],
+)
+def test_wrong_calls_get_one_sentence(kernel, grid, args, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        launch(kernel, grid, *args)
+
+
+def test_a_parameter_the_kernel_does_not_have_is_named():
+    with pytest.raises(TypeError, match="add has no parameter BLOCK"):
+        launch(add, (1,), *[torch.zeros(4)] * 3, 4, BT=4, BLOCK=4)
+
+
+def everything():
+    """All that the interpreter could have changed: the language, its classes, and the globals of the kernel's file."""
+    from triton.runtime import interpreter as theirs
+    from triton.runtime.jit import JITFunction
+
+    places = [tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, theirs, theirs.InterpretedFunction, JITFunction]
+    return [dict(vars(place)) for place in [*places, sys.modules[__name__]]]
+
+
+def test_nothing_stays_patched_also_after_an_exception():
+    before = everything()
+    test_helper_kernels_methods_loops_reductions_dots_and_atomics_work()
+    assert everything() == before
+    test_a_failure_inside_the_kernel_names_program_and_line()
+    test_an_access_out_of_bounds_is_stopped_before_it_touches_memory()
+    assert everything() == before
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+def test_a_kernel_compiles_to_the_same_code_after_the_lab_has_run_it():
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    def ttir():
+        types = {"p_x": "*fp32", "p_y": "*fp32", "p_count": "*i32", "R": "i32", "C": "constexpr"}
+        source = ASTSource(many_features, types, {"C": 16})
+        return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ttir"]
+
+    if isinstance(many_features, interpreter.private_parts().function_types[1]):
+        pytest.skip("under TRITON_INTERPRET=1 nothing is compiled")
+    before = ttir()
+    test_helper_kernels_methods_loops_reductions_dots_and_atomics_work()
+    assert ttir() == before
+
+
+def test_under_tritons_own_interpreter_the_lab_works_and_leaves_it_as_it_was():
+    """The same file in a process with TRITON_INTERPRET=1: there a launch by Triton before and after gives the same."""
+    code = f"""
+import importlib.util, torch
+spec = importlib.util.spec_from_file_location("test_interpreter", {__file__!r})
+tests = importlib.util.module_from_spec(spec)
+__import__("sys").modules["test_interpreter"] = tests
+spec.loader.exec_module(tests)
+def theirs():
+    x, y = torch.arange(30.0), torch.zeros(30)
+    tests.add[(2,)](x, x, y, 30, BT=16)
+    return y
+before = theirs()
+tests.test_helper_kernels_methods_loops_reductions_dots_and_atomics_work()
+tests.test_a_failure_inside_the_kernel_names_program_and_line()
+tests.test_nothing_stays_patched_also_after_an_exception()
+assert torch.equal(theirs(), before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_triton_one_sentence_says_what_to_do(monkeypatch):
+    imported = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.split(".")[0] == "triton":
+            raise ImportError(name)
+        return imported(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(LabError, match="needs Triton, which is not installed here: on Linux run `pip install triton`"):
+        launch(add, (1,), *[torch.zeros(4)] * 3, 4, BT=4)
+
+
+@pytest.mark.parametrize("part", ["ASTTransformer", "_patch_lang", "InterpreterBuilder"])
+def test_where_private_parts_moved_one_sentence_says_so(part, monkeypatch):
+    from triton.runtime import interpreter as theirs
+
+    monkeypatch.delattr(theirs, part)
+    with pytest.raises(LabError, match=f"does not know the interpreter of Triton {triton.__version__}.*{part}"):
+        launch(add, (1,), *[torch.zeros(4)] * 3, 4, BT=4)
+
+
+def test_importing_the_lab_imports_no_triton():
+    code = "import sys, torch; had = 'triton' in sys.modules; import seqlab.gpu.interpreter; "
+    code += "assert had or 'triton' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
