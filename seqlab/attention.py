@@ -108,10 +108,10 @@ def attend_sdpa(
 FORMS = {"parallel": attend, "tiled": attend_tiled, "sdpa": attend_sdpa}
 
 
-def attend_in_form(form):
+def attend_in_form(form, name="form"):
     """The function behind `form`: a name in FORMS, or any function with the signature of `attend` (a kernel)."""
     if callable(form):
         return form
     if form not in FORMS:
-        raise ValueError(f"form is {form!r}: choose one of {', '.join(FORMS)}, or pass a function")
+        raise ValueError(f"{name} is {form!r}: choose one of {', '.join(FORMS)}, or pass a function")
     return FORMS[form]

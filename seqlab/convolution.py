@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 
+from seqlab.inputs import full_precision
 from seqlab.scan import linear_scan
 
 
@@ -51,6 +52,7 @@ class ShortConv(nn.Module):
         return (y if self.activation is None else self.activation(y)), state
 
 
+@full_precision
 def fft_conv(
     x: Float[Tensor, "B T D"], kernel: Float[Tensor, "D L"], past: Float[Tensor, "B P D"] | None = None
 ) -> Float[Tensor, "B T D"]:
@@ -68,6 +70,7 @@ def fft_conv(
     return rearrange(y, "b d t -> b t d").to(x.dtype)
 
 
+@full_precision
 def direct_conv(
     x: Float[Tensor, "B T D"], kernel: Float[Tensor, "D L"], past: Float[Tensor, "B P D"] | None = None
 ) -> Float[Tensor, "B T D"]:
@@ -84,6 +87,7 @@ Modes = Inexact[Tensor, "*D N"]  # one number per mode of each channel, real or 
 Rates = Inexact[Tensor, "*#D N"]  # the same, or (1, N): one set of modes for all channels
 
 
+@full_precision
 def exponential_kernel(c: Modes, log_a: Rates, length: int) -> Float[Tensor, "*D length"]:
     """Re Σ_n c_n a_n^l for l = 0 .. length - 1: what a diagonal state space answers to a single 1.
 
@@ -99,6 +103,7 @@ def exponential_kernel(c: Modes, log_a: Rates, length: int) -> Float[Tensor, "*D
     return kernel.flatten(-2)[..., :length]
 
 
+@full_precision
 def exponential_state(x: Float[Tensor, "B T D"], log_a: Rates) -> Inexact[Tensor, "B D N"]:
     """Σ_s a_n^(T-1-s) x_s: the state after T tokens, by the same two tables."""
     C, n = _split(x.shape[1])
@@ -109,6 +114,7 @@ def exponential_state(x: Float[Tensor, "B T D"], log_a: Rates) -> Inexact[Tensor
     return ((torch.complex(*parts) if len(parts) == 2 else parts[0]) * outer).sum(-1)
 
 
+@full_precision
 def exponential_conv(
     x: Float[Tensor, "B T D"], c: Modes, log_a: Rates, state: Inexact[Tensor, "B D N"] | None = None
 ) -> tuple[Float[Tensor, "B T D"], Inexact[Tensor, "B D N"]]:
@@ -126,6 +132,7 @@ def exponential_conv(
     return y.to(x.dtype), h
 
 
+@full_precision
 def exponential_scan(
     x: Float[Tensor, "B T D"], c: Modes, log_a: Rates, state: Inexact[Tensor, "B D N"] | None = None
 ) -> tuple[Float[Tensor, "B T D"], Inexact[Tensor, "B D N"]]:

@@ -15,14 +15,16 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import check_inputs
+from seqlab.inputs import at_least_one, check_inputs, full_precision
 
 Keys = Float[Tensor, "B T H K"]
 Values = Float[Tensor, "B T H V"]
+LogDecay = Float[Tensor, "B T H A"]  # A = 1: a decay per head; A = K: one per key channel
 State = Float[Tensor, "B H V K"]
 
 
-def recurrent(q: Keys, k: Keys, v: Values, e: Keys, f: Keys, log_a: Keys, *, state: State | None = None):
+@full_precision
+def recurrent(q: Keys, k: Keys, v: Values, e: Keys, f: Keys, log_a: LogDecay, *, state: State | None = None):
     """The equation, token by token. How a model decodes."""
     xs, S = _prepare(q, k, v, e, f, log_a, state)
     ys = []
@@ -33,16 +35,16 @@ def recurrent(q: Keys, k: Keys, v: Values, e: Keys, f: Keys, log_a: Keys, *, sta
     return torch.stack(ys, dim=1).to(v.dtype), S
 
 
+@full_precision
 def chunkwise(
-    q: Keys, k: Keys, v: Values, e: Keys, f: Keys, log_a: Keys, *, state: State | None = None, chunk_size: int = 16
+    q: Keys, k: Keys, v: Values, e: Keys, f: Keys, log_a: LogDecay, *, state: State | None = None, chunk_size: int = 16
 ):
     """C tokens at once. How a model trains.
 
     u_t = S_{t-1} e_t, what is found under e_t, is a sum over the earlier writes of the chunk, other u among them: a
     triangular system. With u solved, every token writes v kᵀ + u fᵀ, and the rest is linear attention with a decay.
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
+    at_least_one(chunk_size=chunk_size)
     xs, S = _prepare(q, k, v, e, f, log_a, state)
     ys = []
     for chunk in zip(*(x.split(chunk_size, dim=2) for x in xs), strict=True):
@@ -89,6 +91,7 @@ def _prepare(q, k, v, e, f, log_a, state):
 
 def in_form(form, chunk_size=16):
     """The function behind `form`: "recurrent", "chunkwise", or any function with their signature (a kernel)."""
+    at_least_one(chunk_size=chunk_size)
     forms = {"recurrent": recurrent, "chunkwise": partial(chunkwise, chunk_size=chunk_size)}
     if not callable(form) and form not in forms:
         raise ValueError(f"form is {form!r}: choose one of {', '.join(forms)}, or pass a function")

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
+from seqlab.inputs import at_least_one, full_precision
+from seqlab.mixer import Mixer, head_width
 from seqlab.position import rope_frequencies, rotate
 
 
@@ -24,7 +26,7 @@ class InnerState(NamedTuple):
     position: int
 
 
-class InnerLoop(nn.Module):
+class InnerLoop(Mixer):
     """Test-time training around an inner model f(x; W) (Sun et al. 2024, arXiv:2407.04620).
 
     W_t = W_s - e_t Σ_{s<j≤t} η_j ∇ℓ(W_s; k_j, v_j)        y_t = q_t + LN(f(q_t; W_t))
@@ -44,14 +46,11 @@ class InnerLoop(nn.Module):
     def __init__(
         self, d_model, n_heads, widths, *, base_lr, mini_batch=16, d_conv=4, gate=True, inner_norm=True, form="dual"
     ):
-        super().__init__()
-        if d_model % (2 * n_heads):
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: each head needs an even width")
+        super().__init__(d_model)
         if form not in ("dual", "primal"):
             raise ValueError(f"form is {form!r}: choose 'dual' or 'primal'")
-        if mini_batch < 1:
-            raise ValueError(f"mini_batch is {mini_batch}: it must be at least 1")
-        K, linear = d_model // n_heads, partial(nn.Linear, d_model, d_model, bias=False)
+        at_least_one(mini_batch=mini_batch)
+        K, linear = head_width(d_model, n_heads, even=True), partial(nn.Linear, d_model, d_model, bias=False)
         self.n_heads, self.base_lr, self.mini_batch, self.form = n_heads, base_lr, mini_batch, form
         self.q, self.v, self.out = linear(), linear(), linear()
         self.k = None if d_conv else linear()
@@ -91,6 +90,7 @@ class InnerLoop(nn.Module):
         q, k = (rotate(u, place, self.theta, interleaved=True) for u in (q, k))
         return q, k, v, past
 
+    @full_precision
     def primal(self, q, k, target, eta, e, weights, sums, position):
         """The equation: one gradient, one W_t, one read a token."""
         zs = []
@@ -104,6 +104,7 @@ class InnerLoop(nn.Module):
                 weights, sums = W_t, [torch.zeros_like(A) for A in sums]
         return torch.cat(zs, dim=2), weights, sums
 
+    @full_precision
     def dual(self, q, k, target, eta, e, weights, sums, position):
         """A mini-batch at once: W_t x = W_s x - e_t (A x + Σ_{j≤t} η_j (x_j·x) g_j), for each layer of f.
 

@@ -1,7 +1,46 @@
 """What the recurrence accepts. Everything else gets one sentence: what was passed, what is needed."""
 
+from functools import wraps
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def full_precision(function):
+    """`function` with autocast off and its tensors in float32 at least, so that no state or decay is rounded.
+
+    Where autocast is not on, nothing changes.
+    """
+
+    @wraps(function)
+    def run(*args, **options):
+        device = _device(args, options)
+        if not torch.is_autocast_enabled(device):
+            return function(*args, **options)
+        with torch.autocast(device, enabled=False):
+            return function(*map(_widen, args), **{name: _widen(x) for name, x in options.items()})
+
+    return run
+
+
+def _device(args, options):
+    """Where the first tensor is; if there is none, where the module's weights are."""
+    for x in (*args, *options.values()):
+        if isinstance(x, Tensor):
+            return x.device.type
+    return next(x for x in args if isinstance(x, nn.Module)).parameters().__next__().device.type
+
+
+def _widen(x):
+    narrow = isinstance(x, Tensor) and x.dtype in (torch.bfloat16, torch.float16)
+    return x.float() if narrow else x
+
+
+def at_least_one(**sizes):
+    """ValueError for the first that is not."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}: it must be at least 1")
 
 
 def check_inputs(q, k, v, log_a=None, beta=None, state=None):

@@ -17,6 +17,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from seqlab.convolution import fft_conv
+from seqlab.inputs import full_precision
 
 
 class System(NamedTuple):
@@ -38,6 +39,7 @@ def step(s: System, h: Complex[Tensor, "*B D half"], x: Float[Tensor, "*B D"]) -
     return h - half * shrink * s.P * read(h) / (1 + half * read(shrink * s.P))
 
 
+@full_precision
 def by_steps(
     s: System, x: Float[Tensor, "B T D"], h: Complex[Tensor, "B D half"] | None = None
 ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B D half"]]:
@@ -49,6 +51,7 @@ def by_steps(
     return torch.stack(ys, dim=1), h
 
 
+@full_precision
 def by_convolution(
     s: System, x: Float[Tensor, "B T D"], h: Complex[Tensor, "B D half"] | None = None
 ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B D half"]]:
@@ -75,6 +78,7 @@ def by_convolution(
     return y, _complex(rearrange(last, "d b k -> b d k"))
 
 
+@full_precision
 def kernel(s: System, row: Float[Tensor, "D N"], T: int) -> Float[Tensor, "D T"]:
     """K_l for l < T from K̂ at z = exp(-iθ), with C (1 - Ā^T) as a row over real and imaginary parts.
 

@@ -7,7 +7,8 @@ log a_t ≤ 0, one number per head (B, T, H, 1) or one per key channel (B, T, H,
 turns the write into the delta rule: v_t is replaced by beta_t (v_t - S k_t), with S already decayed.
 
 `recurrent`, `parallel` and `chunkwise` take q, k (B, T, H, K) and v (B, T, H, V) and return the same (y, S_T) up to
-rounding. Nothing here scales q or normalises k: callers do. State and decays are float32 at least, also for bf16 input.
+rounding. Nothing here scales q or normalises k: callers do. State and decays are float32 at least, also for bf16 input,
+and under autocast, where q, k and v may come in different dtypes.
 Wrong shapes, mixed dtypes and a positive log_a raise ValueError or TypeError with one sentence (`inputs.py`).
 """
 
@@ -19,7 +20,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import check_inputs
+from seqlab.inputs import at_least_one, check_inputs, full_precision
 
 Keys = Float[Tensor, "B T H K"]
 Values = Float[Tensor, "B T H V"]
@@ -28,6 +29,7 @@ Strength = Float[Tensor, "B T H"]
 State = Float[Tensor, "B H V K"]
 
 
+@full_precision
 def step(
     S: Float[Tensor, "B H V K"],
     q: Float[Tensor, "B H K"],
@@ -45,6 +47,7 @@ def step(
     return _read(S, q), S
 
 
+@full_precision
 def recurrent(
     q: Keys,
     k: Keys,
@@ -64,6 +67,7 @@ def recurrent(
     return torch.stack(ys, dim=1).to(v.dtype), S
 
 
+@full_precision
 def parallel(
     q: Keys,
     k: Keys,
@@ -80,6 +84,7 @@ def parallel(
     return rearrange(y, "b h t v -> b t h v").to(v.dtype), S
 
 
+@full_precision
 def chunkwise(
     q: Keys,
     k: Keys,
@@ -95,8 +100,7 @@ def chunkwise(
     With C = 1 this is `recurrent`; with C = T it is `parallel`.
     """
     check_inputs(q, k, v, log_a, beta, state)
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
+    at_least_one(chunk_size=chunk_size)
     xs, S = _heads_first(q, k, v, log_a, beta, state)
     ys = []
     for chunk in _over_time(xs, lambda x: x.split(chunk_size, dim=2)):
@@ -168,10 +172,16 @@ def _heads_first(q, k, v, log_a, beta, state):
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
-def in_form(form, chunk_size=64):
-    """The function behind `form`: a name in FORMS, or any function with the signature of `recurrent` (a kernel)."""
+def in_form(form, chunk_size=64, *others):
+    """The function behind `form`: a name in FORMS, or any function with the signature of `recurrent` (a kernel).
+
+    others: names the caller has functions of its own for; they give None.
+    """
+    at_least_one(chunk_size=chunk_size)
     if callable(form):
         return form
+    if form in others:
+        return None
     if form not in FORMS:
-        raise ValueError(f"form is {form!r}: choose one of {', '.join(FORMS)}, or pass a function")
+        raise ValueError(f"form is {form!r}: choose one of {', '.join((*FORMS, *others))}, or pass a function")
     return partial(chunkwise, chunk_size=chunk_size) if form == "chunkwise" else FORMS[form]

@@ -14,12 +14,13 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import check_inputs
+from seqlab.inputs import at_least_one, check_inputs, full_precision
 from seqlab.recurrence import Keys, LogDecay, State, Values
 
 RowDecay = Float[Tensor, "B T H b"]  # b = 1: all rows alike; b = V: one decay per value channel
 
 
+@full_precision
 def chunkwise(
     q: Keys,
     k: Keys,
@@ -32,6 +33,7 @@ def chunkwise(
 ) -> tuple[Values, State]:
     """Chunks of C tokens, each by all its pairs: the recurrence with C = 1, the parallel form with C = T."""
     check_inputs(q, k, v, log_a, None, state)
+    at_least_one(chunk_size=chunk_size)
     if log_b is not None:
         _check_rows(log_b, v)
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -79,6 +81,7 @@ def _check_rows(log_b, v):
 
 def in_form(form, chunk_size=16):
     """The function behind `form`: recurrent, parallel or chunkwise, or any function with `chunkwise`'s signature."""
+    at_least_one(chunk_size=chunk_size)
     sizes = {"recurrent": 1, "parallel": 2**62, "chunkwise": chunk_size}
     if callable(form):
         return form

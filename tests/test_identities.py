@@ -185,7 +185,7 @@ def test_abc_with_a_slot_for_each_token_is_softmax_attention(x):
 
 def test_mlstm_whose_write_gate_is_one_is_gated_retention(x):
     """ĩ = 0: the stabiliser m stays 0, and all that is left is a scalar gate and a normaliser."""
-    mlstm = MLSTM(D, H, d_key=D).double()
+    mlstm = MLSTM(D, H, d_key=D // H).double()
     mlstm.i.bias.data.zero_()
     mlstm.f.weight.data.normal_()
     q, k, v, _ = mlstm.project(x).values()

@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "seqlab"
 CORE = [
     "inputs",
+    "mixer",
     "recurrence",
     "two_sided",
     "exponential_gates",

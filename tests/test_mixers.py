@@ -1,5 +1,8 @@
 """The contract of DESIGN §4, run over every row of the zoo."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -8,6 +11,7 @@ from seqlab.zoo import ZOO
 B, T, D = 2, 21, 32
 rows = pytest.mark.parametrize("r", ZOO, ids=lambda r: r.name)
 causal_rows = pytest.mark.parametrize("r", [r for r in ZOO if r.causal], ids=lambda r: r.name)
+formed_rows = pytest.mark.parametrize("r", [r for r in ZOO if r.forms], ids=lambda r: r.name)
 
 
 def make(r, **options):
@@ -102,3 +106,90 @@ def test_bf16_runs(r):
     y, _ = mixer.bfloat16()(x.bfloat16())
     assert y.dtype == torch.bfloat16
     assert (y - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@rows
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_under_autocast_states_and_decays_keep_their_precision(r, dtype):
+    mixer, x = make(r), draw()
+    exact, _ = mixer(x)
+    mixer = mixer.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, state = mixer(x.to(dtype))
+        if r.causal:
+            assert mixer(x[:, :1].to(dtype), state)[0].isfinite().all()
+    y.float().square().mean().backward()
+    assert (y - exact).abs().max() < 0.05 * exact.abs().max()
+    for t in [y, *tensors(state), *(p.grad for p in mixer.parameters())]:
+        assert t.isfinite().all()
+
+
+WRONG = {  # what is passed, the error, and a piece of its sentence
+    "another width": (lambda x: x[..., :-8], ValueError, r"x has shape \(2, 21, 24\): \(B, T, 32\)"),
+    "one sequence": (lambda x: x[0], ValueError, r"x has shape \(21, 32\): \(B, T, 32\)"),
+    "no tokens": (lambda x: x[:, :0], ValueError, r"x has shape \(2, 0, 32\): \(B, T, 32\) with T at least 1"),
+    "integers": (lambda x: x.long(), TypeError, r"x has dtype torch.int64: floating-point vectors"),
+    "another dtype": (lambda x: x.float(), TypeError, r"x is torch.float32, the weights are torch.float64"),
+    "a list": (lambda x: x.tolist(), TypeError, r"x is a list: a torch.Tensor \(B, T, 32\)"),
+}
+
+
+@rows
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_input_gets_one_clear_sentence(r, wrong):
+    change, error, sentence = WRONG[wrong]
+    mixer, x = make(r), draw()
+    with pytest.raises(error, match=f"^{type(mixer).__name__}: {sentence}") as caught:
+        mixer(change(x))
+    assert "\n" not in str(caught.value)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(error):  # which does not cast float64
+        mixer(change(x))
+
+
+@causal_rows
+def test_the_state_of_another_batch_gets_one_clear_sentence(r):
+    mixer = make(r)
+    _, state = mixer(draw())
+    for T in (1, 5):
+        with pytest.raises(ValueError, match=r"x has 3 sequences: a state belongs to the batch it came from"):
+            mixer(draw(T, B=3), state)
+
+
+@formed_rows
+def test_an_unknown_form_gets_one_clear_sentence_when_it_is_made(r):
+    with pytest.raises(ValueError, match="form is 'bogus': choose") as caught:
+        make(r, form="bogus")
+    assert all(form in str(caught.value) for form in r.forms)
+
+
+@formed_rows
+def test_the_form_may_be_changed_later(r):
+    mixer, x = make(r), draw()
+    y, _ = mixer(x)
+    for form in r.forms:
+        mixer.form = form
+        torch.testing.assert_close(mixer(x)[0], y, rtol=0, atol=1e-9)
+
+
+@rows
+def test_a_copy_by_any_way_is_the_same(r):
+    mixer, x = make(r), draw()
+    y, _ = mixer(x)
+    for other in (copy.deepcopy(mixer), pickle.loads(pickle.dumps(mixer))):
+        torch.testing.assert_close(other(x)[0], y, rtol=0, atol=0)
+
+
+@rows
+def test_wrong_sizes_get_one_clear_sentence(r):
+    """Where it has heads or chunks; a width that its heads do not divide is an error, never rounded."""
+    for name in ("n_heads", "chunk_size"):
+        for size in (0, -1):
+            with pytest.raises((ValueError, TypeError)) as caught:
+                r.make(D, **{name: size})
+            if caught.type is ValueError:
+                assert str(caught.value) == f"{name} is {size}: it must be at least 1"
+                if name == "n_heads":
+                    with pytest.raises(ValueError, match=r"(d_model|keys|lru_width).* must be a multiple of"):
+                        r.make(30, n_heads=7)
+            else:
+                assert f"unexpected keyword argument '{name}'" in str(caught.value)

@@ -80,8 +80,15 @@ class BiasedRMSNorm(RMSNorm):
         return super().forward(x) + self.bias
 
 
+def per_head(c: Config, factor: str) -> int:
+    width = int(c.hidden_size * getattr(c, factor))
+    if width % c.num_heads:
+        c.refuse(factor, f"makes keys or values {width} wide: num_heads, {c.num_heads}, must divide that")
+    return width // c.num_heads
+
+
 def mlstm(c: Config):
-    widths = {"d_key": int(c.hidden_size * c.qk_dim_factor), "d_value": int(c.hidden_size * c.v_dim_factor)}
+    widths = {"d_key": per_head(c, "qk_dim_factor"), "d_value": per_head(c, "v_dim_factor")}
     numbers = {"soft_cap": c.gate_soft_cap, "eps": c.eps, "norm_eps": c.norm_eps}
     return partial(MLSTM, n_heads=c.num_heads, bias=c.use_bias, **widths, **numbers)
 

@@ -5,6 +5,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, head_width
 from seqlab.two_sided import in_form
 
 
@@ -14,7 +15,7 @@ class ABCState(NamedTuple):
     z: Float[Tensor, "B H M"]  # log of all it has taken in
 
 
-class ABC(nn.Module):
+class ABC(Mixer):
     """Attention with bounded-memory control, ABC_MLP (Peng et al. 2021, arXiv:2110.02488).
 
     K̃_t = Σ_{s≤t} φ_s k_sᵀ / Σ_{s≤t} φ_s,   Ṽ_t alike        φ_s = exp(W_φ x_s)        y_t = Ṽ_tᵀ softmax(K̃_t q_t / √K)
@@ -27,9 +28,9 @@ class ABC(nn.Module):
     """
 
     def __init__(self, d_model, n_heads=4, *, n_slots=32, form="chunkwise", chunk_size=16):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        head_width(d_model, n_heads)
         self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
         self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
         self.control = nn.Linear(d_model, n_heads * n_slots, bias=False)

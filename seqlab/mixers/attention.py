@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.attention import attend_in_form
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import RMSNorm
 from seqlab.position import rope_frequencies, rotate
 
@@ -18,7 +19,7 @@ class KVCache(NamedTuple):
     position: int
 
 
-class Attention(nn.Module):
+class Attention(Mixer):
     """Causal softmax attention with rotary positions (Vaswani et al. 2017, arXiv:1706.03762; RoPE, arXiv:2104.09864).
 
     y_t = Σ_{s≤t} softmax_s(q_t·k_s / √K) v_s
@@ -55,8 +56,10 @@ class Attention(nn.Module):
         eps=1e-6,
         form="parallel",
     ):
-        super().__init__()
-        n_kv_heads, d_head = n_kv_heads or n_heads, d_head or d_model // n_heads
+        super().__init__(d_model)
+        turns = theta is None and rope_base is not None
+        d_head = head_width(d_model, n_heads, d_head, even=turns and d_rotary is None)
+        n_kv_heads = n_kv_heads or n_heads
         if n_heads % n_kv_heads:
             raise ValueError(
                 f"n_heads is {n_heads}, n_kv_heads is {n_kv_heads}: the first must be a multiple of the second"
@@ -68,9 +71,7 @@ class Attention(nn.Module):
         self.k, self.v = (nn.Linear(d_model, n_kv_heads * d_head, bias=bias) for _ in range(2))
         self.out = nn.Linear(n_heads * d_head, d_out or d_model, bias=bias if out_bias is None else out_bias)
         self.q_norm, self.k_norm = (RMSNorm(d_head, eps) if qk_norm else None for _ in range(2))
-        if theta is None and rope_base is not None:
-            theta = rope_frequencies(d_rotary or d_head, rope_base)
-        self.theta = theta
+        self.theta = rope_frequencies(d_rotary or d_head, rope_base) if turns else theta
 
     def project(self, x: Float[Tensor, "B T D"], state: KVCache | None = None) -> dict[str, Tensor]:
         """Normed and rotated q, k, and v, of the new tokens."""

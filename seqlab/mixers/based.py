@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
 from seqlab.feature_maps import Taylor
+from seqlab.mixer import Mixer, head_width
 from seqlab.recurrence import in_form
 
 
-class Based(nn.Module):
+class Based(Mixer):
     """The linear attention of Based (Arora et al. 2024, arXiv:2402.18668).
 
     S_t = S_{t-1} + v_t φ(k_t)ᵀ        y_t = S_t φ(q_t) / z_t·φ(q_t)        φ(q)·φ(k) = 1 + s + s²/2,  s = q·k / √d
@@ -23,9 +24,9 @@ class Based(nn.Module):
     normalize = True  # the last row of the state is the normaliser
 
     def __init__(self, d_model, n_heads=16, *, d_feature=16, form="chunkwise", chunk_size=64):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        head_width(d_model, n_heads)
         self.n_heads, self.form, self.chunk_size, self.phi = n_heads, form, chunk_size, Taylor()
         self.q, self.k = (nn.Linear(d_model, n_heads * d_feature, bias=False) for _ in range(2))
         self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(2))
@@ -44,7 +45,7 @@ class Based(nn.Module):
         return self.out(rearrange(self.read(y), "b t h v -> b t (h v)")), state
 
 
-class BaseConv(nn.Module):
+class BaseConv(Mixer):
     """Based's short gated convolution: y = W_o(silu(conv(x W_u)) · x W_g), three taps per channel.
 
     The difference from every recurrence: a token sees the two before it and nothing else. Twice as wide as the model
@@ -52,7 +53,7 @@ class BaseConv(nn.Module):
     """
 
     def __init__(self, d_model, *, d_conv=3, expand=2):
-        super().__init__()
+        super().__init__(d_model)
         self.u, self.g = (nn.Linear(d_model, expand * d_model) for _ in range(2))
         self.conv = ShortConv(expand * d_model, d_conv, bias=True)
         self.out = nn.Linear(expand * d_model, d_model)

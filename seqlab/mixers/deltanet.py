@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import l2norm, rms_norm
 from seqlab.recurrence import in_form
 
@@ -16,7 +17,7 @@ class DeltaNetState(NamedTuple):
     conv: Float[Tensor, "B past E"]
 
 
-class DeltaNet(nn.Module):
+class DeltaNet(Mixer):
     """DeltaNet (Yang et al. 2024, arXiv:2406.06484; the rule: Schlag et al. 2021, arXiv:2102.11174).
 
     S_t = S_{t-1} + β_t (v_t - S_{t-1} k_t) k_tᵀ = S_{t-1} (I - β_t k_t k_tᵀ) + β_t v_t k_tᵀ        y_t = S_t q_t
@@ -35,8 +36,9 @@ class DeltaNet(nn.Module):
         self, d_model, n_heads=4, *, d_key=None, d_value=None, d_conv=4, gate=False, negative_eigenvalues=False,
         conv_bias=False, eps=1e-5, form="chunkwise", chunk_size=64,
     ):  # fmt: skip
-        super().__init__()
-        d_key = d_key or d_model // n_heads
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        d_key = head_width(d_model, n_heads, d_key)
         d_value = d_value or d_key
         self.n_heads, self.eps, self.form, self.chunk_size = n_heads, eps, form, chunk_size
         self.beta_scale = 2 if negative_eigenvalues else 1

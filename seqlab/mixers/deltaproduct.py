@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
 from seqlab.discretize import draw_dt, softplus_inverse
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import l2norm, rms_norm
 from seqlab.recurrence import in_form
 
@@ -17,7 +18,7 @@ class DeltaProductState(NamedTuple):
     conv: Float[Tensor, "B past E"]
 
 
-class DeltaProduct(nn.Module):
+class DeltaProduct(Mixer):
     """DeltaProduct (Siems et al. 2025, arXiv:2502.10297).
 
     S_{t,0} = a_t S_{t-1}        S_{t,j} = S_{t,j-1} + β_{t,j} (v_{t,j} - S_{t,j-1} k_{t,j}) k_{t,j}ᵀ,  j = 1 .. n
@@ -37,10 +38,11 @@ class DeltaProduct(nn.Module):
         self, d_model, n_heads=4, *, n_steps=2, forget=False, d_key=None, d_value=None, d_conv=4, gate=True,
         negative_eigenvalues=True, conv_bias=False, eps=1e-5, form="chunkwise", chunk_size=64,
     ):  # fmt: skip
-        super().__init__()
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
         if n_steps < 1:
             raise ValueError(f"n_steps is {n_steps}: each token needs at least 1 write")
-        d_key = d_key or 3 * d_model // (4 * n_heads)
+        d_key = head_width(3 * d_model, n_heads, d_key, parts=4, name="3 d_model")
         d_value = d_value or 2 * d_key
         self.n_heads, self.n_steps, self.eps, self.form, self.chunk_size = n_heads, n_steps, eps, form, chunk_size
         self.beta_scale = 2 if negative_eigenvalues else 1

@@ -4,10 +4,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, head_width
 from seqlab.two_sided import in_form
 
 
-class DFW(nn.Module):
+class DFW(Mixer):
     """Decaying fast weights (Mao 2022, arXiv:2210.04243).
 
     S_t = (b_t a_tᵀ) ⊙ S_{t-1} + v_t k_tᵀ        a_t = σ(x_t W_a),  b_t = σ(x_t W_b)
@@ -19,9 +20,9 @@ class DFW(nn.Module):
     """
 
     def __init__(self, d_model, n_heads=4, *, form="chunkwise", chunk_size=16):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        head_width(d_model, n_heads)
         self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
         self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
         self.a, self.b = (nn.Linear(d_model, d_model) for _ in range(2))

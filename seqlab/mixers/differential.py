@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.attention import attend_in_form
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import RMSNorm
 from seqlab.position import rope_frequencies, rotate
 
@@ -19,7 +20,7 @@ class DifferentialCache(NamedTuple):
     position: int
 
 
-class Differential(nn.Module):
+class Differential(Mixer):
     """Differential attention (Ye et al. 2024, arXiv:2410.05258): the difference of two softmaxes.
 
     y_t = Σ_{s≤t} (softmax_s(q¹_t·k¹_s / √K) - λ softmax_s(q²_t·k²_s / √K)) v_s,   V = 2 K
@@ -48,8 +49,9 @@ class Differential(nn.Module):
         eps=1e-5,
         form="sdpa",
     ):
-        super().__init__()
-        n_kv_heads, d_head = n_kv_heads or n_heads, d_head or d_model // (2 * n_heads)
+        super().__init__(d_model)
+        n_kv_heads, turns = n_kv_heads or n_heads, theta is None and rope_base is not None
+        d_head = head_width(d_model, n_heads, d_head, parts=2, even=turns)
         if n_heads % n_kv_heads:
             raise ValueError(
                 f"n_heads is {n_heads}, n_kv_heads is {n_kv_heads}: the first must be a multiple of the second"
@@ -62,7 +64,7 @@ class Differential(nn.Module):
         self.out = nn.Linear(2 * n_heads * d_head, d_model, bias=bias)
         self.lambda_q, self.lambda_k = (nn.Parameter(0.1 * torch.randn(2, d_head)) for _ in range(2))
         self.norm = RMSNorm(2 * d_head, eps)
-        self.theta = rope_frequencies(d_head, rope_base) if theta is None and rope_base is not None else theta
+        self.theta = rope_frequencies(d_head, rope_base) if turns else theta
 
     def strength(self) -> Float[Tensor, ""]:
         """λ, how much of the second softmax is taken away."""

@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 from seqlab.convolution import exponential_form
 from seqlab.discretize import as_complex, draw_dt, legs_dplr, wide, zero_order_hold
+from seqlab.mixer import Mixer
 
 
-class DSS(nn.Module):
+class DSS(Mixer):
     """Diagonal state spaces, the "exp" variant (Gupta et al. 2022, arXiv:2203.14343).
 
     h_t = a h_{t-1} + x_t        y_t = Re(W b h_t) + D x_t        a = exp(dt Λ),  b = (a - 1) / Λ,  Re Λ < 0
@@ -21,8 +22,9 @@ class DSS(nn.Module):
     """
 
     def __init__(self, d_model, *, d_state=64, dt_min=1e-3, dt_max=0.1, form="convolution"):
-        super().__init__()
-        self.form = exponential_form(form)
+        super().__init__(d_model)
+        exponential_form(form)
+        self.form = form
         rates = legs_dplr(2 * d_state)[0][:d_state]
         self.log_dt = nn.Parameter(draw_dt(d_model, dt_min, dt_max).log().float())
         self.A_log, self.A_imag = nn.Parameter((-rates.real).log().float()), nn.Parameter(rates.imag.float())
@@ -38,5 +40,5 @@ class DSS(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B D N"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B D N"]]:
-        y, state = self.form(x, *self.modes(), state)
+        y, state = exponential_form(self.form)(x, *self.modes(), state)
         return self.out(F.gelu(y + self.skip * x)), state

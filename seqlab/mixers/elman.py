@@ -2,8 +2,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.inputs import full_precision
+from seqlab.mixer import Mixer, check_shape
 
-class Elman(nn.Module):
+
+class Elman(Mixer):
     """The simple recurrent network (Elman 1990, doi:10.1207/s15516709cog1402_1).
 
     h_t = tanh(W x_t + R h_{t-1} + b)        y_t = h_t
@@ -16,7 +19,7 @@ class Elman(nn.Module):
     """
 
     def __init__(self, d_model, *, form="fused"):
-        super().__init__()
+        super().__init__(d_model)
         if form not in ("fused", "recurrent"):
             raise ValueError(f"form is {form!r}: choose 'fused' or 'recurrent'")
         self.form = form
@@ -26,13 +29,15 @@ class Elman(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
         wide = torch.promote_types(x.dtype, torch.float32)
-        h = x.new_zeros(len(x), x.shape[-1], dtype=wide) if state is None else state
+        h = x.new_zeros(len(x), self.d_model, dtype=wide) if state is None else state.to(wide)
+        check_shape("the state", h, (len(x), self.d_model))
         W, R, b = (parameter.to(wide) for parameter in (self.W.weight, self.R.weight, self.W.bias))
         run = self.fused if self.form == "fused" else self.recurrent
         y, h = run(x.to(wide), h, W, R, b)
         return y.to(x.dtype), h
 
     @staticmethod
+    @full_precision
     def recurrent(x, h, W, R, b):
         """The equation, token by token."""
         ys = []
@@ -42,6 +47,7 @@ class Elman(nn.Module):
         return torch.stack(ys, dim=1), h
 
     @staticmethod
+    @full_precision
     def fused(x, h, W, R, b):
         """The same in one call; PyTorch has a second bias beside R, here 0."""
         y, h = torch.rnn_tanh(x, h[None], [W, R, b, torch.zeros_like(b)], True, 1, 0.0, False, False, True)

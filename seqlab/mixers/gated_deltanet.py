@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
 from seqlab.discretize import draw_dt, softplus_inverse
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import l2norm, rms_norm
 from seqlab.recurrence import in_form
 
@@ -17,7 +18,7 @@ class GatedDeltaNetState(NamedTuple):
     conv: Float[Tensor, "B past E"]
 
 
-class GatedDeltaNet(nn.Module):
+class GatedDeltaNet(Mixer):
     """Gated DeltaNet (Yang, Kautz & Hatamizadeh 2024, arXiv:2412.06464).
 
     S̃ = a_t S_{t-1}        S_t = S̃ + β_t (v_t - S̃ k_t) k_tᵀ        y_t = S_t q_t
@@ -37,9 +38,10 @@ class GatedDeltaNet(nn.Module):
         self, d_model, n_heads=4, *, n_k_heads=None, d_key=None, d_value=None, d_conv=4, negative_eigenvalues=False,
         conv_bias=False, activation=F.silu, eps=1e-5, form="chunkwise", chunk_size=64,
     ):  # fmt: skip
-        super().__init__()
-        n_k_heads, d_key = n_k_heads or n_heads, d_key or 3 * d_model // (4 * n_heads)
-        d_value = d_value or 2 * d_key
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        d_key = head_width(3 * d_model, n_heads, d_key, parts=4, name="3 d_model")
+        n_k_heads, d_value = n_k_heads or n_heads, d_value or 2 * d_key
         if n_heads % n_k_heads:
             raise ValueError(
                 f"n_heads is {n_heads}, n_k_heads is {n_k_heads}: the first must be a multiple of the second"

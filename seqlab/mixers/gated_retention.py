@@ -6,6 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import rms_norm
 from seqlab.position import rope_frequencies, rotate
 from seqlab.recurrence import in_form
@@ -16,7 +17,7 @@ class GatedRetentionState(NamedTuple):
     position: int
 
 
-class GatedRetention(nn.Module):
+class GatedRetention(Mixer):
     """Gated retention, YOCO's self-decoder (Sun et al. 2024, arXiv:2405.05254).
 
     S_t = γ_t S_{t-1} + v_t k_tᵀ        γ_t = σ(w_h·x_t)^(1/τ),  τ = 16
@@ -27,16 +28,16 @@ class GatedRetention(nn.Module):
     """
 
     def __init__(self, d_model, n_heads=4, *, tau=16.0, eps=1e-6, form="chunkwise", chunk_size=64):
-        super().__init__()
-        if d_model % (2 * n_heads):
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: each head needs an even width")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        d_head = head_width(d_model, n_heads, even=True)
         self.n_heads, self.tau, self.eps, self.form, self.chunk_size = n_heads, tau, eps, form, chunk_size
         self.q, self.k, self.v, self.g, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(5))
         self.decay = nn.Linear(d_model, n_heads, bias=False)
         for W in (self.q, self.k, self.v, self.g, self.decay):
             nn.init.xavier_uniform_(W.weight, gain=2**-2.5)
         nn.init.xavier_uniform_(self.out.weight, gain=2**-1)
-        self.theta = rope_frequencies(d_model // n_heads, inclusive=True)
+        self.theta = rope_frequencies(d_head, inclusive=True)
 
     def project(self, x: Float[Tensor, "B T D"], state: GatedRetentionState | None = None) -> dict[str, Tensor]:
         """What the recurrence reads: rotated q and k, v, and the log decay of each head."""

@@ -4,11 +4,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import l2norm
 from seqlab.recurrence import in_form
 
 
-class GatedRFA(nn.Module):
+class GatedRFA(Mixer):
     """Random feature attention with a recency gate (Peng et al. 2021, arXiv:2103.02143).
 
     S_t = g_t S_{t-1} + (1 - g_t) v_t φ(k_t)ᵀ        z_t = g_t z_{t-1} + (1 - g_t) φ(k_t)        g_t = σ(w_h·x_t + b_h)
@@ -25,13 +26,11 @@ class GatedRFA(nn.Module):
     normalize = True  # the last row of the state is the normaliser
 
     def __init__(self, d_model, n_heads=4, *, n_features=128, eps=1e-6, seed=0, form="chunkwise", chunk_size=64):
-        super().__init__()
-        if d_model % n_heads or n_features % 2:
-            raise ValueError(
-                f"d_model is {d_model}, n_heads is {n_heads}, n_features is {n_features}: d_model must be a multiple "
-                "of n_heads, and features come in pairs, a sine and a cosine"
-            )
-        d_head, rng = d_model // n_heads, torch.Generator().manual_seed(seed)
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        if n_features % 2:
+            raise ValueError(f"n_features is {n_features}: features come in pairs, a sine and a cosine")
+        d_head, rng = head_width(d_model, n_heads), torch.Generator().manual_seed(seed)
         self.n_heads, self.eps, self.form, self.chunk_size = n_heads, eps, form, chunk_size
         self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
         self.gate = nn.Linear(d_model, n_heads)

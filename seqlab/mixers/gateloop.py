@@ -4,11 +4,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import rms_norm
 from seqlab.recurrence import in_form
 
 
-class GateLoop(nn.Module):
+class GateLoop(Mixer):
     """GateLoop (Katsch 2023, arXiv:2311.01927).
 
     S_t = S_{t-1} diag(a_t) + v_t k_tᵀ,   y_t = Re(S_t q_t)        a_t = σ(x_t W_α) e^{i x_t W_β}
@@ -24,9 +25,9 @@ class GateLoop(nn.Module):
     """
 
     def __init__(self, d_model, n_heads=4, *, eps=1e-6, form="chunkwise", chunk_size=16):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        head_width(d_model, n_heads)
         self.n_heads, self.eps, self.form, self.chunk_size = n_heads, eps, form, chunk_size
         self.q, self.k, self.v, self.g, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(5))
         self.fade, self.turn = (nn.Linear(d_model, d_model) for _ in range(2))

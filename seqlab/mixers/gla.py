@@ -4,11 +4,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.inputs import at_least_one
+from seqlab.mixer import Mixer
 from seqlab.norm import RMSNorm
 from seqlab.recurrence import in_form
 
 
-class GLA(nn.Module):
+class GLA(Mixer):
     """Gated linear attention (Yang et al. 2023, arXiv:2312.06635).
 
     S_t = S_{t-1} diag(a_t) + v_t k_tᵀ        a_t = σ(x_t W₁ W₂ + b)^(1/τ),  τ = 16
@@ -32,7 +34,9 @@ class GLA(nn.Module):
         form="chunkwise",
         chunk_size=16,
     ):
-        super().__init__()
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        at_least_one(n_heads=n_heads)
         d_key, d_value = int(d_model * expand_k), int(d_model * expand_v)
         if d_key % n_heads or d_value % n_heads:
             raise ValueError(f"keys are {d_key} wide, values {d_value}: both must be a multiple of n_heads = {n_heads}")

@@ -2,8 +2,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.inputs import full_precision
+from seqlab.mixer import Mixer, check_shape
 
-class GRU(nn.Module):
+
+class GRU(Mixer):
     """The gated recurrent unit (Cho et al. 2014, arXiv:1406.1078).
 
     h_t = z_t h_{t-1} + (1 - z_t) n_t        y_t = h_t
@@ -19,7 +22,7 @@ class GRU(nn.Module):
     """
 
     def __init__(self, d_model, *, reset="after", form=None):
-        super().__init__()
+        super().__init__(d_model)
         form = form or ("fused" if reset == "after" else "recurrent")
         if reset not in ("after", "before"):
             raise ValueError(f"reset is {reset!r}: choose 'after' or 'before' (the product with R)")
@@ -34,12 +37,14 @@ class GRU(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
         wide = torch.promote_types(x.dtype, torch.float32)
-        h = x.new_zeros(len(x), x.shape[-1], dtype=wide) if state is None else state
+        h = x.new_zeros(len(x), self.d_model, dtype=wide) if state is None else state.to(wide)
+        check_shape("the state", h, (len(x), self.d_model))
         parameters = [p.to(wide) for p in (self.W.weight, self.R.weight, self.W.bias, self.R.bias)]
         run = self.fused if self.form == "fused" else self.recurrent
         y, h = run(x.to(wide), h, *parameters)
         return y.to(x.dtype), h
 
+    @full_precision
     def recurrent(self, x, h, W, R, b, b_R):
         """The equation, token by token."""
         D, ys = h.shape[-1], []
@@ -52,6 +57,7 @@ class GRU(nn.Module):
         return torch.stack(ys, dim=1), h
 
     @staticmethod
+    @full_precision
     def fused(x, h, W, R, b, b_R):
         """The same in one call."""
         y, h = torch.gru(x, h[None], [W, R, b, b_R], True, 1, 0.0, False, False, True)

@@ -6,6 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import RMSNorm
 from seqlab.two_sided import in_form
 
@@ -15,7 +16,7 @@ class GSAState(NamedTuple):
     values: Float[Tensor, "B H V M"]
 
 
-class GSA(nn.Module):
+class GSA(Mixer):
     """Gated slot attention (Zhang et al. 2024, arXiv:2409.07146).
 
     K̃_t = diag(a_t) K̃_{t-1} + (1 - a_t) k_tᵀ,   Ṽ_t alike        a_t = σ(x_t W_a)^(1/τ),  τ = 8
@@ -31,9 +32,9 @@ class GSA(nn.Module):
     def __init__(
         self, d_model, n_heads=4, *, n_slots=64, tau=8.0, scale=1.0, eps=1e-5, form="chunkwise", chunk_size=16
     ):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        head_width(d_model, n_heads)
         self.n_heads, self.tau, self.scale, self.form, self.chunk_size = n_heads, tau, scale, form, chunk_size
         self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
         self.decay = nn.Linear(d_model, n_heads * n_slots, bias=False)

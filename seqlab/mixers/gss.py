@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 from seqlab.convolution import exponential_form
 from seqlab.discretize import zero_order_hold
+from seqlab.mixer import Mixer
 
 
-class GSS(nn.Module):
+class GSS(Mixer):
     """Gated state space (Mehta et al. 2022, arXiv:2206.13947).
 
     u = gelu(W_u x)        v = norm(gelu(W_v x))        y_t = Re Σ_n C_n (e^{λ_n} - 1)/λ_n h_t,n + D v_t
@@ -22,7 +23,8 @@ class GSS(nn.Module):
     """
 
     def __init__(self, d_model, *, d_inner=None, expand=4, d_state=512, form="convolution"):
-        super().__init__()
+        super().__init__(d_model)
+        exponential_form(form)
         d_inner, self.form = d_inner or max(d_model // 4, 1), form
         self.u, self.v = nn.Linear(d_model, expand * d_model), nn.Linear(d_model, d_inner)
         self.norm = nn.LayerNorm(d_inner)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from seqlab.convolution import causal_conv, exponential_form
 from seqlab.discretize import draw_dt, s4d_lin, zero_order_hold
+from seqlab.mixer import Mixer
 
 
 class H3State(NamedTuple):
@@ -14,7 +15,7 @@ class H3State(NamedTuple):
     shift: Float[Tensor, "B past D"]
 
 
-class H3(nn.Module):
+class H3(Mixer):
     """Hungry Hungry Hippos (Fu et al. 2022, arXiv:2212.14052).
 
     k̃_t = shift(k)_t + D_k k_t        y_t = (SSM(v k̃ᵀ)_t + D v_t k̃_tᵀ) q_t
@@ -32,7 +33,8 @@ class H3(nn.Module):
     """
 
     def __init__(self, d_model, *, d_head=1, d_state=64, form="convolution"):
-        super().__init__()
+        super().__init__(d_model)
+        exponential_form(form)
         if d_model % d_head:
             raise ValueError(f"d_model is {d_model}, d_head is {d_head}: the first must be a multiple of the second")
         n_heads, self.d_head, self.form = d_model // d_head, d_head, form

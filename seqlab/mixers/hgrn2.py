@@ -6,11 +6,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import RMSNorm
 from seqlab.recurrence import in_form
 
 
-class HGRN2(nn.Module):
+class HGRN2(Mixer):
     """HGRN-2 (Qin et al. 2024, arXiv:2404.07904): a gated RNN whose state is expanded by an outer product.
 
     S_t = S_{t-1} diag(a_t) + v_t (1 - a_t)ᵀ        a_t = γ + (1 - γ) σ(x_t W_f)
@@ -24,9 +25,9 @@ class HGRN2(nn.Module):
     """
 
     def __init__(self, d_model, n_heads=4, *, lower_bound=0.0, eps=1e-5, form="chunkwise", chunk_size=16):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        head_width(d_model, n_heads)
         if not 0 <= lower_bound < 1:
             raise ValueError(f"lower_bound is {lower_bound}: a gate's lower bound lies in [0, 1)")
         self.n_heads, self.lower_bound, self.form, self.chunk_size = n_heads, lower_bound, form, chunk_size

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv, direct_conv, fft_conv
+from seqlab.inputs import full_precision
+from seqlab.mixer import Mixer
 
 
 class HyenaState(NamedTuple):
@@ -34,6 +36,7 @@ class ImplicitFilter(nn.Module):
         # A plain tensor in float64, not a buffer: a model in bfloat16 must not round its decays.
         self.delta = -math.log(0.01) * torch.linspace(1 / 1.5, 1 / 0.3, width, dtype=torch.float64)
 
+    @full_precision
     def forward(self, L: int) -> Float[Tensor, "L D"]:
         """The first L taps. They do not depend on L, so a longer sequence sees the same filter."""
         if self.l_max < L:
@@ -52,7 +55,7 @@ class ImplicitFilter(nn.Module):
         return h @ weight.to(wide).mT * (-t * self.delta.to(t.device)).exp().to(wide)
 
 
-class Hyena(nn.Module):
+class Hyena(Mixer):
     """The Hyena operator (Poli et al. 2023, arXiv:2302.10866).
 
     v ← (h_i * (x_i v)) + b_i x_i v  for i = order - 1 .. 1        y_t = x_0 v_t
@@ -69,7 +72,7 @@ class Hyena(nn.Module):
     """
 
     def __init__(self, d_model, *, order=2, l_max=2048, d_conv=3, d_emb=33, d_filter=64, frequency=1.0, form="fft"):
-        super().__init__()
+        super().__init__(d_model)
         if order < 2:
             raise ValueError(f"order is {order}: it must be at least 2, one long convolution")
         if form not in ("fft", "direct"):

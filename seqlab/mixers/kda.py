@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
 from seqlab.discretize import draw_dt, softplus_inverse
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import l2norm, rms_norm
 from seqlab.recurrence import in_form
 
@@ -17,7 +18,7 @@ class KDAState(NamedTuple):
     conv: Float[Tensor, "B past E"]
 
 
-class KDA(nn.Module):
+class KDA(Mixer):
     """Kimi Delta Attention (Kimi Team 2025, arXiv:2510.26692).
 
     S̃ = S_{t-1} diag(a_t)        S_t = S̃ + β_t (v_t - S̃ k_t) k_tᵀ        y_t = S_t q_t
@@ -35,8 +36,9 @@ class KDA(nn.Module):
         self, d_model, n_heads=4, *, d_key=None, d_value=None, d_conv=4, gate_rank=None, gate_bias=False,
         negative_eigenvalues=False, conv_bias=False, activation=F.silu, eps=1e-5, form="chunkwise", chunk_size=16,
     ):  # fmt: skip
-        super().__init__()
-        d_key = d_key or d_model // n_heads
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        d_key = head_width(d_model, n_heads, d_key)
         d_value, gate_rank = d_value or d_key, gate_rank or d_key
         self.n_heads, self.eps, self.form, self.chunk_size = n_heads, eps, form, chunk_size
         self.beta_scale = 2 if negative_eigenvalues else 1

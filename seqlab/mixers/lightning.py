@@ -4,11 +4,12 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, check_layer, head_width
 from seqlab.norm import RMSNorm
 from seqlab.recurrence import in_form
 
 
-class LightningAttention(nn.Module):
+class LightningAttention(Mixer):
     """Lightning attention (MiniMax-01, Li et al. 2025, arXiv:2501.08313).
 
     S_t = e^{-s} S_{t-1} + v_t k_tᵀ        s = 2^(-8h/H) (1 - l/(L - 1)),  head h = 1 .. H of layer l = 0 .. L-1
@@ -22,13 +23,11 @@ class LightningAttention(nn.Module):
     def __init__(
         self, d_model, n_heads=4, *, d_head=None, layer=0, n_layers=1, eps=1e-6, form="chunkwise", chunk_size=64
     ):
-        super().__init__()
-        if d_head is None and d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
-        if not 0 <= layer < n_layers:
-            raise ValueError(f"layer is {layer}, n_layers is {n_layers}: layers are numbered from 0")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        check_layer(layer, n_layers)
         self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
-        width = n_heads * (d_head or d_model // n_heads)
+        width = n_heads * head_width(d_model, n_heads, d_head)
         self.q, self.k, self.v, self.g = (nn.Linear(d_model, width, bias=False) for _ in range(4))
         self.norm, self.out = RMSNorm(width, eps), nn.Linear(width, d_model, bias=False)
         # A plain tensor in float64, not a buffer: a model in bfloat16 must not round its decays.

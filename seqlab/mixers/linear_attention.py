@@ -4,11 +4,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.feature_maps import feature_map as make_feature_map
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import rms_norm
 from seqlab.recurrence import in_form
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(Mixer):
     """Linear attention (Katharopoulos et al. 2020, arXiv:2006.16236): softmax's exp(q·k) becomes φ(q)·φ(k).
 
     S_t = S_{t-1} + v_t φ(k_t)ᵀ        y_t = S_t φ(q_t) / z_t·φ(q_t)        z_t = z_{t-1} + φ(k_t)
@@ -24,11 +25,11 @@ class LinearAttention(nn.Module):
     def __init__(
         self, d_model, n_heads=4, *, feature_map="elu", n_features=64, normalize=None, form="chunkwise", chunk_size=64
     ):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        d_head = head_width(d_model, n_heads)
         self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
-        self.phi = make_feature_map(feature_map, d_model // n_heads, n_features)
+        self.phi = make_feature_map(feature_map, d_head, n_features)
         self.normalize = self.phi.positive if normalize is None else normalize
         if self.normalize and not self.phi.positive:
             raise ValueError(f"feature_map {feature_map!r} can give a normaliser of 0: pass normalize=False")

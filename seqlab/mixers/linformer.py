@@ -4,9 +4,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.attention import attend
+from seqlab.mixer import Mixer, head_width
 
 
-class Linformer(nn.Module):
+class Linformer(Mixer):
     """Linformer (Wang et al. 2020, arXiv:2006.04768): attention to a fixed number of mixtures of all tokens.
 
     y_t = Σ_{r=1..R} softmax_r(q_t·k̃_r / √K) ṽ_r        k̃ = E k,  ṽ = F v,   E and F (R, T)
@@ -17,10 +18,11 @@ class Linformer(nn.Module):
     are shared by the heads ("headwise" in the paper); share_kv: E = F. rank is the paper's k; 128 or 256 there.
     """
 
+    causal = False
+
     def __init__(self, d_model, n_heads=4, *, rank=128, max_length=512, share_kv=False):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        head_width(d_model, n_heads)
         self.n_heads, self.max_length = n_heads, max_length
         self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
         self.E = nn.Parameter(torch.randn(rank, max_length) * rank**-0.5)

@@ -6,10 +6,12 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from seqlab.discretize import as_complex, lru_ring, wide
+from seqlab.inputs import full_precision
+from seqlab.mixer import Mixer
 from seqlab.scan import in_form
 
 
-class LRU(nn.Module):
+class LRU(Mixer):
     """Linear recurrent unit (Orvieto et al. 2023, arXiv:2303.06349).
 
     h_t = λ h_{t-1} + γ B x_t        y_t = Re(C h_t) + D x_t        λ = exp(-exp(ν) + i exp(θ)),  γ = √(1 - |λ|²)
@@ -22,9 +24,10 @@ class LRU(nn.Module):
     """
 
     def __init__(self, d_model, *, d_state=None, r_min=0.0, r_max=1.0, max_phase=2 * math.pi, form="scan"):
-        super().__init__()
+        super().__init__(d_model)
         N = d_state or d_model
-        self.form = in_form(form)
+        in_form(form)
+        self.form = form
         nu, theta = lru_ring(N, r_min, r_max, max_phase)
         self.nu_log, self.theta_log = nn.Parameter(nu.float()), nn.Parameter(theta.float())
         self.gamma_log = nn.Parameter((-torch.expm1(-2 * nu.exp())).log().float() / 2)
@@ -41,8 +44,14 @@ class LRU(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B N"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B N"]]:
+        y, state = self.respond(x, state)
+        return F.glu(self.out(F.gelu(y + self.skip * x))), state
+
+    @full_precision
+    def respond(self, x, state):
+        """Re(C h_t) for all t, and the last h."""
         lam, gamma = self.gates()
         B, C, u = as_complex(self.B), as_complex(self.C), wide(x)
-        h = self.form(lam[None, None], gamma * torch.complex(u @ B.real.mT, u @ B.imag.mT), state)
+        h = in_form(self.form)(lam[None, None], gamma * torch.complex(u @ B.real.mT, u @ B.imag.mT), state)
         y = (h.real @ C.real.mT - h.imag @ C.imag.mT).to(x.dtype)
-        return F.glu(self.out(F.gelu(y + self.skip * x))), h[:, -1].clone()  # a view would keep all T states
+        return y, h[:, -1].clone()  # a view would keep all T states

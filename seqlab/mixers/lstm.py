@@ -4,13 +4,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.inputs import full_precision
+from seqlab.mixer import Mixer, check_shape
+
 
 class LSTMState(NamedTuple):
     h: Float[Tensor, "B D"]
     c: Float[Tensor, "B D"]
 
 
-class LSTM(nn.Module):
+class LSTM(Mixer):
     """Long short-term memory (Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735).
 
     c_t = f_t c_{t-1} + i_t g_t        h_t = o_t tanh(c_t)        y_t = h_t
@@ -25,7 +28,7 @@ class LSTM(nn.Module):
     """
 
     def __init__(self, d_model, *, form="fused"):
-        super().__init__()
+        super().__init__(d_model)
         if form not in ("fused", "recurrent"):
             raise ValueError(f"form is {form!r}: choose 'fused' or 'recurrent'")
         self.form = form
@@ -35,14 +38,16 @@ class LSTM(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], LSTMState]:
         wide = torch.promote_types(x.dtype, torch.float32)
-        zeros = x.new_zeros(len(x), x.shape[-1], dtype=wide)
-        h, c = (zeros, zeros) if state is None else state
+        h, c = [x.new_zeros(len(x), self.d_model, dtype=wide)] * 2 if state is None else (u.to(wide) for u in state)
+        for name, u in (("h", h), ("c", c)):
+            check_shape(f"the state's {name}", u, (len(x), self.d_model))
         W, R, b = (parameter.to(wide) for parameter in (self.W.weight, self.R.weight, self.W.bias))
         run = self.fused if self.form == "fused" else self.recurrent
         y, h, c = run(x.to(wide), h, c, W, R, b)
         return y.to(x.dtype), LSTMState(h, c)
 
     @staticmethod
+    @full_precision
     def recurrent(x, h, c, W, R, b):
         """The equation, token by token."""
         ys = []
@@ -54,6 +59,7 @@ class LSTM(nn.Module):
         return torch.stack(ys, dim=1), h, c
 
     @staticmethod
+    @full_precision
     def fused(x, h, c, W, R, b):
         """The same in one call; PyTorch has a second bias beside R, here 0."""
         parameters = [W, R, b, torch.zeros_like(b)]

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
 from seqlab.discretize import draw_dt, softplus_inverse
+from seqlab.inputs import full_precision
+from seqlab.mixer import Mixer
 from seqlab.norm import RMSNorm, rms_norm
 from seqlab.recurrence import in_form
 from seqlab.scan import linear_scan
@@ -20,7 +22,7 @@ class MambaState(NamedTuple):
     conv: Float[Tensor, "B past E"]
 
 
-class Mamba(nn.Module):
+class Mamba(Mixer):
     """Mamba, the selective state space S6 (Gu & Dao 2023, arXiv:2312.00752).
 
     h_t = exp(Δ_t A) * h_{t-1} + (Δ_t x_t) B_t        y_t = C_t·h_t + D x_t        one h (N numbers) per channel of x
@@ -39,7 +41,8 @@ class Mamba(nn.Module):
         self, d_model, *, d_inner=None, expand=2, d_state=16, d_conv=4, dt_rank=None, bias=False, conv_bias=True,
         activation=F.silu, norm_eps=None, norm_weight=False, form="scan", chunk_size=128,
     ):  # fmt: skip
-        super().__init__()
+        super().__init__(d_model)
+        in_form(form, chunk_size, "scan")
         d_inner, dt_rank = d_inner or expand * d_model, dt_rank or math.ceil(d_model / 16)
         self.widths, self.form, self.chunk_size = (dt_rank, d_state, d_state), form, chunk_size
         self.activation = activation
@@ -91,6 +94,7 @@ class Mamba(nn.Module):
         return self.out(y * self.activation(gate)), MambaState(S, conv_state)
 
 
+@full_precision
 def selective_scan(x, dt, A, B, C, *, state=None, chunk_size=128):
     """Every h_t of every channel by a parallel scan, a chunk at a time: all of them at once would leave the cache."""
     h = x.new_zeros(x.shape[0], *A.shape, dtype=dt.dtype) if state is None else state[:, :, 0]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
 from seqlab.discretize import draw_dt, softplus_inverse
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import rms_norm
 from seqlab.recurrence import in_form
 
@@ -18,7 +19,7 @@ class Mamba2State(NamedTuple):
     conv: Float[Tensor, "B past E"]
 
 
-class Mamba2(nn.Module):
+class Mamba2(Mixer):
     """Mamba-2, the state-space dual (Dao & Gu 2024, arXiv:2405.21060).
 
     S_t = exp(Δ_t A) S_{t-1} + (Δ_t x_t) B_tᵀ        y_t = S_t C_t + D x_t        Δ_t = softplus(w_t + dt_bias) > 0
@@ -36,8 +37,9 @@ class Mamba2(nn.Module):
         self, d_model, n_heads=4, *, d_head=None, expand=2, d_state=128, n_groups=1, d_conv=4, bias=False,
         conv_bias=True, activation=F.silu, dt_limit=(0.0, math.inf), eps=1e-5, form="chunkwise", chunk_size=64,
     ):  # fmt: skip
-        super().__init__()
-        d_head = d_head or int(expand * d_model) // n_heads
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        d_head = head_width(int(expand * d_model), n_heads, d_head, name="expand · d_model")
         if n_heads % n_groups:
             raise ValueError(f"n_heads is {n_heads}, n_groups is {n_groups}: each group needs the same number of heads")
         self.n_heads, self.n_groups, self.dt_limit, self.eps = n_heads, n_groups, dt_limit, eps

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.convolution import exponential_form
+from seqlab.inputs import at_least_one
+from seqlab.mixer import Mixer
 
 
 class MEGAState(NamedTuple):
@@ -15,7 +17,7 @@ class MEGAState(NamedTuple):
     v: Float[Tensor, "B past V"]
 
 
-class MEGA(nn.Module):
+class MEGA(Mixer):
     """Moving average equipped gated attention (Ma et al. 2022, arXiv:2209.10655), the chunked, causal one.
 
     h_t = (1 - α δ) h_{t-1} + α β x_t        x'_t = silu(η·h_t + ω x_t)        N averages of each channel, damped by δ
@@ -33,7 +35,9 @@ class MEGA(nn.Module):
     """
 
     def __init__(self, d_model, *, d_state=16, d_z=None, d_v=None, chunk_size=128, form="convolution"):
-        super().__init__()
+        super().__init__(d_model)
+        at_least_one(chunk_size=chunk_size)
+        exponential_form(form)
         d_z, d_v = d_z or max(d_model // 4, 1), d_v or 2 * d_model
         self.widths, self.chunk_size, self.form = (d_model, d_model, d_z, d_v), chunk_size, form
         self.alpha, self.delta = (nn.Parameter(0.2 * torch.randn(d_model, d_state)) for _ in range(2))

@@ -5,9 +5,10 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from seqlab.convolution import exponential_form
+from seqlab.mixer import Mixer
 
 
-class CEMA(nn.Module):
+class CEMA(Mixer):
     """Megalodon's complex exponential moving average, alone (Ma et al. 2024, arXiv:2404.08801).
 
     h_t,n = (1 - α_n δ_n) e^{i n ϑ} h_{t-1,n} + α_n x_t        y_t = Re Σ_n η_n h_t,n + ω x_t        n = 1 .. N
@@ -22,7 +23,8 @@ class CEMA(nn.Module):
     """
 
     def __init__(self, d_model, *, d_state=16, form="convolution"):
-        super().__init__()
+        super().__init__(d_model)
+        exponential_form(form)
         self.form = form
         self.alpha, self.delta = (nn.Parameter(0.2 * torch.randn(d_model, d_state)) for _ in range(2))
         share = torch.exp(-math.log(d_model) / d_model * (torch.randperm(d_model) + 1.0))

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.attention import attend_in_form
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import RMSNorm
 from seqlab.position import rope_frequencies, rotate
 
@@ -19,7 +20,7 @@ class LatentCache(NamedTuple):
     position: int
 
 
-class MLA(nn.Module):
+class MLA(Mixer):
     """Multi-head latent attention (DeepSeek-V2, Liu et al. 2024, arXiv:2405.04434; DeepSeek-V3, arXiv:2412.19437).
 
     c_t = norm(W_c x_t)        k_t = [W_uk c_t ; RoPE(W_kr x_t)]        v_t = W_uv c_t
@@ -55,13 +56,15 @@ class MLA(nn.Module):
         form="naive",
         attend="sdpa",
     ):
-        super().__init__()
+        super().__init__(d_model)
         if form not in ("naive", "absorbed"):
             raise ValueError(f"form is {form!r}: choose 'naive' or 'absorbed'")
-        d_nope = d_nope or d_model // n_heads
+        d_nope = head_width(d_model, n_heads, d_nope)
         d_rope = d_nope // 2 if d_rope is None else d_rope
         d_v, kv_rank = d_v or d_nope, kv_rank or 4 * d_nope
-        attend_in_form(attend)
+        attend_in_form(attend, "attend")
+        if d_rope % 2 and theta is None and rope_base is not None:
+            raise ValueError(f"d_rope is {d_rope}: a rotation turns pairs of channels, so it must be even")
         self.n_heads, self.d_nope, self.d_rope, self.kv_rank = n_heads, d_nope, d_rope, kv_rank
         self.form, self.attend = form, attend
         self.turn = partial(rotate, interleaved=interleaved, magnitude=magnitude)

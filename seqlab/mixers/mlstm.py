@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.exponential_gates import divide, stabilise
+from seqlab.mixer import Mixer, head_width
 from seqlab.recurrence import in_form
 
 
@@ -15,7 +16,7 @@ class MLSTMState(NamedTuple):
     m: Float[Tensor, "B H"]
 
 
-class MLSTM(nn.Module):
+class MLSTM(Mixer):
     """mLSTM (Beck et al. 2024, arXiv:2405.04517), as in the layer of xLSTM-7B (arXiv:2503.13427).
 
     S_t = f_t S_{t-1} + i_t v_t k_tᵀ,   n_t = f_t n_{t-1} + i_t k_t        f = σ(f̃),  i = exp(ĩ)
@@ -44,18 +45,18 @@ class MLSTM(nn.Module):
         form="chunkwise",
         chunk_size=64,
     ):
-        super().__init__()
-        d_key, d_value = d_key or d_model // 2, d_value or d_model
-        if d_key % n_heads or d_value % n_heads:
-            raise ValueError(f"d_key is {d_key}, d_value is {d_value}: both must be a multiple of n_heads = {n_heads}")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        d_key = head_width(d_model, n_heads, d_key, parts=2)
+        d_value = head_width(d_model, n_heads, d_value)
         self.n_heads, self.soft_cap, self.form, self.chunk_size = n_heads, soft_cap, form, chunk_size
         self.eps, self.norm_eps = eps, norm_eps
-        self.q, self.k = (nn.Linear(d_model, d_key, bias=bias) for _ in range(2))
-        self.v, self.g = (nn.Linear(d_model, d_value, bias=bias) for _ in range(2))
+        self.q, self.k = (nn.Linear(d_model, n_heads * d_key, bias=bias) for _ in range(2))
+        self.v, self.g = (nn.Linear(d_model, n_heads * d_value, bias=bias) for _ in range(2))
         self.i, self.f = (nn.Linear(d_model, n_heads) for _ in range(2))
-        self.norm = nn.Parameter(torch.ones(n_heads, d_value // n_heads))
+        self.norm = nn.Parameter(torch.ones(n_heads, d_value))
         self.norm_bias = nn.Parameter(torch.zeros_like(self.norm)) if bias else None
-        self.out = nn.Linear(d_value, d_model, bias=bias)
+        self.out = nn.Linear(n_heads * d_value, d_model, bias=bias)
         for gate, start in ((self.i, torch.full((n_heads,), -10.0)), (self.f, torch.linspace(3, 6, n_heads))):
             nn.init.zeros_(gate.weight)
             gate.bias.data = start

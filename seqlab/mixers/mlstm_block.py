@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
 from seqlab.exponential_gates import divide, stabilise
+from seqlab.mixer import Mixer, head_width
 from seqlab.recurrence import in_form
 
 
@@ -17,7 +18,7 @@ class MLSTMBlockState(NamedTuple):
     conv: Float[Tensor, "B past E"]
 
 
-class MLSTMBlock(nn.Module):
+class MLSTMBlock(Mixer):
     """The block around mLSTM in the first xLSTM paper (Beck et al. 2024, arXiv:2405.04517): mLSTM inside a wide gate.
 
     u, z = x W_u, x W_z,   c = silu(conv(u)),   q, k from c, v from u,   y = W_o((norm(mLSTM(q, k, v)) + s c) silu(z))
@@ -41,18 +42,18 @@ class MLSTMBlock(nn.Module):
         form="chunkwise",
         chunk_size=64,
     ):
-        super().__init__()
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
         width = expand * d_model
-        if width % n_heads or width % qkv_block:
-            raise ValueError(
-                f"the block is {width} wide: n_heads = {n_heads} and qkv_block = {qkv_block} must divide it"
-            )
+        d_head = head_width(width, n_heads, name="expand · d_model")
+        if width % qkv_block:
+            raise ValueError(f"expand · d_model is {width}: qkv_block = {qkv_block} must divide it")
         self.n_heads, self.eps, self.norm_eps, self.form, self.chunk_size = n_heads, eps, norm_eps, form, chunk_size
         self.u, self.z = (nn.Linear(d_model, width, bias=False) for _ in range(2))
         self.conv = ShortConv(width, d_conv, bias=True)
         self.qkv = nn.Parameter(torch.randn(3, width // qkv_block, qkv_block, qkv_block) * (2 / (5 * d_model)) ** 0.5)
         self.i, self.f = (nn.Linear(3 * width, n_heads) for _ in range(2))
-        self.norm, self.skip = nn.Parameter(torch.ones(n_heads, width // n_heads)), nn.Parameter(torch.ones(width))
+        self.norm, self.skip = nn.Parameter(torch.ones(n_heads, d_head)), nn.Parameter(torch.ones(width))
         self.out = nn.Linear(width, d_model, bias=False)
         for W in (self.u, self.z):
             nn.init.normal_(W.weight, std=(2 / (5 * d_model)) ** 0.5)

@@ -6,6 +6,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import rms_norm
 from seqlab.position import rope_frequencies, rotate
 from seqlab.recurrence import in_form
@@ -16,7 +17,7 @@ class RetNetState(NamedTuple):
     position: int
 
 
-class RetNet(nn.Module):
+class RetNet(Mixer):
     """Multi-scale retention (Sun et al. 2023, arXiv:2307.08621).
 
     S_t = γ_h S_{t-1} + v_t k_tᵀ        γ_h = 1 - 2^(-5-h),  h = 0 .. H-1
@@ -28,9 +29,9 @@ class RetNet(nn.Module):
     """
 
     def __init__(self, d_model, n_heads=4, *, expand_v=2, form="chunkwise", chunk_size=64):
-        super().__init__()
-        if d_model % (2 * n_heads):
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: each head needs an even width")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        d_head = head_width(d_model, n_heads, even=True)
         self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
         self.q, self.k = (nn.Linear(d_model, d_model, bias=False) for _ in range(2))
         self.v, self.g = (nn.Linear(d_model, expand_v * d_model, bias=False) for _ in range(2))
@@ -40,7 +41,7 @@ class RetNet(nn.Module):
         nn.init.xavier_uniform_(self.out.weight, gain=2**-1)
         # Plain tensors in float64, not buffers: a model in bfloat16 must not round its decays and angles.
         self.log_gamma = torch.log1p(-(2.0 ** -(5 + torch.arange(n_heads, dtype=torch.float64))))
-        self.theta = rope_frequencies(d_model // n_heads, inclusive=True)
+        self.theta = rope_frequencies(d_head, inclusive=True)
 
     def project(self, x: Float[Tensor, "B T D"], state: RetNetState | None = None) -> dict[str, Tensor]:
         """What the recurrence reads: rotated q and k, v, and the constant log decay of each head."""

@@ -1,3 +1,4 @@
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
+from seqlab.mixer import Mixer, head_width
 from seqlab.recurrence import in_form
 from seqlab.scan import linear_scan
 
@@ -18,7 +20,7 @@ class RGLRUState(NamedTuple):
     conv: Float[Tensor, "B past W"]
 
 
-class RGLRU(nn.Module):
+class RGLRU(Mixer):
     """Griffin's recurrent block around the real-gated linear recurrent unit (De et al. 2024, arXiv:2402.19427).
 
     h_t = a_t h_{t-1} + √(1 - a_t²) (i_t x_t)        log a_t = -8 r_t softplus(Λ)        one number h per channel
@@ -36,16 +38,15 @@ class RGLRU(nn.Module):
     def __init__(
         self, d_model, n_heads=4, *, lru_width=None, d_conv=4, bias=True, activation=None, form="scan", chunk_size=64
     ):
-        super().__init__()
+        super().__init__(d_model)
         width = lru_width or d_model
-        if width % n_heads:
-            raise ValueError(f"lru_width is {width}, n_heads is {n_heads}: the first must be a multiple of the second")
+        block = head_width(width, n_heads, name="lru_width" if lru_width else "d_model")
+        in_form(form, chunk_size, "scan")
         self.form, self.chunk_size = form, chunk_size
-        self.activation = activation or (lambda x: F.gelu(x, approximate="tanh"))
+        self.activation = activation or partial(F.gelu, approximate="tanh")
         self.x, self.y = (nn.Linear(d_model, width, bias=bias) for _ in range(2))
         self.out = nn.Linear(width, d_model, bias=bias)
         self.conv = ShortConv(width, d_conv, bias=True, activation=None)
-        block = width // n_heads
         self.r_weight, self.i_weight = (
             nn.Parameter(torch.randn(n_heads, block, block) * block**-0.5) for _ in range(2)
         )  # (H, in, out)

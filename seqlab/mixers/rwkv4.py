@@ -6,6 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, check_layer
 from seqlab.scan import linear_scan
 from seqlab.shift import token_shift
 
@@ -19,7 +20,7 @@ class RWKV4State(NamedTuple):
     peak: Float[Tensor, "B E"]
 
 
-class RWKV4(nn.Module):
+class RWKV4(Mixer):
     """RWKV-4's time mix (Peng et al. 2023, arXiv:2305.13048): a softmax over the past, one for each channel.
 
     y_t = (Σ_{s<t} e^{(t-1-s) w + k_s} v_s + e^{u + k_t} v_t) / (the same without v)        w = -exp(decay) < 0
@@ -38,7 +39,8 @@ class RWKV4(nn.Module):
     """
 
     def __init__(self, d_model, *, d_inner=None, layer=0, n_layers=1, form="scan"):
-        super().__init__()
+        super().__init__(d_model)
+        check_layer(layer, n_layers)
         if form not in ("scan", "recurrent"):
             raise ValueError(f"form is {form!r}: choose 'scan' or 'recurrent'")
         self.form, d_inner = form, d_inner or d_model
@@ -53,7 +55,7 @@ class RWKV4(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], RWKV4State]:
         before = token_shift(x, None if state is None else state.last)
-        r, k, v = (W(torch.lerp(before, x, mu)) for W, mu in zip((self.r, self.k, self.v), self.mu, strict=True))
+        r, k, v = (W(before + (x - before) * mu) for W, mu in zip((self.r, self.k, self.v), self.mu, strict=True))
         k, v, decay, u = (t.to(torch.promote_types(x.dtype, torch.float32)) for t in (k, v, self.decay, self.bonus))
         if state is None:
             sums, peak = k.new_zeros(k.shape[0], 2, k.shape[2]), torch.full_like(k[:, 0], -torch.inf)

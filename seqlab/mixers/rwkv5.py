@@ -6,6 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, check_layer, head_width
 from seqlab.recurrence import in_form
 from seqlab.shift import read_before_write, token_shift
 
@@ -15,7 +16,7 @@ class RWKV5State(NamedTuple):
     S: Float[Tensor, "B H V K"]
 
 
-class RWKV5(nn.Module):
+class RWKV5(Mixer):
     """RWKV-5 "Eagle", its time mix (Peng et al. 2024, arXiv:2404.05892).
 
     y_t = (S_{t-1} + v_t (u k_t)ᵀ) q_t        S_t = S_{t-1} diag(a) + v_t k_tᵀ        a = exp(-exp(decay))
@@ -31,9 +32,10 @@ class RWKV5(nn.Module):
     """
 
     def __init__(self, d_model, n_heads=4, *, layer=0, n_layers=1, form="chunkwise", chunk_size=16):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        head_width(d_model, n_heads)
+        check_layer(layer, n_layers)
         self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
         depth, left = layer / max(n_layers - 1, 1), 1 - layer / n_layers
         channel = torch.arange(d_model)
@@ -52,7 +54,7 @@ class RWKV5(nn.Module):
     def _mix(self, x, last):
         """q, k, v and the gate, each from its own mix of x_t and x_{t-1}."""
         before, maps = token_shift(x, last), (self.q, self.k, self.v, self.gate)
-        return [W(torch.lerp(before, x, mu)) for W, mu in zip(maps, self.mu, strict=True)]
+        return [W(before + (x - before) * mu) for W, mu in zip(maps, self.mu, strict=True)]
 
     def _inputs(self, q, k, v):
         q, k, v = (rearrange(u, "b t (h k) -> b t h k", h=self.n_heads) for u in (q, k, v))

@@ -6,6 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer, check_layer, head_width
 from seqlab.recurrence import in_form
 from seqlab.shift import read_before_write, token_shift
 
@@ -15,7 +16,7 @@ class RWKV6State(NamedTuple):
     S: Float[Tensor, "B H V K"]
 
 
-class RWKV6(nn.Module):
+class RWKV6(Mixer):
     """RWKV-6 "Finch", its time mix (Peng et al. 2024, arXiv:2404.05892).
 
     y_t = (S_{t-1} + v_t (u k_t)ᵀ) q_t        S_t = S_{t-1} diag(a_t) + v_t k_tᵀ        a_t = exp(-exp(d_t))
@@ -33,9 +34,10 @@ class RWKV6(nn.Module):
     def __init__(
         self, d_model, n_heads=4, *, mix_rank=32, decay_rank=64, layer=0, n_layers=1, form="chunkwise", chunk_size=16
     ):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        head_width(d_model, n_heads)
+        check_layer(layer, n_layers)
         self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
         depth, left = layer / max(n_layers - 1, 1), 1 - layer / n_layers
         channel = torch.arange(d_model)

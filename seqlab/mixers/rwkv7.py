@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.dplr import in_form
+from seqlab.mixer import Mixer, check_layer, head_width
 from seqlab.shift import token_shift
 
 
@@ -16,7 +17,7 @@ class RWKV7State(NamedTuple):
     S: Float[Tensor, "B H V K"]
 
 
-class RWKV7(nn.Module):
+class RWKV7(Mixer):
     """RWKV-7 "Goose", its time mix (Peng et al. 2025, arXiv:2503.14456).
 
     S_t = S_{t-1} (diag(w_t) - κ_t (a_t κ_t)ᵀ) + v_t k_tᵀ        y_t = S_t q_t        w_t = exp(-e^{-1/2} sigmoid(d_t))
@@ -38,13 +39,14 @@ class RWKV7(nn.Module):
     shares = True
 
     def __init__(self, d_model, n_heads=4, *, ranks=None, layer=0, n_layers=1, form="chunkwise", chunk_size=16):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        K = head_width(d_model, n_heads)
+        check_layer(layer, n_layers)
         self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
         depth, left = layer / max(n_layers - 1, 1), 1 - layer / n_layers
         d_rank, a_rank, v_rank, g_rank = ranks or default_ranks(d_model)
-        channel, K = torch.arange(d_model), d_model // n_heads
+        channel = torch.arange(d_model)
         fraction, place = channel / max(d_model - 1, 1), (channel % K - (K - 1) / 2) / max((K - 1) / 2, 1)
         linear, zigzag = fraction - 0.5, place * place.abs()  # over the layer, over each head
         powers = torch.tensor([0.2, 0.9, 0.7, 0.7, 0.9, 0.2]) * left
@@ -70,7 +72,7 @@ class RWKV7(nn.Module):
         k, v, a = self.k(x_k), self.v(x_v), self.a(x_a).sigmoid()
         v_first = v if shared is None else shared.setdefault("v_first", v)
         if self.v_share is not None:
-            v = torch.lerp(v, v_first, self.v_share(x_v).sigmoid())
+            v = v + (v_first - v) * self.v_share(x_v).sigmoid()
         d = self.d(x_d, torch.tanh).to(torch.promote_types(x_d.dtype, torch.float32))
         parts = self.q(x_q), k * (1 + (a - 1) * self.k_a), v, k * self.k_k, a, -math.exp(-0.5) * d.sigmoid()
         q, k, v, erase, a, log_w = (rearrange(u, "b t (h k) -> b t h k", h=self.n_heads) for u in parts)

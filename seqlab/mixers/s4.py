@@ -4,10 +4,11 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from seqlab.discretize import as_complex, as_pairs, draw_dt, legs_dplr, wide
+from seqlab.mixer import Mixer
 from seqlab.rank_one import System, by_convolution, by_steps
 
 
-class S4(nn.Module):
+class S4(Mixer):
     """S4 (Gu et al. 2021, arXiv:2111.00396): A is HiPPO-LegS, kept as diagonal plus low rank.
 
     h_t = Ā h_{t-1} + B̄ x_t        y_t = 2 Re(C h_t) + D x_t        Ā, B̄: the bilinear rule on A = Λ - P P*
@@ -25,7 +26,7 @@ class S4(nn.Module):
     """
 
     def __init__(self, d_model, *, d_state=64, dt_min=1e-3, dt_max=0.1, form="convolution"):
-        super().__init__()
+        super().__init__(d_model)
         if form not in ("convolution", "recurrent"):
             raise ValueError(f"form is {form!r}: choose 'convolution' or 'recurrent'")
         self.form = form

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from seqlab import discretize
 from seqlab.convolution import exponential_form
 from seqlab.discretize import as_complex, as_pairs, wide, zero_order_hold
+from seqlab.mixer import Mixer
 
 
-class S4D(nn.Module):
+class S4D(Mixer):
     """S4D (Gu et al. 2022, arXiv:2206.11893): S4 with a diagonal A.
 
     h_t = a h_{t-1} + b x_t        y_t = 2 Re(C h_t) + D x_t        a = exp(dt A),  b = (a - 1) / A
@@ -23,12 +24,13 @@ class S4D(nn.Module):
     """
 
     def __init__(self, d_model, *, d_state=64, init="lin", dt_min=1e-3, dt_max=0.1, form="convolution"):
-        super().__init__()
+        super().__init__(d_model)
         if init not in discretize.S4D:
             raise ValueError(f"init is {init!r}: choose one of {', '.join(discretize.S4D)}")
         if d_state % 2 and init != "real":
             raise ValueError(f"d_state is {d_state}: conjugate pairs need an even number of modes")
-        self.form = exponential_form(form)
+        exponential_form(form)
+        self.form = form
         A = discretize.S4D[init](d_state).repeat(d_model, 1)
         self.log_dt = nn.Parameter(discretize.draw_dt(d_model, dt_min, dt_max).log().float())
         self.A_log = nn.Parameter((-A.real).log().float())
@@ -49,5 +51,5 @@ class S4D(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B D N"] | Float[Tensor, "B D N"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        y, state = self.form(x, *self.modes(), state)
+        y, state = exponential_form(self.form)(x, *self.modes(), state)
         return F.glu(self.out(F.gelu(y + self.skip * x))), state

@@ -6,10 +6,12 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from seqlab.discretize import as_complex, as_pairs, draw_dt, legs_dplr, wide, zero_order_hold
+from seqlab.inputs import full_precision
+from seqlab.mixer import Mixer
 from seqlab.scan import in_form
 
 
-class S5(nn.Module):
+class S5(Mixer):
     """S5 (Smith et al. 2022, arXiv:2208.04933): one state space with D inputs and D outputs.
 
     h_t = a h_{t-1} + b (B x_t)        y_t = 2 Re(C h_t) + D x_t        a = exp(dt Λ),  b = (a - 1) / Λ
@@ -24,10 +26,11 @@ class S5(nn.Module):
     """
 
     def __init__(self, d_model, *, d_state=64, n_blocks=1, dt_min=1e-3, dt_max=0.1, form="scan"):
-        super().__init__()
+        super().__init__(d_model)
         if d_state % (2 * n_blocks):
             raise ValueError(f"d_state is {d_state}, n_blocks is {n_blocks}: each block needs an even number of modes")
-        self.form = in_form(form)
+        in_form(form)
+        self.form = form
         size, half = d_state // n_blocks, d_state // n_blocks // 2
         rates, _, _, V = legs_dplr(size)
         rates, V = rates[:half].repeat(n_blocks), torch.block_diag(*[V[:, :half]] * n_blocks)  # (P/2), (P, P/2)
@@ -46,9 +49,15 @@ class S5(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B half"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B half"]]:
+        y, state = self.respond(x, state)
+        u = F.gelu(y + self.skip * x)
+        return u * torch.sigmoid(self.out(u)), state
+
+    @full_precision
+    def respond(self, x, state):
+        """2 Re(C h_t) for all t, and the last h."""
         a, b = self.gates()
         B, C, u = as_complex(self.B), as_complex(self.C), wide(x)
-        h = self.form(a[None, None], b * torch.complex(u @ B.real.mT, u @ B.imag.mT), state)
+        h = in_form(self.form)(a[None, None], b * torch.complex(u @ B.real.mT, u @ B.imag.mT), state)
         y = 2 * (h.real @ C.real.mT - h.imag @ C.imag.mT).to(x.dtype)
-        u = F.gelu(y + self.skip * x)
-        return u * torch.sigmoid(self.out(u)), h[:, -1].clone()  # a view would keep all T states
+        return y, h[:, -1].clone()  # a view would keep all T states

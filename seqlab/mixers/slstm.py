@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
+from seqlab.inputs import full_precision
+from seqlab.mixer import Mixer, head_width
 
 
 class sLSTMState(NamedTuple):
@@ -17,7 +19,7 @@ class sLSTMState(NamedTuple):
     conv: Tensor
 
 
-class sLSTM(nn.Module):
+class sLSTM(Mixer):
     """The scalar LSTM of xLSTM (Beck et al. 2024, arXiv:2405.04517).
 
     c_t = f_t c_{t-1} + i_t tanh(z_t)        n_t = f_t n_{t-1} + i_t        h_t = σ(o_t) c_t / n_t
@@ -34,10 +36,8 @@ class sLSTM(nn.Module):
     """
 
     def __init__(self, d_model, n_heads=4, *, d_conv=4, depth=0.0, eps=1e-5):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
-        K = d_model // n_heads
+        super().__init__(d_model)
+        K = head_width(d_model, n_heads)
         self.n_heads, self.eps = n_heads, eps
         self.conv = ShortConv(d_model, d_conv, bias=True)
         self.W = nn.Parameter(torch.randn(4, n_heads, K, K) * (2 / 5 / d_model) ** 0.5)  # gates i, f, z, o
@@ -57,14 +57,20 @@ class sLSTM(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)
         gates, past = self.gates(x, None if state is None else state.conv)
         R = rearrange(self.R.to(wide), "g h i j -> h j (g i)")
-        ys, state = [], self.first(x, wide) if state is None else state[:4]
-        h, c, n, m = (u.transpose(0, 1) for u in state)  # (H, B, K): one product per head
-        for Wx in gates.to(wide).unbind():
+        state = self.first(x, wide) if state is None else state[:4]
+        ys, state = self.loop(gates.to(wide), R, *(u.transpose(0, 1) for u in state))  # (H, B, K): a product per head
+        y = rearrange(ys, "t h b k -> b t (h k)").to(x.dtype)
+        y = F.group_norm(y.flatten(0, 1), self.n_heads, self.norm, eps=self.eps).view_as(x)
+        return y, sLSTMState(*(u.transpose(0, 1) for u in state), past)
+
+    @full_precision
+    def loop(self, gates, R, h, c, n, m):
+        """Every h, and the last (h, c, n, m)."""
+        ys = []
+        for Wx in gates.unbind():
             h, c, n, m = self.step(torch.baddbmm(Wx, h, R), c, n, m)
             ys.append(h)
-        y = rearrange(torch.stack(ys), "t h b k -> b t (h k)").to(x.dtype)
-        y = F.group_norm(y.flatten(0, 1), self.n_heads, self.norm, eps=self.eps).view_as(x)
-        return y, sLSTMState(*(u.transpose(0, 1) for u in (h, c, n, m)), past)
+        return torch.stack(ys), (h, c, n, m)
 
     def first(self, x, wide):
         """Nothing written: c and n are 0 at any scale, so m = -inf, and the first token sets m to its own ĩ."""

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.attention import attend, attend_in_form, merge
+from seqlab.mixer import Mixer, head_width
 from seqlab.position import rope_frequencies, rotate
 
 
@@ -17,7 +18,7 @@ class StreamingCache(NamedTuple):
     position: int
 
 
-class StreamingLLM(nn.Module):
+class StreamingLLM(Mixer):
     """A window that keeps the first tokens too (Xiao et al. 2023, arXiv:2309.17453).
 
     y_t = Σ_{s in cache} softmax_s(q_t·k_s / √K) v_s,   cache of t: tokens 0 .. n_sinks-1 and t-window+1 .. t
@@ -33,7 +34,7 @@ class StreamingLLM(nn.Module):
     """
 
     def __init__(self, d_model, n_heads=4, *, n_sinks=4, window=1024, rope_base=10000.0, form="tiled"):
-        super().__init__()
+        super().__init__(d_model)
         if n_sinks < 0 or window < 1:
             raise ValueError(f"n_sinks is {n_sinks}, window is {window}: at least 0 and at least 1 are needed")
         if form == "sdpa":
@@ -41,7 +42,7 @@ class StreamingLLM(nn.Module):
         attend_in_form(form)
         self.n_heads, self.n_sinks, self.window, self.form = n_heads, n_sinks, window, form
         self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
-        self.theta = rope_frequencies(d_model // n_heads, rope_base)
+        self.theta = rope_frequencies(head_width(d_model, n_heads, even=True), rope_base)
 
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], StreamingCache]:
         start = 0 if state is None else state.position

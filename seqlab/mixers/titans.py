@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
+from seqlab.inputs import at_least_one, full_precision
+from seqlab.mixer import Mixer, head_width
 from seqlab.norm import RMSNorm, l2norm
 
 
@@ -20,7 +22,7 @@ class TitansState(NamedTuple):
     position: int
 
 
-class Titans(nn.Module):
+class Titans(Mixer):
     """The neural memory of Titans (Behrouz et al. 2025, arXiv:2501.00663), an MLP of `depth` matrices for each head.
 
     S_t = η_t S_{t-1} - θ_t ∇‖M(k_t) - v_t‖²        M_t = (1 - α_t) M_{t-1} + S_t        y_t = M_t(q_t)
@@ -38,18 +40,16 @@ class Titans(nn.Module):
     """
 
     def __init__(self, d_model, n_heads=4, *, depth=2, expand=4, chunk_size=16, d_conv=4, max_lr=0.1, form="chunkwise"):
-        super().__init__()
-        if d_model % n_heads:
-            raise ValueError(f"d_model is {d_model}, n_heads is {n_heads}: the first must be a multiple of the second")
+        super().__init__(d_model)
+        K = head_width(d_model, n_heads)
         if form not in ("chunkwise", "recurrent"):
             raise ValueError(f"form is {form!r}: choose 'chunkwise' or 'recurrent'")
-        if min(depth, chunk_size) < 1:
-            raise ValueError(f"depth is {depth}, chunk_size is {chunk_size}: both must be at least 1")
+        at_least_one(depth=depth, chunk_size=chunk_size)
         self.n_heads, self.chunk_size, self.max_lr, self.form = n_heads, chunk_size, max_lr, form
         self.qkv, self.g, self.out = (nn.Linear(d_model, n * d_model, bias=False) for n in (3, 1, 1))
         self.conv, self.gates = ShortConv(3 * d_model, d_conv), nn.Linear(d_model, 3 * n_heads)
         self.gates.bias.data = torch.tensor([-6.0, 0.0, 0.0]).repeat_interleave(n_heads)  # α, η, θ
-        widths = [K := d_model // n_heads, *[expand * K] * (depth - 1), K]
+        widths = [K, *[expand * K] * (depth - 1), K]
         xavier = ((6 / (a + b)) ** 0.5 * torch.empty(n_heads, b, a).uniform_(-1, 1) for a, b in pairwise(widths))
         self.first, self.norm = nn.ParameterList(xavier), RMSNorm(K)
 
@@ -74,6 +74,7 @@ class Titans(nn.Module):
         return self.out(y * F.silu(self.g(x))), TitansState(*map(tuple, (start, M, S)), conv, position)
 
 
+@full_precision
 def step(q, k, v, log_keep, log_eta, theta, start, M, S):
     """The equation, one token."""
     gradients = [g.mT @ x for x, g in errors(start, k, v)]
@@ -82,6 +83,7 @@ def step(q, k, v, log_keep, log_eta, theta, start, M, S):
     return mlp(q, [lambda x, W=W: x @ W.mT for W in M]), M, S
 
 
+@full_precision
 def chunk(q, k, v, log_keep, log_eta, theta, start, M, S):
     """The same for C tokens: -S_i and -M_i hold gradient j in parts that only the gates decide, so no M_i is formed."""
     learned = errors(start, k, v)

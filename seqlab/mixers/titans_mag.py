@@ -1,10 +1,11 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.mixer import Mixer
 from seqlab.norm import RMSNorm
 
 
-class MemoryAsGate(nn.Module):
+class MemoryAsGate(Mixer):
     """Titans MAG (arXiv:2501.00663, §4.2): a short-term and a long-term memory side by side, one gating the other.
 
     y = W_o(norm(attention(x)) · σ(norm(memory(x))))
@@ -15,7 +16,7 @@ class MemoryAsGate(nn.Module):
     """
 
     def __init__(self, d_model, *, attention, memory):
-        super().__init__()
+        super().__init__(d_model)
         self.attention, self.memory = attention(d_model), memory(d_model)
         self.attention_norm, self.memory_norm = RMSNorm(d_model), RMSNorm(d_model)
         self.out = nn.Linear(d_model, d_model, bias=False)

@@ -2,6 +2,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqlab.inner_loop import InnerLoop
+from seqlab.mixer import head_width
 
 
 class TTTLinear(InnerLoop):
@@ -18,7 +19,7 @@ class TTTLinear(InnerLoop):
     """
 
     def __init__(self, d_model, n_heads=4, *, base_lr=1.0, **options):
-        K = d_model // n_heads
+        K = head_width(d_model, n_heads, even=True)
         super().__init__(d_model, n_heads, (K, K), base_lr=base_lr, **options)
 
     def model(self, x: Float[Tensor, "B H C K1"], layers) -> Float[Tensor, "B H C K"]:

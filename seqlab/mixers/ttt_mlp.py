@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqlab.inner_loop import InnerLoop, one
+from seqlab.mixer import head_width
 
 
 class TTTMLP(InnerLoop):
@@ -20,7 +21,7 @@ class TTTMLP(InnerLoop):
     """
 
     def __init__(self, d_model, n_heads=4, *, expand=4, base_lr=0.1, **options):
-        K = d_model // n_heads
+        K = head_width(d_model, n_heads, even=True)
         super().__init__(d_model, n_heads, (K, expand * K, K), base_lr=base_lr, **options)
 
     def model(self, x: Float[Tensor, "B H C K1"], layers) -> Float[Tensor, "B H C K"]:

@@ -146,5 +146,5 @@ def test_the_default_sizes_are_deepseek_v2s():
 def test_wrong_forms_get_one_clear_sentence():
     with pytest.raises(ValueError, match="form is 'parallel': choose 'naive' or 'absorbed'"):
         MLA(D, H, form="parallel")
-    with pytest.raises(ValueError, match="form is 'flash': choose one of parallel, tiled, sdpa"):
+    with pytest.raises(ValueError, match="attend is 'flash': choose one of parallel, tiled, sdpa"):
         MLA(D, H, attend="flash")

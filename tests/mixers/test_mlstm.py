@@ -107,9 +107,9 @@ def test_a_gate_that_overflows_exp_is_no_trouble():
 
 
 def test_wrong_options_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="d_key is 16, d_value is 32: both must be a multiple of n_heads = 5"):
+    with pytest.raises(ValueError, match="d_model is 32, 2 n_heads is 10: the first must be a multiple of the second"):
         MLSTM(D, 5)
-    with pytest.raises(ValueError, match="the block is 64 wide: n_heads = 5 and qkv_block = 4 must divide it"):
+    with pytest.raises(ValueError, match="d_model is 64, n_heads is 5: the first must be a multiple of the second"):
         MLSTMBlock(D, 5)
 
 
@@ -144,7 +144,7 @@ def test_against_xlstm_prefill_and_token_by_token(xlstm, bias, qk, v):
     theirs.mlstm_backend._inference_fn.keywords["mlstm_sequence_kernel"].keywords["dtype_state"] = torch.float64
     for p in theirs.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    ours = MLSTM(D, H, d_key=int(D * qk), d_value=int(D * v), bias=bias, eps=1e-4).double()
+    ours = MLSTM(D, H, d_key=int(D * qk) // H, d_value=int(D * v) // H, bias=bias, eps=1e-4).double()
     names = {"q": "q", "k": "k", "v": "v", "g": "ogate_preact", "i": "igate_preact", "f": "fgate_preact"}
     for name, their_name in (names | {"out": "out_proj"}).items():
         getattr(ours, name).load_state_dict(getattr(theirs, their_name).state_dict())

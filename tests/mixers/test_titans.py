@@ -105,5 +105,5 @@ def test_wrong_options_get_one_clear_sentence():
         Titans(D, 5)
     with pytest.raises(ValueError, match="form is 'scan': choose 'chunkwise' or 'recurrent'"):
         Titans(D, H, form="scan")
-    with pytest.raises(ValueError, match="depth is 0, chunk_size is 16"):
+    with pytest.raises(ValueError, match="depth is 0: it must be at least 1"):
         Titans(D, H, depth=0)

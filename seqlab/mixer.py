@@ -1,0 +1,97 @@
+"""What all mixers have in common: the check of what they are given, and of the sizes they are made with."""
+
+import torch
+from torch import Tensor, nn
+
+from seqlab.inputs import at_least_one
+
+
+class Mixer(nn.Module):
+    """(x, state) -> (y, state) with x (B, T, d_model): a subclass writes `forward`.
+
+    A call checks x and the state first, so that a wrong one is a TypeError or ValueError of one sentence, not a message
+    from the depths of `forward`. Compiled code is not checked.
+    """
+
+    def __init__(self, d_model: int):
+        super().__init__()
+        at_least_one(d_model=d_model)
+        self.d_model = d_model
+
+    def __call__(self, x, state=None, *args, **options):
+        if not torch.compiler.is_compiling():
+            self.check(x, state)
+        return super().__call__(x, state, *args, **options)
+
+    def check(self, x, state=None):
+        """Raise in one sentence unless x is (B, T, d_model) in the weights' dtype and the state has B rows."""
+        name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: x is a {type(x).__name__}: a torch.Tensor (B, T, {self.d_model}) is needed")
+        if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != self.d_model:
+            raise ValueError(
+                f"{name}: x has shape {tuple(x.shape)}: (B, T, {self.d_model}) with T at least 1 is needed"
+            )
+        if not x.is_floating_point():
+            raise TypeError(
+                f"{name}: x has dtype {x.dtype}: floating-point vectors are needed (tokens are embedded first)"
+            )
+        self._check_dtype(x, name)
+        for part in _tensors(state):
+            if part.ndim and part.shape[0] != len(x):
+                raise ValueError(
+                    f"{name}: the state holds a tensor of shape {tuple(part.shape)}, x has {len(x)} sequences: "
+                    "a state belongs to the batch it came from"
+                )
+
+    def _check_dtype(self, x, name):
+        """One of the weights has x's dtype; under autocast, which casts all but float64, any other goes with any."""
+        cast = x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
+        weights = None
+        for p in self.parameters():
+            if p.dtype == x.dtype or (cast and p.dtype != torch.float64):
+                return
+            weights = weights or p.dtype
+        if weights is not None:
+            raise TypeError(f"{name}: x is {x.dtype}, the weights are {weights}: use one dtype, as x.to({weights})")
+
+
+def _tensors(state):
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, tuple | list):
+        for part in state:
+            yield from _tensors(part)
+
+
+def head_width(
+    d_model: int, n_heads: int, d_head: int | None = None, *, parts: int = 1, even: bool = False, name: str = "d_model"
+) -> int:
+    """d_head, or else d_model / (parts · n_heads), which must come out whole; even, if a rotation is to turn pairs.
+
+    name: what d_model is, where it is a multiple of the model's.
+    """
+    at_least_one(n_heads=n_heads)
+    heads = parts * n_heads
+    sizes = f"{name} is {d_model}, {'n_heads' if parts == 1 else f'{parts} n_heads'} is {heads}"
+    if d_head is not None:
+        at_least_one(d_head=d_head)
+        sizes = f"d_head is {d_head}"
+    elif d_model % heads:
+        raise ValueError(f"{sizes}: the first must be a multiple of the second")
+    width = d_head or d_model // heads
+    if even and width % 2:
+        raise ValueError(f"{sizes}: each head needs an even width, as a rotation turns pairs of channels")
+    return width
+
+
+def check_layer(layer: int, n_layers: int):
+    """layer 0 .. n_layers - 1."""
+    if not 0 <= layer < n_layers:
+        raise ValueError(f"layer is {layer}, n_layers is {n_layers}: layers are numbered from 0, so pass n_layers too")
+
+
+def check_shape(name: str, x: Tensor, shape: tuple[int, ...]):
+    """For code that would not notice: PyTorch's fused LSTM reads past the end of a state that is too small."""
+    if x.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}: {shape} is needed")
