@@ -29,7 +29,6 @@ Strength = Float[Tensor, "B T H"]
 State = Float[Tensor, "B H V K"]
 
 
-@full_precision
 def step(
     S: Float[Tensor, "B H V K"],
     q: Float[Tensor, "B H K"],

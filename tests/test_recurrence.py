@@ -245,6 +245,20 @@ def test_unknown_form_and_chunk_size_get_one_clear_sentence():
     assert in_form(step) is step
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("decay", DECAYS)
+def test_autocast_changes_no_number_of_the_core(form, decay):
+    """bf16 parts beside float32 ones, as a mixer brings them under autocast: the same as all of them in float32."""
+    x = {name: t.float() for name, t in draw(21, decay, delta=True, state=True).items()}
+    x["q"], x["beta"] = x["q"].bfloat16(), x["beta"].bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, S = FORMS[form](**x)
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16  # and it is still on
+    for ours, theirs in zip((y, S), FORMS[form](**{name: t.float() for name, t in x.items()}), strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
 # Oracles: fla's naive functions, which share no code with ours. They compute in float32.
 
 

@@ -49,3 +49,12 @@ def test_the_gradient_through_time_is_a_product_of_jacobians():
 def test_an_unknown_form_gets_one_clear_sentence():
     with pytest.raises(ValueError, match="form is 'parallel': choose 'fused' or 'recurrent'"):
         Elman(D, form="parallel")
+
+
+@pytest.mark.parametrize("form", ["fused", "recurrent"])
+def test_a_state_of_another_width_gets_one_clear_sentence(form):
+    """PyTorch's fused loop would read past its end."""
+    x = torch.randn(2, 3, D)
+    _, state = Elman(D // 2 + 1)(torch.randn(2, 3, D // 2 + 1))
+    with pytest.raises(ValueError, match=rf"the state.* has shape \(2, {D // 2 + 1}\): \(2, {D}\) is needed"):
+        Elman(D, form=form)(x, state)

@@ -43,3 +43,12 @@ def test_wrong_options_get_one_clear_sentence():
         GRU(D, form="scan")
     with pytest.raises(ValueError, match="PyTorch fuses only 'after'"):
         GRU(D, reset="before", form="fused")
+
+
+@pytest.mark.parametrize("form", ["fused", "recurrent"])
+def test_a_state_of_another_width_gets_one_clear_sentence(form):
+    """PyTorch's fused loop would read past its end."""
+    x = torch.randn(2, 3, D)
+    _, state = GRU(D // 2 + 1)(torch.randn(2, 3, D // 2 + 1))
+    with pytest.raises(ValueError, match=rf"the state.* has shape \(2, {D // 2 + 1}\): \(2, {D}\) is needed"):
+        GRU(D, form=form)(x, state)

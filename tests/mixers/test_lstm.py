@@ -39,3 +39,12 @@ def test_an_open_forget_gate_and_a_shut_input_gate_keep_the_cell():
 def test_an_unknown_form_gets_one_clear_sentence():
     with pytest.raises(ValueError, match="form is 'scan': choose 'fused' or 'recurrent'"):
         LSTM(D, form="scan")
+
+
+@pytest.mark.parametrize("form", ["fused", "recurrent"])
+def test_a_state_of_another_width_gets_one_clear_sentence(form):
+    """PyTorch's fused loop would read past its end."""
+    x = torch.randn(2, 3, D)
+    _, state = LSTM(D // 2 + 1)(torch.randn(2, 3, D // 2 + 1))
+    with pytest.raises(ValueError, match=rf"the state.* has shape \(2, {D // 2 + 1}\): \(2, {D}\) is needed"):
+        LSTM(D, form=form)(x, state)

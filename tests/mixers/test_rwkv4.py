@@ -68,6 +68,11 @@ def test_an_unknown_form_gets_one_clear_sentence():
         RWKV4(D, form="parallel")
 
 
+def test_a_layer_beyond_the_last_gets_one_clear_sentence():
+    with pytest.raises(ValueError, match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too"):
+        RWKV4(32, layer=3)
+
+
 @pytest.fixture(scope="module")
 def transformers_rwkv():
     with warnings.catch_warnings():

@@ -39,6 +39,11 @@ def test_wrong_widths_get_one_clear_sentence():
         RWKV5(D, 3)
 
 
+def test_a_layer_beyond_the_last_gets_one_clear_sentence():
+    with pytest.raises(ValueError, match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too"):
+        RWKV5(32, layer=3)
+
+
 @pytest.mark.oracle
 def test_against_the_rwkv_package(rwkv_package):
     mixer, x, S = RWKV5(D, H, layer=1, n_layers=3), torch.randn(T, D), torch.randn(H, 8, 8)

@@ -60,6 +60,11 @@ def test_a_bonus_of_one_over_no_decay_is_a_read_after_the_write():
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
+def test_a_layer_beyond_the_last_gets_one_clear_sentence():
+    with pytest.raises(ValueError, match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too"):
+        RWKV6(32, layer=3)
+
+
 @pytest.mark.oracle
 def test_the_recurrence_and_its_gradients_against_fla():
     with warnings.catch_warnings():

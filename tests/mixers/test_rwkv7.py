@@ -64,11 +64,26 @@ def test_the_starting_values_are_the_authors():
     assert default_ranks(2048) == (96, 96, 64, 256)  # of the 1.5B model
 
 
+def test_a_layer_beyond_the_last_gets_one_clear_sentence():
+    with pytest.raises(ValueError, match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too"):
+        RWKV7(32, layer=3)
+
+
 def test_wrong_widths_get_one_clear_sentence():
     with pytest.raises(ValueError, match="d_model is 32, n_heads is 3: the first must be a multiple of the second"):
         RWKV7(D, 3)
     with pytest.raises(ValueError, match="form is 'parallel': choose one of recurrent, chunkwise"):
-        RWKV7(D, H, form="parallel")(torch.zeros(1, 2, D))
+        RWKV7(D, H, form="parallel")
+
+
+def test_a_later_layer_runs_under_autocast():
+    """Its share of v_first is a float32 bias and a bfloat16 product."""
+    mixer, x, first = lively(layer=1, n_layers=2), torch.randn(2, T, D), torch.randn(2, T, D)
+    exact, _ = mixer.double()(x.double(), None, {"v_first": first.double()})
+    mixer.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, _ = mixer(x, None, {"v_first": first.bfloat16()})
+    assert (y - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 @pytest.mark.oracle
