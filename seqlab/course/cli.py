@@ -154,28 +154,48 @@ def doctor() -> None:
 
 @app.command()
 def zoo(
-    name: Annotated[str | None, typer.Argument(help="One architecture or model; without it, all of them.")] = None,
+    name: Annotated[
+        list[str] | None, typer.Argument(help="One architecture, channel mixer or model; without it, all of them.")
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables of the README.")] = False,
 ) -> None:
     """Show every architecture: what it forgets, the size of its state, its paper and what it is tested against."""
-    from seqlab.zoo import FAMILIES, RECIPES, table
+    from seqlab.zoo import CHANNEL_MIXERS, FAMILIES, RECIPES, table
 
-    plain = {"box": None, "pad_edge": False}
+    if markdown and name:
+        raise ValueError("--markdown prints the whole tables: leave out the name, or the option")
     if markdown:
-        return print(table.markdown(), table.recipes_markdown(), sep="\n\n")
-    if name is not None:
-        return out.print(table.one(name), markup=False, soft_wrap=True)
-    view = Table(Column("architecture", no_wrap=True), "what it forgets", "state", "forms", "year", "ch.", **plain)
-    for family, rows in FAMILIES.items():
-        view.add_row(f"[bold]{family}[/]")
-        for row in rows:
-            view.add_row(*map(_plain, table.cells(row)))
-    out.print(view)
-    models = Table(Column("model", no_wrap=True), "layout", "year", "ch.", **plain)
-    for r in RECIPES:
-        models.add_row(_plain(r.name), _plain(r.layout), str(r.year), f"{r.chapter:02d}")
-    out.print("", models)
-    out.print(f"\n{table.LEGEND} seqlab zoo NAME says more about one.", style="dim")
+        return print(table.markdown())
+    if name:
+        return out.print(table.one(" ".join(name)), markup=False, soft_wrap=True)
+    sections = [
+        ("architecture", "what it forgets", "state", "forms", "year", "ch."),
+        ("channel mixer", "where a token goes", "weights", "year", "ch."),
+        ("model", "layout", "year", "ch."),
+    ]
+    rows = [
+        [],
+        map(table.channel_cells, CHANNEL_MIXERS),
+        ((r.name, r.layout, str(r.year), f"{r.chapter:02d}") for r in RECIPES),
+    ]
+    for family, members in FAMILIES.items():
+        rows[0] += [family, *map(table.cells, members)]
+    for names, lines in zip(sections, map(list, rows), strict=True):
+        if lines:
+            out.print(_zoo(names, lines), "")
+    out.print(f"{table.LEGEND} {table.WEIGHTS} seqlab zoo NAME says more about one.", style="dim")
+
+
+def _zoo(names: tuple[str, ...], lines: list) -> Table:
+    """The columns there is room for. A line that is no row is a heading."""
+    narrow = {"forms", "year"} if out.width < 120 else set()
+    narrow |= {"what it forgets", "where a token goes"} if out.width < 70 else set()
+    kept = [i for i, name in enumerate(names) if name not in narrow]
+    long = {"what it forgets", "where a token goes", "layout", "forms"}
+    view = Table(*(Column(names[i], no_wrap=names[i] not in long) for i in kept), box=None, pad_edge=False)
+    for line in lines:
+        view.add_row(*([f"[bold]{line}[/]"] if isinstance(line, str) else (_plain(line[i]) for i in kept)))
+    return view
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -3,10 +3,21 @@
 A new mixer is one file in mixers/, one row here (in the file of its family) and one oracle test.
 """
 
-from seqlab.zoo import attention, averages, delta, linear, models, others, recurrent, rwkv, selective, state_space
-from seqlab.zoo.row import CORE_FORMS, Recipe, Row
+from seqlab.zoo import attention, averages, delta, ffn, linear, models, others, recurrent, rwkv, selective, state_space
+from seqlab.zoo.row import CORE_FORMS, ChannelMixer, Recipe, Row
 
-__all__ = ["CORE_FORMS", "FAMILIES", "RECIPES", "ZOO", "Recipe", "Row", "recipe", "row"]
+__all__ = [
+    "CHANNEL_MIXERS",
+    "CORE_FORMS",
+    "FAMILIES",
+    "RECIPES",
+    "ZOO",
+    "ChannelMixer",
+    "Recipe",
+    "Row",
+    "recipe",
+    "row",
+]
 
 FAMILIES: dict[str, list[Row]] = {
     "recurrent": recurrent.ROWS,
@@ -17,6 +28,7 @@ FAMILIES: dict[str, list[Row]] = {
     "RWKV": rwkv.ROWS,
     "others": averages.ROWS + others.ROWS,
 }
+CHANNEL_MIXERS: list[ChannelMixer] = ffn.ROWS
 RECIPES: list[Recipe] = models.RECIPES
 ZOO: list[Row] = [r for rows in FAMILIES.values() for r in rows]
 

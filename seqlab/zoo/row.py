@@ -33,6 +33,21 @@ def with_heads(mixer, **options):
     return partial(mixer, n_heads=H, **options)
 
 
+@dataclass(frozen=True)
+class ChannelMixer:
+    """One channel mixer: how to make it, where it sends a token, how many weights meet it, where it comes from."""
+
+    name: str
+    make: Callable[[int], nn.Module]  # make(d_model) -> channel mixer
+    route: str  # which of its parts a token goes to
+    touched: Callable[[int], int]  # d_model -> weights that one token meets
+    paper: str
+    year: int
+    chapter: int
+    oracle: str  # what its own test compares with
+    causal: bool = True  # False: which tokens an expert serves depends on later ones
+
+
 COUNTED = ("total", "active")  # of a recipe's sizes: parameters in all, and those that one token meets
 
 
