@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
 from seqlab.inputs import at_least_one, full_precision
-from seqlab.mixer import Mixer, head_width
+from seqlab.mixer import Mixer, check_form, head_width
 from seqlab.position import rope_frequencies, rotate
 
 
@@ -47,8 +47,7 @@ class InnerLoop(Mixer):
         self, d_model, n_heads, widths, *, base_lr, mini_batch=16, d_conv=4, gate=True, inner_norm=True, form="dual"
     ):
         super().__init__(d_model)
-        if form not in ("dual", "primal"):
-            raise ValueError(f"form is {form!r}: choose 'dual' or 'primal'")
+        check_form(form, "dual", "primal")
         at_least_one(mini_batch=mini_batch)
         K, linear = head_width(d_model, n_heads, even=True), partial(nn.Linear, d_model, d_model, bias=False)
         self.n_heads, self.base_lr, self.mini_batch, self.form = n_heads, base_lr, mini_batch, form

@@ -75,7 +75,7 @@ def head_width(
     heads = parts * n_heads
     sizes = f"{name} is {d_model}, {'n_heads' if parts == 1 else f'{parts} n_heads'} is {heads}"
     if d_head is not None:
-        at_least_one(d_head=d_head)
+        at_least_one(**{"a head's width": d_head})
         sizes = f"d_head is {d_head}"
     elif d_model % heads:
         raise ValueError(f"{sizes}: the first must be a multiple of the second")
@@ -83,6 +83,12 @@ def head_width(
     if even and width % 2:
         raise ValueError(f"{sizes}: each head needs an even width, as a rotation turns pairs of channels")
     return width
+
+
+def check_form(form: str, *known: str):
+    """One of the names a mixer knows."""
+    if form not in known:
+        raise ValueError(f"form is {form!r}: choose {' or '.join(map(repr, known))}")
 
 
 def check_layer(layer: int, n_layers: int):

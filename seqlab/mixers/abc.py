@@ -18,13 +18,15 @@ class ABCState(NamedTuple):
 class ABC(Mixer):
     """Attention with bounded-memory control, ABC_MLP (Peng et al. 2021, arXiv:2110.02488).
 
-    K̃_t = Σ_{s≤t} φ_s k_sᵀ / Σ_{s≤t} φ_s,   Ṽ_t alike        φ_s = exp(W_φ x_s)        y_t = Ṽ_tᵀ softmax(K̃_t q_t / √K)
+    K̃_t = Σ_{s≤t} φ_s k_sᵀ / Σ_{s≤t} φ_s        Ṽ_t = Σ_{s≤t} φ_s v_sᵀ / Σ_{s≤t} φ_s        φ_s = exp(W_φ x_s)
+    y_t = Ṽ_tᵀ softmax(K̃_t q_t / √K)        φ_s: one number for each of M slots (n_slots)
 
     The difference from linear attention: not the feature map approximates the softmax; the softmax is exact, over M
     slots instead of T tokens. What enters a slot is chosen by the token alone, and a slot holds the weighted *mean* of
-    all it was given, never less of the old: its gate e^(z_{t-1} - z_t), z = log Σ φ, is what remains of a mean when one
-    more joins. So it is two passes of gated linear attention with a softmax between, the slots in the rows of the first
-    table and in the columns of the second: `seqlab.two_sided`, whose signature a function passed as `form` must have.
+    all it was given, never less of the old: its gate e^(z_{t-1} - z_t), z = log Σ φ, is what remains of a mean when
+    one more joins. So it is two passes of gated linear attention with a softmax between, the slots in the rows of the
+    first table, K̃ (M, K), and in the columns of the second, Ṽᵀ (V, M): `seqlab.two_sided`, whose signature a function
+    passed as `form` must have.
     """
 
     def __init__(self, d_model, n_heads=4, *, n_slots=32, form="chunkwise", chunk_size=16):

@@ -24,10 +24,10 @@ class Attention(Mixer):
 
     y_t = Σ_{s≤t} softmax_s(q_t·k_s / √K) v_s
 
-    The difference: nothing is summed into a table; all keys and values are kept, so the state is the KV cache. Fewer
-    heads for k and v (`n_kv_heads`) shrink it: grouped queries (arXiv:2305.13245), multi-query with one
-    (arXiv:1911.02150). `window` keeps only that many last tokens. form: "parallel" (the scores as a matrix), "tiled"
-    (never the matrix), "sdpa" (PyTorch's fused attention), or a function with the signature of `attend`.
+    The difference from linear attention: nothing is summed into a table S; all keys and values are kept, so the state
+    is the KV cache. Fewer heads for k and v (`n_kv_heads`) shrink it: grouped queries (arXiv:2305.13245), multi-query
+    with one (arXiv:1911.02150). `window` keeps only that many last tokens. form: "parallel" (the scores as a matrix),
+    "tiled" (never the matrix), "sdpa" (PyTorch's fused attention), or a function with the signature of `attend`.
 
     What real models vary: d_head and d_out apart from d_model; bias on q, k, v (and out, unless out_bias says other);
     qk_norm, an RMS norm per head before the rotation (Qwen 3, arXiv:2505.09388); gate, a sigmoid per channel of y

@@ -14,11 +14,11 @@ class Based(Mixer):
 
     S_t = S_{t-1} + v_t φ(k_t)ᵀ        y_t = S_t φ(q_t) / z_t·φ(q_t)        φ(q)·φ(k) = 1 + s + s²/2,  s = q·k / √d
 
-    The difference from linear attention with the same map: q and k are projected to a small width d = 16 first, so that
-    the table, 1 + d + d² = 273 columns a head, stays affordable. The normaliser z is one more row of S, written by a 1
-    appended to v; a weight is at least ½, so nothing else keeps it from 0. A Based model mixes these layers with short
-    gated convolutions (`BaseConv`) and sliding-window attention over 64 tokens, which see what a polynomial of q·k is
-    too blunt for. State: S (B, H, V + 1, 273).
+    The difference from linear attention with the same map: q and k are projected to a small width d = 16 first, so
+    that the table S, 1 + d + d² = 273 columns a head, stays affordable. The normaliser z is one more row of S, written
+    by a 1 appended to v; a weight is at least ½, so nothing else keeps it from 0. A Based model mixes these layers
+    with short gated convolutions (`BaseConv`) and sliding-window attention over 64 tokens, which see what a polynomial
+    of q·k is too blunt for. State: S (B, H, V + 1, 273).
     """
 
     normalize = True  # the last row of the state is the normaliser

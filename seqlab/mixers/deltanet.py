@@ -24,10 +24,10 @@ class DeltaNet(Mixer):
 
     The difference from linear attention: a write first takes away what its key returned, so a key can be overwritten.
     q, k and v pass a short convolution and silu (one over all channels: it is depthwise), then q and k have length 1,
-    so that β_t = sigmoid(w x_t) is the share of the old value that is replaced: the eigenvalues of I - β k kᵀ are 1
+    so that β_t = σ(W_β x_t) is the share of the old value that is replaced: the eigenvalues of I - β k kᵀ are 1
     and 1 - β. `negative_eigenvalues` doubles β: 1 - β down to -1, a reflection, which tracking a state such as parity
     needs (arXiv:2411.12537). q is scaled by K^-1/2 as in the authors' code; the norm of each head cancels it, but for
-    eps. K = V = d_model / n_heads by default; `gate`: the normed head times silu(W_g x).
+    eps. d_key and d_value are per head, d_model / n_heads by default; `gate`: the normed head times silu(W_g x).
 
     State: S (B, H, V, K) and the convolution's last d_conv - 1 inputs.
     """

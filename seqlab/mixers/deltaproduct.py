@@ -25,8 +25,8 @@ class DeltaProduct(Mixer):
     y_t = S_{t,n} q_t
 
     The difference from DeltaNet: `n_steps` writes per token, each with its own key, value and strength, and one read
-    after the last. So a token turns the table by a product of n reflections, and a rotation in a plane is a product of
-    two: β is 2 sigmoid(w x), up to 2, by default. `forget` adds Gated DeltaNet's decay a_t, once per token, before its
+    after the last. So a token turns the table S by a product of n reflections, and a rotation in a plane is a product
+    of two: β is 2 σ(W_β x), up to 2, by default. `forget` adds Gated DeltaNet's decay a_t, once per token, before its
     first write; without it a_t = 1. To the recurrence, a token is n short steps: q is 0 at all but the last of them.
 
     Defaults as in fla's layer, but for `forget`: n_steps = 2, K = ¾ d_model / n_heads, V = 2 K, W_o(norm(y) silu(W_g

@@ -15,8 +15,8 @@ class DFW(Mixer):
 
     The difference from GLA: rows decay as well as columns, so the gate of a cell is the product of its row's and its
     column's, a matrix of rank one. No feature map, no normaliser, no norm after the read: y = S q goes to the output.
-    The gates start at ½ here. A gate on the rows does not fit the core: `seqlab.two_sided` carries it, and any
-    function with its signature may stand for `form`. State: S (B, H, V, K).
+    The gates start at ½ here. A gate on the rows does not fit `seqlab.recurrence`: `seqlab.two_sided` carries it, and
+    any function with its signature may stand for `form`. State: S (B, H, V, K).
     """
 
     def __init__(self, d_model, n_heads=4, *, form="chunkwise", chunk_size=16):

@@ -29,9 +29,10 @@ class Differential(Mixer):
     The difference from attention: weights may be negative, and what both maps see alike, the noise, cancels. Each head
     is then normed on its own and scaled by 1 - λ_init, so that gradients are as large as without the subtraction.
 
-    depth: the layer's number from 0 (the paper counts from 1). n_heads counts pairs of maps; in q and k all first maps
-    come before all second ones (the authors interleave them: the same up to the order of rows). d_head is K, default
-    d_model / (2 n_heads). form: as `Attention`. State: DifferentialCache, as large as attention's.
+    depth: the layer's number from 0 (the paper counts from 1), so that a stack is [partial(Differential, depth=l) for
+    l in range(L)]. n_heads counts pairs of maps; in q and k all first maps come before all second ones (the authors
+    interleave them: the same up to the order of rows). d_head is K, default d_model / (2 n_heads). form: as
+    `Attention`. State: DifferentialCache, as large as attention's.
     """
 
     def __init__(

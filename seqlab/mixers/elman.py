@@ -3,7 +3,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.inputs import full_precision
-from seqlab.mixer import Mixer, check_shape
+from seqlab.mixer import Mixer, check_form, check_shape
 
 
 class Elman(Mixer):
@@ -20,8 +20,7 @@ class Elman(Mixer):
 
     def __init__(self, d_model, *, form="fused"):
         super().__init__(d_model)
-        if form not in ("fused", "recurrent"):
-            raise ValueError(f"form is {form!r}: choose 'fused' or 'recurrent'")
+        check_form(form, "fused", "recurrent")
         self.form = form
         self.W, self.R = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model, bias=False)
         for parameter in self.parameters():

@@ -22,16 +22,18 @@ class GatedDeltaNet(Mixer):
     """Gated DeltaNet (Yang, Kautz & Hatamizadeh 2024, arXiv:2412.06464).
 
     S̃ = a_t S_{t-1}        S_t = S̃ + β_t (v_t - S̃ k_t) k_tᵀ        y_t = S_t q_t
-    a_t = exp(-A softplus(w x_t + b))
+    a_t = exp(-A softplus(W_a x_t + b))        β_t = σ(W_β x_t)        a_t, β_t and A > 0: one number per head
 
-    The difference from DeltaNet: before the write, one number per head and token fades the whole table (Mamba-2's
-    gate), so it can be cleared at once and not only key by key. What the key returns is read after the fading.
-    β_t = sigmoid(w x_t), twice that with `negative_eigenvalues`. Output: W_o(norm(y) silu(W_g x)), norm before gate.
+    The difference from DeltaNet: before the write a_t fades the whole table S (Mamba-2's gate), so it can be cleared
+    at once and not only key by key. What the key returns is read after the fading.
+
+    (q, k, v) = silu(conv(W x_t)), a short convolution of each channel; then q and k have length 1 and q is scaled by
+    K^-1/2. `negative_eigenvalues` doubles β. Output: W_o(norm(y) silu(W_g x)), each head normed, norm before gate.
 
     n_heads counts value heads; `n_k_heads` fewer heads of q and k each serve as many neighbouring value heads (Qwen3-
-    Next). Defaults as in the authors' code: K = ¾ d_model / n_heads, V = 2 K. Decays are computed in float32 at least.
-    State: S (B, H, V, K) and the convolution's last inputs. A starts in U(0, 16) (from 0.01 on: log 0 is no number),
-    and softplus(b) log-uniform in [0.001, 0.1].
+    Next). d_key and d_value are per head; as in the authors' code K = ¾ d_model / n_heads, V = 2 K. A starts in
+    U(0, 16) (from 0.01 on: log 0 is no number), softplus(b) log-uniform in [0.001, 0.1]; decays are computed in
+    float32 at least. State: S (B, H, V, K) and the convolution's last inputs.
     """
 
     def __init__(

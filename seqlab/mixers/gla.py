@@ -36,8 +36,8 @@ class GLA(Mixer):
     ):
         super().__init__(d_model)
         in_form(form, chunk_size)  # a name that is none fails here, not at the first call
-        at_least_one(n_heads=n_heads)
         d_key, d_value = int(d_model * expand_k), int(d_model * expand_v)
+        at_least_one(n_heads=n_heads, d_key=d_key, d_value=d_value)
         if d_key % n_heads or d_value % n_heads:
             raise ValueError(f"keys are {d_key} wide, values {d_value}: both must be a multiple of n_heads = {n_heads}")
         self.n_heads, self.tau, self.form, self.chunk_size = n_heads, tau, form, chunk_size

@@ -3,7 +3,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.inputs import full_precision
-from seqlab.mixer import Mixer, check_shape
+from seqlab.mixer import Mixer, check_form, check_shape
 
 
 class GRU(Mixer):
@@ -26,8 +26,7 @@ class GRU(Mixer):
         form = form or ("fused" if reset == "after" else "recurrent")
         if reset not in ("after", "before"):
             raise ValueError(f"reset is {reset!r}: choose 'after' or 'before' (the product with R)")
-        if form not in ("fused", "recurrent"):
-            raise ValueError(f"form is {form!r}: choose 'fused' or 'recurrent'")
+        check_form(form, "fused", "recurrent")
         if (reset, form) == ("before", "fused"):
             raise ValueError("reset is 'before', form is 'fused': PyTorch fuses only 'after', so use form='recurrent'")
         self.reset, self.form = reset, form

@@ -19,14 +19,15 @@ class GSAState(NamedTuple):
 class GSA(Mixer):
     """Gated slot attention (Zhang et al. 2024, arXiv:2409.07146).
 
-    K̃_t = diag(a_t) K̃_{t-1} + (1 - a_t) k_tᵀ,   Ṽ_t alike        a_t = σ(x_t W_a)^(1/τ),  τ = 8
-    y_t = Ṽ_tᵀ softmax(K̃_t q_t)
+    K̃_t = diag(a_t) K̃_{t-1} + (1 - a_t) k_tᵀ        Ṽ_t = diag(a_t) Ṽ_{t-1} + (1 - a_t) v_tᵀ        M slots (n_slots)
+    y_t = Ṽ_tᵀ softmax(K̃_t q_t)        a_t = σ(W_a x_t)^(1/τ),  τ = 8: one number per slot
 
     The difference from ABC: a slot forgets. Its old content is kept with the share a_t and the new token taken in with
     1 - a_t, chosen by the token, where ABC's share can only shrink. Still two passes of gated linear attention with a
-    softmax between, the slots in the rows of the first table and in the columns of the second: `seqlab.two_sided`,
-    whose signature a function passed as `form` must have. q, k and v pass silu; output W_o RMSNorm(silu(y)) over all
-    heads together, as in the authors' code, where q is not scaled by default. State: (B, H, M, K) and (B, H, V, M).
+    softmax between, the slots in the rows of the first table, K̃ (M, K), and in the columns of the second, Ṽᵀ (V, M):
+    `seqlab.two_sided`, whose signature a function passed as `form` must have. q, k and v pass silu; output W_o
+    RMSNorm(silu(y)) over all heads together, as in the authors' code, where q is not scaled by default. State: K̃ (B,
+    H, M, K) and Ṽᵀ (B, H, V, M).
     """
 
     def __init__(

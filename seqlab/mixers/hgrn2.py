@@ -19,8 +19,8 @@ class HGRN2(Mixer):
     The difference from GLA: there is no key. What a channel forgets is what it takes in: k = 1 - a. The input of the
     RNN is v, its output gate q = silu(x W_q). γ is a lower bound on the gate that rises with depth, so that low layers
     forget fast and high layers remember: the paper learns it as a running sum of a softmax over the layers, which
-    starts as l / L for layer l of L, 0 for the first. A mixer knows one layer, so γ is a constant here:
-    [partial(HGRN2, lower_bound=l / L) for l in range(L)]. Output: W_o RMSNorm(y) over all heads together.
+    starts as l / L for layer l of L, 0 for the first. A mixer knows one layer, so γ is a constant here.
+    A stack: [partial(HGRN2, lower_bound=l / L) for l in range(L)]. Output: W_o RMSNorm(y) over all heads together.
     The paper's heads are 128 wide. State: S (B, H, V, K).
     """
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv, direct_conv, fft_conv
 from seqlab.inputs import full_precision
-from seqlab.mixer import Mixer
+from seqlab.mixer import Mixer, check_form
 
 
 class HyenaState(NamedTuple):
@@ -75,8 +75,7 @@ class Hyena(Mixer):
         super().__init__(d_model)
         if order < 2:
             raise ValueError(f"order is {order}: it must be at least 2, one long convolution")
-        if form not in ("fft", "direct"):
-            raise ValueError(f"form is {form!r}: choose 'fft' or 'direct'")
+        check_form(form, "fft", "direct")
         self.order, self.form = order, form
         self.inputs = nn.Linear(d_model, (order + 1) * d_model)
         self.conv = ShortConv((order + 1) * d_model, d_conv, bias=True, activation=None)

@@ -22,14 +22,17 @@ class KDA(Mixer):
     """Kimi Delta Attention (Kimi Team 2025, arXiv:2510.26692).
 
     S̃ = S_{t-1} diag(a_t)        S_t = S̃ + β_t (v_t - S̃ k_t) k_tᵀ        y_t = S_t q_t
+    a_t = exp(-A softplus(W_a U_a x_t + b))        β_t = σ(W_β x_t)        β_t and A > 0: one number per head
 
-    The difference from Gated DeltaNet: one decay per key channel, not per head: a_t = exp(-A_h softplus(W₂ W₁ x_t +
-    b)), so some columns of the table fade while others stay (as in GLA). Its gate, and the output gate, are low-rank:
-    through `gate_rank` channels, by default K. Output: W_o(norm(y) sigmoid(W₄ W₃ x)): the gate is a sigmoid.
+    The difference from Gated DeltaNet: a_t is one decay per key channel, not per head, so some columns of the table S
+    fade while others stay (as in GLA). Its map is low-rank, U_a to `gate_rank` channels (K by default) and W_a back; so
+    is that of the output gate, which is a sigmoid: W_o(norm(y) σ(W_g U_g x)).
 
-    K = V = d_model / n_heads by default. Chunks of 16: a decay per channel costs C² K numbers a chunk. Decays are
-    computed in float32 at least. State: S (B, H, V, K) and the convolution's last inputs. A starts in U(1, 16) and
-    softplus(b) log-uniform in [0.001, 0.1]. `gate_bias`: a bias after W₄ (in the authors' layer, not in Kimi Linear's).
+    (q, k, v) = silu(conv(W x_t)), a short convolution of each channel; then q and k have length 1 and q is scaled by
+    K^-1/2. `negative_eigenvalues` doubles β. `gate_bias`: a bias after W_g (in the authors' layer, not in Kimi
+    Linear's). d_key and d_value are per head, K = V = d_model / n_heads by default. Chunks of 16: a decay per channel
+    costs C² K numbers a chunk. Decays are computed in float32 at least; A starts in U(1, 16), softplus(b) log-uniform
+    in [0.001, 0.1]. State: S (B, H, V, K) and the convolution's last inputs.
     """
 
     def __init__(
@@ -84,5 +87,5 @@ class KDA(Mixer):
 
 
 def low_rank(d_in, rank, d_out, bias=False):
-    """W₂ W₁: two thin matrices for one."""
+    """W U: two thin matrices for one."""
     return nn.Sequential(nn.Linear(d_in, rank, bias=False), nn.Linear(rank, d_out, bias=bias))

@@ -18,6 +18,7 @@ class LightningAttention(Mixer):
     none in the last, and there are no positions: q, k and v pass silu and nothing turns. One RMS norm over all heads
     with a weight, then W_o(σ(x W_g) · norm(y)). MiniMax has seven of these to one softmax attention. In its code l/(L -
     1) has 1e-5 added to L - 1 and to the factor; so it has here. State: S (B, H, V, K).
+    A stack: [partial(LightningAttention, layer=l, n_layers=L) for l in range(L)].
     """
 
     def __init__(

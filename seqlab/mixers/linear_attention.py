@@ -14,9 +14,9 @@ class LinearAttention(Mixer):
 
     S_t = S_{t-1} + v_t φ(k_t)ᵀ        y_t = S_t φ(q_t) / z_t·φ(q_t)        z_t = z_{t-1} + φ(k_t)
 
-    The difference: φ lets the sum over the past be kept as a table S of fixed size; nothing is ever forgotten. The
-    normaliser z is one more row of S, written by a 1 appended to v. Without it (`normalize=False`, the only choice
-    for the identity map, whose z·q may be 0), each head is divided by its root mean square instead.
+    The difference from softmax attention: φ lets the sum over the past be kept as a table S of fixed size; nothing is
+    ever forgotten. The normaliser z is one more row of S, written by a 1 appended to v. Without it (`normalize=False`,
+    the only choice for the identity map, whose z·q may be 0), each head is divided by its root mean square instead.
 
     feature_map: "elu" (φ = elu + 1), "identity", "random" (Performer, arXiv:2009.14794) or "taylor" (Based,
     arXiv:2402.18668). State: S (B, H, V + 1, F) with the normaliser, (B, H, V, F) without.

@@ -12,10 +12,11 @@ class Linformer(Mixer):
 
     y_t = Σ_{r=1..R} softmax_r(q_t·k̃_r / √K) ṽ_r        k̃ = E k,  ṽ = F v,   E and F (R, T)
 
-    The difference: a low-rank T × R matrix in place of the T × T one, so time and memory are O(T). Each k̃_r mixes
-    *all* tokens, later ones too, so there is no causal form and no state: it encodes, it does not generate. E and F
-    belong to positions, so a sequence may have at most max_length tokens; a shorter one uses their first columns. They
-    are shared by the heads ("headwise" in the paper); share_kv: E = F. rank is the paper's k; 128 or 256 there.
+    The difference from attention: a low-rank T × R matrix in place of the T × T one, so time and memory are O(T). Each
+    k̃_r mixes *all* tokens, later ones too, so there is no causal form and no state: it encodes, it does not generate.
+    E and F belong to positions, so a sequence may have at most max_length tokens; a shorter one uses their first
+    columns. They are shared by the heads ("headwise" in the paper); share_kv: E = F. rank is the paper's k; 128 or 256
+    there.
     """
 
     causal = False

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.inputs import full_precision
-from seqlab.mixer import Mixer, check_shape
+from seqlab.mixer import Mixer, check_form, check_shape
 
 
 class LSTMState(NamedTuple):
@@ -29,8 +29,7 @@ class LSTM(Mixer):
 
     def __init__(self, d_model, *, form="fused"):
         super().__init__(d_model)
-        if form not in ("fused", "recurrent"):
-            raise ValueError(f"form is {form!r}: choose 'fused' or 'recurrent'")
+        check_form(form, "fused", "recurrent")
         self.form = form
         self.W, self.R = nn.Linear(d_model, 4 * d_model), nn.Linear(d_model, 4 * d_model, bias=False)
         for parameter in self.parameters():

@@ -25,16 +25,18 @@ class MambaState(NamedTuple):
 class Mamba(Mixer):
     """Mamba, the selective state space S6 (Gu & Dao 2023, arXiv:2312.00752).
 
+    [x | z] = W u_t of the layer's input u;  x ← silu(conv(x)), a short convolution;  Δ_t = softplus(W_Δ U_Δ x_t + b)
     h_t = exp(Δ_t A) * h_{t-1} + (Δ_t x_t) B_t        y_t = C_t·h_t + D x_t        one h (N numbers) per channel of x
 
     The difference from S4D: Δ, B and C are read off the input, so each token opens (Δ large) or closes (Δ ≈ 0) the
-    memory, and no fixed kernel can be convolved: the form is a scan. In the course's equation every channel is a head
-    with V = 1, K = d_state, q = C, k = B, v = Δ x and a gate per key channel, log a = Δ A. A is held (zero-order
-    hold), B is not: Euler's Δ B in place of A⁻¹(exp(Δ A) - 1) B, as in the authors' code.
+    memory, and no fixed kernel can be convolved: the form is a scan. Output: W_o(y silu(z)). In the course's equation
+    every channel is a head with V = 1, K = d_state, q = C, k = B, v = Δ x and a gate per key channel, log a = Δ A. A
+    is held (zero-order hold), B is not: Euler's Δ B in place of A⁻¹(exp(Δ A) - 1) B, as in the authors' code.
 
     A starts at -1 .. -N in every channel, Δ log-uniform in [0.001, 0.1]. norm_eps: RMS norms on Δ, B and C, without
     weights (Falcon Mamba) or with (`norm_weight`, Jamba). State: S (B, E, 1, N) for E = d_inner channels and the
-    convolution's last inputs. form: "scan" or a form of the core; the scan works through chunk_size tokens at a time.
+    convolution's last inputs. form: "scan" or a form of `seqlab.recurrence`; the scan works through chunk_size tokens
+    at a time.
     """
 
     def __init__(

@@ -22,15 +22,16 @@ class Mamba2State(NamedTuple):
 class Mamba2(Mixer):
     """Mamba-2, the state-space dual (Dao & Gu 2024, arXiv:2405.21060).
 
-    S_t = exp(Δ_t A) S_{t-1} + (Δ_t x_t) B_tᵀ        y_t = S_t C_t + D x_t        Δ_t = softplus(w_t + dt_bias) > 0
+    [z | x | B | C | w] = W u_t of the layer's input u; then [x | B | C] ← silu(conv([x | B | C])), a short convolution
+    S_t = exp(Δ_t A) S_{t-1} + (Δ_t x_t) B_tᵀ        y_t = S_t C_t + D x_t        Δ_t = softplus(w_t + b) > 0
 
     The difference from Mamba: A is one negative number per head, not one per channel and state, so this is linear
     attention (q = C, k = B, v = Δ x) with a scalar gate a_t = exp(Δ_t A) that the input opens and closes, and chunks
-    of it are matrix products. x, B and C pass one short convolution; C is not scaled by K^-1/2. B and C are shared
-    within each of `n_groups` groups of heads. Output: W_o norm(y silu(z)), gate before norm, a norm per group.
+    of it are matrix products. C is not scaled by K^-1/2. B and C are shared within each of `n_groups` groups of heads.
+    Output: W_o norm(y silu(z)), gate before norm, a norm per group.
 
     K = d_state, V = d_head (default: expand · d_model / n_heads). dt_limit clips Δ in every form. State: S (B, H, V,
-    K) and the convolution's last inputs. A starts in U(1, 16), Δ log-uniform in [0.001, 0.1], as in the authors' code.
+    K) and the convolution's last inputs. -A starts in U(1, 16), Δ log-uniform in [0.001, 0.1], as in the authors' code.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Mamba2(Mixer):
         self.n_heads, self.n_groups, self.dt_limit, self.eps = n_heads, n_groups, dt_limit, eps
         self.form, self.chunk_size = form, chunk_size
         self.widths = d_inner, d_keys = n_heads * d_head, n_groups * d_state
-        self.in_proj = nn.Linear(d_model, 2 * d_inner + 2 * d_keys + n_heads, bias=bias)  # [z | x | B | C | Δ]
+        self.in_proj = nn.Linear(d_model, 2 * d_inner + 2 * d_keys + n_heads, bias=bias)  # [z | x | B | C | w]
         self.conv = ShortConv(d_inner + 2 * d_keys, d_conv, bias=conv_bias, activation=activation)
         self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(1, 16).log())
         self.dt_bias = nn.Parameter(softplus_inverse(draw_dt(n_heads)).float())

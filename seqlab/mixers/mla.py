@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.attention import attend_in_form
-from seqlab.mixer import Mixer, head_width
+from seqlab.mixer import Mixer, check_form, head_width
 from seqlab.norm import RMSNorm
 from seqlab.position import rope_frequencies, rotate
 
@@ -32,33 +32,18 @@ class MLA(Mixer):
     (W_ukᵀ q)·c, move W_uk to q and W_uv to y: multi-query attention with R + rope channels on the cache as it is.
 
     q_rank: queries through a normed bottleneck too (None: directly). The norm is on c alone. `scale` replaces K^-1/2;
-    with YaRN DeepSeek takes K^-1/2 yarn_magnitude(factor, mscale_all_dim)². rope_base=None: no positions (Kimi Linear).
-    attend: the softmax inside, "sdpa", "parallel", "tiled" or a function. State: LatentCache, T (R + rope) numbers.
+    with YaRN DeepSeek takes K^-1/2 yarn_magnitude(factor, mscale_all_dim)². rope_base=None: no positions (Kimi
+    Linear). theta: any frequencies of `seqlab.position`, with their magnitude; interleaved: pairs are channels (2i, 2i
+    + 1), as in DeepSeek's code, else (i, i + rope/2). attend: the softmax inside, "sdpa", "parallel", "tiled" or a
+    function. State: LatentCache, T (R + rope) numbers.
     """
 
     def __init__(
-        self,
-        d_model,
-        n_heads=4,
-        *,
-        kv_rank=None,
-        q_rank=None,
-        d_nope=None,
-        d_rope=None,
-        d_v=None,
-        rope_base=10000.0,
-        theta=None,
-        magnitude=1.0,
-        interleaved=True,
-        scale=None,
-        bias=False,
-        eps=1e-6,
-        form="naive",
-        attend="sdpa",
-    ):
+        self, d_model, n_heads=4, *, kv_rank=None, q_rank=None, d_nope=None, d_rope=None, d_v=None, rope_base=10000.0,
+        theta=None, magnitude=1.0, interleaved=True, scale=None, bias=False, eps=1e-6, form="naive", attend="sdpa",
+    ):  # fmt: skip
         super().__init__(d_model)
-        if form not in ("naive", "absorbed"):
-            raise ValueError(f"form is {form!r}: choose 'naive' or 'absorbed'")
+        check_form(form, "naive", "absorbed")
         d_nope = head_width(d_model, n_heads, d_nope)
         d_rope = d_nope // 2 if d_rope is None else d_rope
         d_v, kv_rank = d_v or d_nope, kv_rank or 4 * d_nope

@@ -20,15 +20,16 @@ class MLSTM(Mixer):
     """mLSTM (Beck et al. 2024, arXiv:2405.04517), as in the layer of xLSTM-7B (arXiv:2503.13427).
 
     S_t = f_t S_{t-1} + i_t v_t k_tᵀ,   n_t = f_t n_{t-1} + i_t k_t        f = σ(f̃),  i = exp(ĩ)
-    y_t = S_t q_t / max(|n_t·q_t|, 1)
+    y_t = S_t q_t / max(|n_t·q_t|, 1)        f̃ and ĩ: linear in x_t, one number per head
 
     The difference from gated retention: the write has a gate of its own, an exponential that no sigmoid holds down, so
     a late token can outweigh all before it. `seqlab.exponential_gates` keeps it in range; beyond that, the decay is one
-    number per head and the core does the rest. n is one more row of S, written by a 1 appended to v.
+    number per head and `seqlab.recurrence` does the rest. n is one more row of S, written by a 1 appended to v.
 
-    q is scaled by K^-1/2; K is half of V. ĩ and f̃ are capped smoothly to ±15 and start at -10 and at 3 .. 6 over the
-    heads, whatever the token (the code of 2024 starts ĩ near 0: see `MLSTMBlock`). Each head is layer-normalised with
-    a weight; output W_o(σ(x W_g) · norm(y)). State: S (B, H, V + 1, K) and m (B, H).
+    q is scaled by K^-1/2. d_key and d_value are per head, ½ d_model / n_heads and d_model / n_heads by default. eps is
+    added to the denominator, norm_eps stands in the norm. ĩ and f̃ are capped smoothly to ±15 and start at -10 and at
+    3 .. 6 over the heads, whatever the token (the code of 2024 starts ĩ near 0: see `MLSTMBlock`). Each head is
+    layer-normalised with a weight; output W_o(σ(x W_g) · norm(y)). State: S (B, H, V + 1, K) and m (B, H).
     """
 
     def __init__(

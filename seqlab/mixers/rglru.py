@@ -32,7 +32,7 @@ class RGLRU(Mixer):
     the convolution.
 
     Λ starts so that a channel keeps, per token at r = 1, a^8 with a² uniform in [0.81, 0.998]: the authors' code. The
-    paper's text has the power 8 inside that range. form: "scan", or a form of the core.
+    paper's text has the power 8 inside that range. form: "scan", or a form of `seqlab.recurrence`.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.mixer import Mixer, check_layer
+from seqlab.mixer import Mixer, check_form, check_layer
 from seqlab.scan import linear_scan
 from seqlab.shift import token_shift
 
@@ -35,14 +35,14 @@ class RWKV4(Mixer):
     chunks hold C² numbers for each head: here, for each channel. State: the last input, num, den and peak.
 
     Decays, bonus and mixes start as in the authors' code, from `layer` of `n_layers`: deeper layers remember longer.
+    A stack: [partial(RWKV4, layer=l, n_layers=L) for l in range(L)].
     The matrices start as nn.Linear does: the authors' W_k = W_r = W_o = 0 would make every output of a new mixer 0.
     """
 
     def __init__(self, d_model, *, d_inner=None, layer=0, n_layers=1, form="scan"):
         super().__init__(d_model)
         check_layer(layer, n_layers)
-        if form not in ("scan", "recurrent"):
-            raise ValueError(f"form is {form!r}: choose 'scan' or 'recurrent'")
+        check_form(form, "scan", "recurrent")
         self.form, d_inner = form, d_inner or d_model
         depth, left = layer / max(n_layers - 1, 1), 1 - layer / n_layers
         channel = torch.arange(d_inner)

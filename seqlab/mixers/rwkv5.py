@@ -21,7 +21,7 @@ class RWKV5(Mixer):
 
     y_t = (S_{t-1} + v_t (u k_t)ᵀ) q_t        S_t = S_{t-1} diag(a) + v_t k_tᵀ        a = exp(-exp(decay))
 
-    The difference from RWKV-4: heads with a table each in place of two numbers per channel, keys as they are in place
+    The difference from RWKV-4: heads with a table S each in place of two numbers per channel, keys as they are in place
     of their exponents, so no normaliser and no overflow; a norm of each head instead. The difference from RetNet: one
     constant decay per key channel, and a read before the write, the token itself weighted by the bonus u. q (RWKV's
     r), k, v and the gate come from x_t mixed with x_{t-1}; `mu` is the share of x_t, as in the authors' code (the paper
@@ -29,6 +29,7 @@ class RWKV5(Mixer):
 
     State: the last input and S. Decays, bonus and mixes start as in the authors' code, from `layer` of `n_layers`. W_o
     starts as nn.Linear does, not at the authors' 0, which would make every output of a new mixer 0.
+    A stack: [partial(RWKV5, layer=l, n_layers=L) for l in range(L)].
     """
 
     def __init__(self, d_model, n_heads=4, *, layer=0, n_layers=1, form="chunkwise", chunk_size=16):
@@ -66,7 +67,7 @@ class RWKV5(Mixer):
         return self._inputs(*self._mix(x, None if state is None else state.last)[:3])
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
-        """From the table's answer to the head's output: mean and spread of each head are divided out."""
+        """From what S returns to the head's output: mean and spread of each head are divided out."""
         return self.norm(rearrange(y, "b t h v -> (b t) (h v)")).view_as(y)
 
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], RWKV5State]:

@@ -29,6 +29,7 @@ class RWKV6(Mixer):
     q is RWKV's r. State: the last input and S. `mix_rank` and `decay_rank` are the widths of the low-rank maps (32 and
     64 in the paper's smaller models). Starts as in the authors' code, from `layer` of `n_layers`, except that W_o
     starts as nn.Linear does: their 0 would make every output of a new mixer 0.
+    A stack: [partial(RWKV6, layer=l, n_layers=L) for l in range(L)].
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class RWKV6(Mixer):
         return self._inputs(*self._mix(x, None if state is None else state.last)[:4])
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
-        """From the table's answer to the head's output: mean and spread of each head are divided out."""
+        """From what S returns to the head's output: mean and spread of each head are divided out."""
         return self.norm(rearrange(y, "b t h v -> (b t) (h v)")).view_as(y)
 
     def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], RWKV6State]:

@@ -20,20 +20,20 @@ class RWKV7State(NamedTuple):
 class RWKV7(Mixer):
     """RWKV-7 "Goose", its time mix (Peng et al. 2025, arXiv:2503.14456).
 
-    S_t = S_{t-1} (diag(w_t) - κ_t (a_t κ_t)ᵀ) + v_t k_tᵀ        y_t = S_t q_t        w_t = exp(-e^{-1/2} sigmoid(d_t))
+    S_t = S_{t-1} (diag(w_t) - κ_t (a_t κ_t)ᵀ) + v_t k_tᵀ        y_t = S_t q_t        w_t = exp(-e^{-1/2} σ(d_t))
+
+    d, a = σ(·) and the output gate g are low-rank functions of x_t + μ (x_{t-1} - x_t): μ, one per channel and use, is
+    the share of x_{t-1}. q (RWKV's r), k and v are linear in such a mix. κ = k k_k / ‖k k_k‖, then k ← k (1 + (a - 1)
+    k_a). The v of each later layer (layer > 0) takes a low-rank share of `v_first`, the first layer's v, which travels
+    in `shared`; without it a layer is its own first. Output: W_o(g (norm(y) + (Σ q r_k k) v)), a norm per head.
 
     The difference from Gated DeltaNet and KDA: what is erased (κ, of length 1) and what is written (k) have keys of
-    their own, and the strength a_t of erasing is a number per channel: the in-context learning rate. The table's answer
+    their own, and the strength a_t of erasing is a number per channel: the in-context learning rate. What S returns
     under κ is taken before it fades; w_t stays in (0.545, 1). The read comes after the write, not before as in RWKV-6.
 
-    κ = k k_k / ‖k k_k‖ comes from the key before k ← k (1 + (a - 1) k_a). d, a and the gate g are low-rank functions of
-    x_t mixed with x_{t-1} (μ is the share of x_{t-1}); so is the share of `v_first`, the first layer's v, which is
-    mixed into the v of every later layer (layer > 0) and travels in `shared`. Without it a layer is its own first.
-    Output: W_o(g (norm(y) + (Σ q r_k k) v)): the bonus is added after the norm of each head. q is RWKV's r.
-
     Erase and write keys do not fit `seqlab.recurrence`: `seqlab.dplr`. State: the last input and S. `ranks`: of d, a,
-    the share of v_first, and g (`default_ranks`). Starts as in the authors' code, from `layer` of `n_layers`, except
-    that W_o starts as nn.Linear does: their 0 would make every output of a new mixer 0.
+    the share of v_first, and g (`default_ranks`). Starts as in the authors' code, except that W_o starts as nn.Linear
+    does: their 0 would make every output 0. A stack: [partial(RWKV7, layer=l, n_layers=L) for l in range(L)].
     """
 
     shares = True
@@ -84,7 +84,7 @@ class RWKV7(Mixer):
         return self._inputs(*self._mix(x, None if state is None else state.last)[:5], shared)
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
-        """From the table's answer to the head's output: mean and spread of each head are divided out."""
+        """From what S returns to the head's output: mean and spread of each head are divided out."""
         return self.norm(rearrange(y, "b t h v -> (b t) (h v)")).view_as(y)
 
     def forward(self, x: Float[Tensor, "B T D"], state=None, shared=None) -> tuple[Float[Tensor, "B T D"], RWKV7State]:

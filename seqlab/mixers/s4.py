@@ -4,7 +4,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from seqlab.discretize import as_complex, as_pairs, draw_dt, legs_dplr, wide
-from seqlab.mixer import Mixer
+from seqlab.mixer import Mixer, check_form
 from seqlab.rank_one import System, by_convolution, by_steps
 
 
@@ -27,8 +27,7 @@ class S4(Mixer):
 
     def __init__(self, d_model, *, d_state=64, dt_min=1e-3, dt_max=0.1, form="convolution"):
         super().__init__(d_model)
-        if form not in ("convolution", "recurrent"):
-            raise ValueError(f"form is {form!r}: choose 'convolution' or 'recurrent'")
+        check_form(form, "convolution", "recurrent")
         self.form = form
         rates, P, B = (u[: d_state // 2].repeat(d_model, 1) for u in legs_dplr(d_state)[:3])
         self.log_dt = nn.Parameter(draw_dt(d_model, dt_min, dt_max).log().float())

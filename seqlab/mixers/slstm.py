@@ -31,8 +31,9 @@ class sLSTM(Mixer):
 
     As in the authors' code, ĩ and f̃ read a short convolution of x and each head is normalised (mean and variance) at
     the end; R starts at 0 and the forget biases fall from 5 to -7 over a head, by a power law that depends on how deep
-    the layer is (`depth`, 0 the first to 1 the last). h reaches every gate, so this is a loop over T: there is no
-    other form. State: h, c, n, m, each (B, H, K), and the last d_conv - 1 inputs.
+    the layer is (`depth`, 0 the first to 1 the last: [partial(sLSTM, depth=l / (L - 1)) for l in range(L)]). h reaches
+    every gate, so this is a loop over T: there is no other form. State: h, c, n, m, each (B, H, K), and the last
+    d_conv - 1 inputs.
     """
 
     def __init__(self, d_model, n_heads=4, *, d_conv=4, depth=0.0, eps=1e-5):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seqlab.convolution import ShortConv
 from seqlab.inputs import at_least_one, full_precision
-from seqlab.mixer import Mixer, head_width
+from seqlab.mixer import Mixer, check_form, head_width
 from seqlab.norm import RMSNorm, l2norm
 
 
@@ -29,21 +29,19 @@ class Titans(Mixer):
 
     The difference from TTT: gradients pass through a momentum S, so a surprise acts on the tokens after it; M forgets
     by α; and no norm stands inside the loss. All gradients of a chunk are taken at its start: chunk_size=1 is the
-    equation as it stands. With depth=1 and η = α = 0 it is then the delta rule, beta = 2 θ; with α it is not the gated
-    one, which reads its error from the decayed state.
+    equation as it stands. With depth=1 and η = α = 0 it is then the delta rule, beta = 2 θ.
 
     form: "chunkwise" (given the gradients, both recurrences are products of decays) or "recurrent". As in the paper
     q, k, v are short convolutions with silu, q and k of unit length; y is normalised and gated. Left open there and
     chosen here: heads; silu in M; M_0 is learned; α, η, θ are sigmoids; v has unit length too and θ is at most max_lr
-    (else a deep memory diverges); α starts at 0.25 % (layers forgotten faster than they learn both die: at 0 each one's
-    gradient, a product with the other, is 0). State: TitansState, M three times. MAG is `MemoryAsGate`, MAL a list.
+    (else a deep memory diverges); α starts at 0.25 % (layers forgotten faster than they learn both die).
+    State: TitansState, M three times. MAG is `MemoryAsGate`, MAL a list.
     """
 
     def __init__(self, d_model, n_heads=4, *, depth=2, expand=4, chunk_size=16, d_conv=4, max_lr=0.1, form="chunkwise"):
         super().__init__(d_model)
         K = head_width(d_model, n_heads)
-        if form not in ("chunkwise", "recurrent"):
-            raise ValueError(f"form is {form!r}: choose 'chunkwise' or 'recurrent'")
+        check_form(form, "chunkwise", "recurrent")
         at_least_one(depth=depth, chunk_size=chunk_size)
         self.n_heads, self.chunk_size, self.max_lr, self.form = n_heads, chunk_size, max_lr, form
         self.qkv, self.g, self.out = (nn.Linear(d_model, n * d_model, bias=False) for n in (3, 1, 1))

@@ -8,14 +8,19 @@ from seqlab.mixer import head_width
 class TTTLinear(InnerLoop):
     """TTT-Linear (Sun et al. 2024, arXiv:2407.04620): the state is a linear model, trained on the sequence it reads.
 
-    f(x; W) = W x        W_t = W_s - e_t Σ_{s<j≤t} η_j g_j k_jᵀ        g = ∂½‖LN(W_s k) - (v - k)‖² / ∂(W_s k)
+    f(x; W) = W x        W_t = W_s - e_t Σ_{s<j≤t} η_j g_j k_jᵀ        y_t = q_t + LN(f(q_t; W_t))
+    g_j = ∂ℓ_j / ∂(W_s k_j),  ℓ_j = ½ ‖LN(W_s k_j) - (v_j - k_j)‖²        η_j = base_lr σ(θ·x_j + b) / K
 
-    The difference from DeltaNet, whose write is also a gradient step on a squared error: the error is seen through a
-    LayerNorm, and C tokens (the mini-batch) take their gradients at one W_s, each with a step size of its own. At C = 1
-    without the LayerNorm it *is* the delta rule, with beta = e_1 η.
+    Tokens come in mini-batches of C. W_s is W after token s, the last of the mini-batch before t's, and all errors g_j
+    of a mini-batch are taken there. η_j is the step size token j asks for; e_t = max(1/i + learned_i, 0) a learned
+    factor for place i = t - s in the mini-batch. LN is a LayerNorm with a weight and a bias per head.
 
-    Everything around f: `InnerLoop` (options base_lr, mini_batch, d_conv, gate, inner_norm, form). State: W_s with its
-    bias as a last column, and the sum of gradients since, each (B, H, K, K + 1); the last d_conv - 1 inputs.
+    The difference from DeltaNet, whose write is also a gradient step on a squared error: the error is seen through
+    the LN, and C tokens take it at one W_s. At C = 1 without the LN it *is* the delta rule, with beta = e_1 η.
+
+    Everything around f: `InnerLoop` in seqlab/inner_loop.py (options base_lr, mini_batch, d_conv, gate, inner_norm,
+    form). State: W_s with its bias as a last column, and the sum of gradients since, each (B, H, K, K + 1); the last
+    d_conv - 1 inputs.
     """
 
     def __init__(self, d_model, n_heads=4, *, base_lr=1.0, **options):
