@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from seqlab.hub import FAMILIES, from_pretrained, from_transformers
 from seqlab.hub.config import Config
 from seqlab.hub.llama import NAMES
 from seqlab.hub.weights import experts, fill, into, plus_one, same_as, without_channel
+from seqlab.zoo.find import plain
 
 CONFIG = {
     "model_type": "llama",
@@ -395,6 +397,11 @@ def test_folders_without_a_model(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is not JSON: Expecting property name"):
         from_pretrained(tmp_path)
+
+
+def test_the_readme_names_every_family():
+    readme = plain((Path(__file__).parents[2] / "README.md").read_text().partition("The families are")[2][:400])
+    assert all(plain(name) in readme for name in FAMILIES)
 
 
 def test_what_is_no_language_model_of_transformers_is_named():
