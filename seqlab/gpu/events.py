@@ -91,6 +91,7 @@ class Access(NamedTuple):
     outside: np.ndarray  # offsets, in elements from the first, that are no element: these lanes were switched off
     width: int  # bytes per lane
     line: Line
+    exchanges: bool = False  # an atomic exchange or compare-and-swap, of which locks are made
 
 
 class Dot(NamedTuple):

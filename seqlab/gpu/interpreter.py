@@ -17,6 +17,7 @@ import linecache
 import sys
 import textwrap
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -69,7 +70,7 @@ class Launch:
         programs = list(np.ndindex(self.grid))
         builder = self._builder = self.private.builder(self, watcher or Watcher())
         builder.set_grid_dim(*self.grid, *(1,) * (3 - len(self.grid)))
-        with _ONE_AT_A_TIME, replaced(self.private, builder) as interpreted, np.errstate(all="ignore"):
+        with _ONE_AT_A_TIME, replaced(self.private, builder) as interpreted, _as_quiet_as_a_gpu():
             body = interpreted(self.function)
             fixed = _constexprs(self.function)
             named = {n: v if n in fixed else self.private.to_triton(v) for n, v in self._given.items()}
@@ -241,6 +242,14 @@ def private_parts() -> Private:
 
 
 @contextlib.contextmanager
+def _as_quiet_as_a_gpu():
+    """No warnings for infinities and NaN."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+
+
+@contextlib.contextmanager
 def replaced(private: Private, builder):
     """Make `triton.language` compute with numbers, for the time of the block. Yields how to rewrite a kernel for it."""
     tl, interpreter = private.language, private.interpreter
@@ -317,7 +326,7 @@ def _builder_class(base, handle):
             self.axes = len(launch.grid)
             self.windows = list(launch.arguments.values())
             self.scratch = np.zeros(16, dtype=np.uint8)
-            self.atomic = False
+            self.atomic = self.exchanges = False
 
         def start(self, program):
             self.program = program
@@ -352,7 +361,7 @@ def _builder_class(base, handle):
             first = byte // size
             element = argument.find(first)
             inside = (element >= 0) & (argument.find((byte + width - 1) // size) >= 0)
-            access = Access(kind, self.program, argument, element[inside], first[~inside], width, line)
+            access = Access(kind, self.program, argument, element[inside], first[~inside], width, line, self.exchanges)
             self.watcher.access(access)
             if kind != "load" and inside.any():
                 self.stored.add(argument.memory)
@@ -369,11 +378,15 @@ def _builder_class(base, handle):
         def create_atomic_rmw(self, operation, ptr, val, mask, *args):
             if val.dtype.scalar.is_bf16():
                 self.bf16("an atomic operation")
+            self.exchanges = "XCHG" in str(operation)
             real, allowed = self.watch("atomic", ptr, mask.data)
+            self.exchanges = False
             return super().create_atomic_rmw(operation, real, val, _flags(allowed, mask), *args)
 
         def create_atomic_cas(self, ptr, cmp, val, *args):
+            self.exchanges = True
             real, _ = self.watch("atomic", ptr, np.ones(np.shape(ptr.data), dtype=bool))
+            self.exchanges = False
             return super().create_atomic_cas(real, cmp, val, *args)
 
         def create_atomic_load(self, *args):
