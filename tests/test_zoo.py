@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from rich.cells import cell_len
+from rich.console import Console
 from typer.testing import CliRunner
 
 from seqlab import mixers
-from seqlab.course.cli import app
+from seqlab.course import cli
 from seqlab.ffn import PEER, MoE
 from seqlab.zoo import CHANNEL_MIXERS, RECIPES, ZOO, recipe, row, table
 from seqlab.zoo.find import find, plain
@@ -19,7 +20,9 @@ PARTS = [*ZOO, *CHANNEL_MIXERS]
 
 
 def zoo(*arguments, columns=200):
-    return CliRunner().invoke(app, ["zoo", *arguments], env={"COLUMNS": str(columns)})
+    with pytest.MonkeyPatch.context() as patch:  # a console keeps the width it had when it was made
+        patch.setattr(cli, "out", Console(highlight=False, width=columns))
+        return CliRunner().invoke(cli.app, ["zoo", *arguments])
 
 
 def test_names_are_unique():
@@ -182,7 +185,7 @@ def test_a_name_that_fits_none_or_many_gets_one_clear_sentence(asked, says):
 
 def test_tables_and_a_name_do_not_go_together():
     with pytest.raises(ValueError, match="--markdown prints the whole tables"):
-        CliRunner().invoke(app, ["zoo", "retnet", "--markdown"], catch_exceptions=False)
+        CliRunner().invoke(cli.app, ["zoo", "retnet", "--markdown"], catch_exceptions=False)
 
 
 def test_a_page_is_made_anew_between_its_marks():
