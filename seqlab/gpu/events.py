@@ -82,14 +82,14 @@ class Argument:
 
 
 class Access(NamedTuple):
-    """What one load, store or atomic operation of one program touches in one argument, a number per lane."""
+    """What one load, store or atomic operation of one program touches in one argument, lane by lane."""
 
     kind: str  # "load", "store" or "atomic"
     program: tuple[int, ...]
     argument: Argument
     elements: np.ndarray  # row-major numbers of the elements
     outside: np.ndarray  # offsets, in elements from the first, that are no element: these lanes were switched off
-    width: int  # bytes per lane
+    width: int  # bytes per element
     line: Line
     exchanges: bool = False  # an atomic exchange or compare-and-swap, of which locks are made
 

@@ -358,10 +358,12 @@ def _builder_class(base, handle):
             start = (number << WINDOW) + (1 << (WINDOW - 1)) + argument.start % 256
             byte = address.astype(np.int64) - start
             size = argument.dtype.itemsize
-            first = byte // size
-            element = argument.find(first)
-            inside = (element >= 0) & (argument.find((byte + width - 1) // size) >= 0)
-            access = Access(kind, self.program, argument, element[inside], first[~inside], width, line, self.exchanges)
+            parts = max(1, width // size)  # a pointer cast to a wider type touches several elements a lane
+            offset = (byte // size)[:, None] + np.arange(parts)
+            element = argument.find(offset)
+            inside = (element >= 0).all(1)
+            hit, miss = element[inside].reshape(-1), offset[element < 0]
+            access = Access(kind, self.program, argument, hit, miss, width // parts, line, self.exchanges)
             self.watcher.access(access)
             if kind != "load" and inside.any():
                 self.stored.add(argument.memory)

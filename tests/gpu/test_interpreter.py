@@ -50,6 +50,32 @@ def fails(p_x, N: tl.constexpr):
     tl.store(p_x + tl.arange(0, N), b_x)
 
 
+@triton.jit
+def compose(a1, b1, a2, b2):
+    return a1 * a2, a2 * b1 + b2
+
+
+@triton.jit
+def linear_scan(inputs, p_y, T: tl.constexpr):
+    t = tl.arange(0, T)
+    _, b_y = tl.associative_scan((tl.load(inputs[0] + t), tl.load(inputs[1] + t)), 0, compose)
+    tl.store(p_y + t, b_y)
+
+
+@triton.jit
+def copy_by_descriptors(p_x, d_y, R, C, BR: tl.constexpr, BC: tl.constexpr):
+    i, j = tl.program_id(0) * BR, tl.program_id(1) * BC
+    d_x = tl.make_tensor_descriptor(p_x, [R, C], [C, 1], [BR, BC])
+    d_y.store([i, j], d_x.load([i, j]))
+
+
+@triton.jit
+def copy_by_pairs(p_x, p_y, N: tl.constexpr):
+    o = tl.arange(0, N)
+    b_x = tl.load(p_x.to(tl.pointer_type(tl.int64)) + o)
+    tl.store(p_y.to(tl.pointer_type(tl.int64)) + o, b_x)
+
+
 @triton.autotune(configs=[triton.Config({"BT": 8}), triton.Config({"BT": 16})], key=["n"])
 @triton.heuristics({"EVEN": lambda values: values["n"] % values["BT"] == 0})
 @triton.jit
@@ -105,6 +131,36 @@ def test_an_access_out_of_bounds_is_stopped_before_it_touches_memory():
         OutOfBounds, match=r"program 3 loads p_x\[50\], but p_x has shape \(50,\) \(test_interpreter.py:"
     ):
         launch(add, (4,), torch.ones(50), torch.ones(64), torch.ones(64), 64, BT=16)
+
+
+def test_tuples_of_tensors_and_scans_with_a_kernel_of_ones_own_work():
+    a, b, y = torch.rand(16), torch.randn(16), torch.zeros(16)
+    launch(linear_scan, (1,), (a, b), y, T=16)
+    h = 0.0
+    for t in range(16):
+        h = a[t] * h + b[t]
+        assert torch.isclose(y[t], h, atol=1e-6)
+
+
+def test_tensor_descriptors_of_host_and_device_work():
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    x, y = torch.randn(20, 36), torch.zeros(20, 36)
+    launch(copy_by_descriptors, (3, 3), x, TensorDescriptor.from_tensor(y, [8, 16]), 20, 36, BR=8, BC=16)
+    assert torch.equal(x, y)
+
+
+def test_a_pointer_cast_to_a_wider_type_touches_all_the_elements_it_spans():
+    seen = {}
+
+    class Elements(Watcher):
+        def access(self, access):
+            seen[access.kind] = (access.elements.tolist(), access.outside.tolist(), access.width)
+
+    x = torch.randn(7)
+    Launch(copy_by_pairs, (1,), (x, torch.zeros(8)), {"N": 4}).run(Elements())
+    assert seen["load"] == ([0, 1, 2, 3, 4, 5], [7], 4)  # the last pair ends outside
+    assert seen["store"] == (list(range(8)), [], 4)
 
 
 def test_autotuned_kernels_take_their_first_configuration():
