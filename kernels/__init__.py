@@ -1,6 +1,6 @@
-"""Triton kernels, imported as `seqlab.kernels`. Each has the signature of its reference in `seqlab`.
+"""Triton kernels, imported as `seqlab.kernels`. Each has the signature of its reference in `seqlab` or PyTorch.
 
-None is here yet: they come with the chapters that write them (23 to 28). The references run everywhere.
+They run on the GPU where their tensors are, and in Triton's interpreter, slowly, for tensors on CPU. See `launch.py`.
 """
 
 from importlib.util import find_spec
@@ -10,3 +10,9 @@ if find_spec("triton") is None:
         "seqlab.kernels needs Triton, which is installed on Linux only: use the references in seqlab "
         "(the same signatures), or run this chapter on Linux, in the dev container or on Binder"
     )
+
+from seqlab.kernels.matmul import matmul
+from seqlab.kernels.rmsnorm import rms_norm
+from seqlab.kernels.softmax import softmax
+
+__all__ = ["matmul", "rms_norm", "softmax"]

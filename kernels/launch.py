@@ -1,0 +1,93 @@
+"""How the kernels here are started: on a GPU where their tensors are, on CPU in the interpreter, on "meta" not at all.
+
+with recorded() as launches:                  # what a function would start, for the lab to look at
+    softmax(torch.empty(4096, 4096, dtype=torch.bfloat16, device="meta"))
+compile_report(launches[0].kernel, *launches[0].args, **launches[0].named)
+"""
+
+import contextlib
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from seqlab.gpu import interpreter
+
+OPTIONS = ("num_warps", "num_stages")
+
+
+class Launch(NamedTuple):
+    """kernel[grid](*args, **named), with the constants and options of the first configuration among the named."""
+
+    kernel: Any
+    grid: Any
+    args: tuple
+    named: dict
+
+
+_listening: list[list[Launch]] = []
+
+
+@contextlib.contextmanager
+def recorded():
+    """Collects the launches made inside. With "meta" tensors nothing runs, so sizes may be those of real models."""
+    launches = []
+    _listening.append(launches)
+    try:
+        yield launches
+    finally:
+        _listening.remove(launches)
+
+
+def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
+    """kernel[grid](*args, **named) with one of `configs`, dicts of constants, num_warps and num_stages.
+
+    On a GPU it is the fastest of them, timed once for each value of the arguments named in `key`; elsewhere the first.
+    grid: a tuple, or a function of the constants that gives one.
+    """
+    first = Launch(kernel, grid, args, {**named, **configs[0]})
+    for launches in _listening:
+        launches.append(first)
+    device = next(x.device.type for x in args if isinstance(x, torch.Tensor))
+    if device == "cpu":
+        _interpret(first)
+    elif device != "meta":
+        tuned = _tuned(kernel, tuple(tuple(config.items()) for config in configs), tuple(key))
+        tuned[grid](*args, **named, enable_fp_fusion=True)
+
+
+def check_types(**tensors) -> None:
+    """TypeError for what the kernels do not compute with, or for two types in one call."""
+    dtypes = {name: x.dtype for name, x in tensors.items() if x is not None}
+    for name, dtype in dtypes.items():
+        if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise TypeError(f"{name} is {dtype}: the kernels take float32, float16 and bfloat16; use the reference")
+    if len(set(dtypes.values())) > 1:
+        said = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"{said}: use one dtype for all")
+
+
+@cache
+def _tuned(kernel, configs, key):
+    """The kernel behind Triton's autotuner. With a single configuration that one is taken untimed."""
+    split = [({k: v for k, v in c if k not in OPTIONS}, {k: v for k, v in c if k in OPTIONS}) for c in configs]
+    return triton.autotune([triton.Config(constants, **options) for constants, options in split], list(key))(kernel)
+
+
+def _interpret(run: Launch) -> None:
+    """In the interpreter, which gets bfloat16 wrong: those tensors are float32 there, and rounded when it is done."""
+    memories = {}
+
+    def widened(x):
+        if not (isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16):
+            return x
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in memories:
+            narrow = torch.empty(0, dtype=x.dtype).set_(storage)
+            memories[storage.data_ptr()] = narrow, narrow.float()
+        return memories[storage.data_ptr()][1].as_strided(x.shape, x.stride(), x.storage_offset())
+
+    interpreter.launch(run.kernel, run.grid, *map(widened, run.args), **run.named)
+    for narrow, wide in memories.values():
+        narrow.copy_(wide)

@@ -1,0 +1,105 @@
+"""softmax over the rows of a matrix, by one program a row: the smallest kernel that does something useful.
+
+PyTorch's plain expression exp(x - max) / sum reads the matrix five times and writes it three times. Here it is read and
+written once, because the row waits in registers. A row too long for that is read twice: for its largest number and
+its sum together, the sum shrinking whenever a larger number appears (the online softmax, Milakov & Gimelshein 2018,
+arXiv:1805.02867), then for the weights.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from seqlab.kernels.launch import check_types, launch
+
+LONGEST = 16384
+"""The longest row that is kept in registers, and the piece in which longer ones are read."""
+
+
+@triton.jit
+def softmax_row(p_x, p_y, D, BD: tl.constexpr):
+    """y = exp(x - max x) / Σ exp(x - max x), the whole row at once."""
+    o_d = tl.arange(0, BD)
+    row = tl.program_id(0).to(tl.int64) * D
+    b_x = tl.load(p_x + row + o_d, mask=o_d < D, other=float("-inf")).to(tl.float32)
+    b_e = tl.exp(b_x - tl.max(b_x, 0))
+    tl.store(p_y + row + o_d, (b_e / tl.sum(b_e, 0)).to(p_y.dtype.element_ty), mask=o_d < D)
+
+
+@triton.jit
+def softmax_pieces(p_x, p_y, D, BD: tl.constexpr):
+    """The same, BD numbers at a time: largest number and sum on the way there, weights on a second way."""
+    row = tl.program_id(0).to(tl.int64) * D
+    top, total = -3.4e38, 0.0  # below every score, and not -inf: -inf - -inf would be NaN
+    for start in range(0, D, BD):
+        o_d = start + tl.arange(0, BD)
+        b_x = tl.load(p_x + row + o_d, mask=o_d < D, other=float("-inf")).to(tl.float32)
+        new = tl.maximum(top, tl.max(b_x, 0))
+        total = total * tl.exp(top - new) + tl.sum(tl.exp(b_x - new), 0)
+        top = new
+    for start in range(0, D, BD):
+        o_d = start + tl.arange(0, BD)
+        b_x = tl.load(p_x + row + o_d, mask=o_d < D, other=float("-inf")).to(tl.float32)
+        tl.store(p_y + row + o_d, (tl.exp(b_x - top) / total).to(p_y.dtype.element_ty), mask=o_d < D)
+
+
+@triton.jit
+def softmax_backward_row(p_y, p_dy, p_dx, D, BD: tl.constexpr):
+    """dx = y (dy - Σ y dy): a row's gradient needs one number of the whole row."""
+    o_d = tl.arange(0, BD)
+    row = tl.program_id(0).to(tl.int64) * D
+    b_y = tl.load(p_y + row + o_d, mask=o_d < D, other=0.0).to(tl.float32)
+    b_dy = tl.load(p_dy + row + o_d, mask=o_d < D, other=0.0).to(tl.float32)
+    b_dx = b_y * (b_dy - tl.sum(b_y * b_dy, 0))
+    tl.store(p_dx + row + o_d, b_dx.to(p_dx.dtype.element_ty), mask=o_d < D)
+
+
+@triton.jit
+def softmax_backward_pieces(p_y, p_dy, p_dx, D, BD: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * D
+    total = 0.0
+    for start in range(0, D, BD):
+        o_d = start + tl.arange(0, BD)
+        b_y = tl.load(p_y + row + o_d, mask=o_d < D, other=0.0).to(tl.float32)
+        total += tl.sum(b_y * tl.load(p_dy + row + o_d, mask=o_d < D, other=0.0).to(tl.float32), 0)
+    for start in range(0, D, BD):
+        o_d = start + tl.arange(0, BD)
+        b_y = tl.load(p_y + row + o_d, mask=o_d < D, other=0.0).to(tl.float32)
+        b_dy = tl.load(p_dy + row + o_d, mask=o_d < D, other=0.0).to(tl.float32)
+        tl.store(p_dx + row + o_d, (b_y * (b_dy - total)).to(p_dx.dtype.element_ty), mask=o_d < D)
+
+
+class _Softmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = torch.empty_like(x)
+        _over_rows(softmax_row, softmax_pieces, x, y)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy):
+        (y,) = ctx.saved_tensors
+        dx = torch.empty_like(y)
+        _over_rows(softmax_backward_row, softmax_backward_pieces, y, dy.contiguous(), dx)
+        return dx
+
+
+def _over_rows(whole, pieces, *tensors):
+    """One program a row; warps enough that a thread holds a few dozen numbers at most."""
+    D = tensors[0].shape[-1]
+    BD = min(triton.next_power_of_2(D), LONGEST)
+    config = {"BD": BD, "num_warps": min(16, max(1, BD // 512))}
+    launch(whole if D <= LONGEST else pieces, (tensors[0].numel() // D,), *tensors, D, configs=(config,))
+
+
+def softmax(x: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "..."]:
+    """`torch.softmax(x, dim)` and its gradient. float32 inside, the result in x's type."""
+    check_types(x=x)
+    if x.numel() == 0:
+        return torch.softmax(x, dim)
+    y = _Softmax.apply(x.movedim(dim, -1).contiguous())
+    return y.movedim(-1, dim)
