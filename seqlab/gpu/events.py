@@ -26,7 +26,9 @@ class Line(NamedTuple):
     text: str
 
     def __str__(self):
-        return f"{Path(self.file).name}:{self.number} `{self.text}`"
+        in_notebook = "ipykernel_" in self.file or self.file.startswith("<ipython")
+        where = f"line {self.number} of the cell" if in_notebook else f"{Path(self.file).name}:{self.number}"
+        return f"{where} `{self.text}`"
 
 
 @dataclass(frozen=True, eq=False)

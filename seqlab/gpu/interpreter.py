@@ -30,22 +30,17 @@ from seqlab.gpu.events import Access, Argument, Dot, LabError, Line, Watcher, pr
 
 WINDOW = 44  # bits of address in each argument's window: 8 TiB to either side of its first element
 MARK = "__a_kernel_of_the_reader__"  # in the globals of rewritten kernels, so that their frames are found on the stack
-OPTIONS = {
-    "num_warps",
-    "num_stages",
-    "num_ctas",
-    "maxnreg",
-    "enable_fp_fusion",
-    "launch_cooperative_grid",
-    "launch_pdl",
-}
-OPTIONS |= {"waves_per_eu", "matrix_instr_nonkdim", "kpack", "debug"}
+OPTIONS = frozenset(
+    "num_warps num_stages num_ctas maxnreg enable_fp_fusion launch_cooperative_grid launch_pdl "
+    "waves_per_eu matrix_instr_nonkdim kpack debug".split()
+)
 """What a launch may name besides the kernel's parameters: they tune a GPU and mean nothing here."""
 
 
 def launch(kernel, grid, *args, **constexprs) -> None:
     """`kernel[grid](*args, **constexprs)`: on a GPU where a tensor is there, else in the interpreter on CPU."""
-    if any(isinstance(arg, torch.Tensor) and arg.device.type != "cpu" for arg in [*args, *constexprs.values()]):
+    devices = {x.device.type for x in (*args, *constexprs.values()) if isinstance(x, torch.Tensor)}
+    if devices - {"cpu", "meta"}:
         kernel[grid](*args, **constexprs)
         return
     run = Launch(kernel, grid, args, constexprs)
@@ -97,6 +92,8 @@ class Launch:
 
     def _window(self, name, tensor):
         """A pointer into a window of addresses of its own, behind which a copy of the tensor's storage stands."""
+        if tensor.device.type == "meta":
+            raise ValueError(f"{name} is a meta tensor, which holds no numbers: pass one on CPU")
         theirs = tensor.untyped_storage()
         if theirs.data_ptr() not in self._memories:
             ours = theirs.cpu() if theirs.device.type != "cpu" else theirs.clone()

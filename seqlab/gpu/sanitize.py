@@ -1,6 +1,6 @@
 """`sanitize`: what a GPU would punish and the interpreter forgives, each finding one sentence.
 
-    sanitize(add, (4,), x, y, out, 100, BT=32)      # [] where nothing is wrong
+    sanitize(add, (4,), x, y, out, 100, BT=32)      # empty where nothing is wrong
 
 The kernel runs on copies, in order, reversed and shuffled; the caller's tensors are never changed. An access out of
 bounds is switched off before it touches memory, and the run goes on.
@@ -49,17 +49,27 @@ class Finding:
     __repr__ = __str__
 
 
+class Findings(list):
+    """A list of findings that prints one a line."""
+
+    def __repr__(self):
+        return "\n".join(map(str, self)) or "nothing found"
+
+
 def sanitize(
     kernel, grid, *args, outputs: Collection[str] = (), initialised: Collection[str] = (), **constexprs
-) -> list[Finding]:
+) -> Findings:
     """The faults of `kernel[grid](*args, **constexprs)`, a finding for each tensor and source line. Changes nothing."""
-    launch = _prepared(kernel, grid, args, constexprs, outputs, initialised)
+    launch = Launch(kernel, grid, args, constexprs)
+    if unknown := {*outputs, *initialised} - set(launch.arguments):
+        has = ", ".join(launch.arguments)
+        raise ValueError(f"{launch.function.__name__} has no tensor {', '.join(sorted(unknown))}: it has {has}")
     inspector = _Inspector(launch, outputs, initialised)
     launch.run(inspector)
-    findings = inspector.findings()
+    findings = Findings(inspector.findings())
     if int(np.prod(launch.grid)) > 1:
         for name, order in (("reversed", reversed), ("shuffled", _shuffled)):
-            again = _prepared(kernel, grid, args, constexprs, outputs, initialised)
+            again = Launch(kernel, grid, args, constexprs)
             counter = _Counter(limit=1000 + 10 * inspector.accesses)
             try:
                 again.run(counter, order)
@@ -70,17 +80,6 @@ def sanitize(
                 findings.append(finding)
                 break
     return findings
-
-
-def _prepared(kernel, grid, args, constexprs, outputs, initialised) -> Launch:
-    launch = Launch(kernel, grid, args, constexprs)
-    if unknown := {*outputs, *initialised} - set(launch.arguments):
-        has = ", ".join(launch.arguments)
-        raise ValueError(f"{launch.function.__name__} has no tensor {', '.join(sorted(unknown))}: it has {has}")
-    for name in outputs:
-        if (copy := launch.arguments[name].copy).is_floating_point():
-            copy.fill_(torch.nan)
-    return launch
 
 
 def _shuffled(programs):

@@ -2,6 +2,7 @@
 """A kernel run on CPU and watched: the right numbers, the caller's tensors, and Triton as if nothing had been."""
 
 import builtins
+import linecache
 import subprocess
 import sys
 from os import environ
@@ -193,6 +194,7 @@ def test_a_failure_inside_the_kernel_names_program_and_line():
         (torch.add, (1,), (), "pass a function decorated with @triton.jit"),
         (lambda x: x, (1,), (), "is a plain function: decorate it with @triton.jit"),
         (add, (1,), (torch.zeros(4),), "add: missing a required argument: 'p_y'"),
+        (add, (1,), [torch.zeros(4, device="meta")] * 3 + [4, 4], "p_x is a meta tensor, which holds no numbers"),
         (add, (1, 1, 1, 1), [torch.zeros(4)] * 3 + [4, 4], "must be one to three whole numbers"),
     ],
 )
@@ -212,6 +214,7 @@ def everything():
     from triton.runtime.jit import JITFunction
 
     places = [tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, theirs, theirs.InterpretedFunction, JITFunction]
+    places += [getattr(tl.core, name) for name in ("condition", "tensor_descriptor_base") if hasattr(tl.core, name)]
     return [dict(vars(place)) for place in [*places, sys.modules[__name__]]]
 
 
@@ -222,6 +225,25 @@ def test_nothing_stays_patched_also_after_an_exception():
     test_a_failure_inside_the_kernel_names_program_and_line()
     test_an_access_out_of_bounds_is_stopped_before_it_touches_memory()
     assert everything() == before
+
+
+def test_what_a_run_adds_is_taken_away_again():
+    class Adds(Watcher):
+        def access(self, access):
+            tl.added_by_a_run = tl.tensor.added_by_a_run = True
+
+    Launch(add, (1,), [torch.zeros(4)] * 3, {"n": 4, "BT": 4}).run(Adds())
+    assert not hasattr(tl, "added_by_a_run") and not hasattr(tl.tensor, "added_by_a_run")
+
+
+def test_a_line_of_a_notebook_is_named_by_its_cell():
+    source = "import triton\nimport triton.language as tl\n@triton.jit\ndef f(p_x):\n    tl.store(p_x + 1, 1.0)\n"
+    file = "/tmp/ipykernel_1/2.py"
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    scope = {"__name__": "__main__"}
+    exec(compile(source, file, "exec"), scope)
+    with pytest.raises(OutOfBounds, match=r"\(line 5 of the cell `tl.store\(p_x \+ 1, 1.0\)`\)"):
+        launch(scope["f"], (1,), torch.zeros(1))
 
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")

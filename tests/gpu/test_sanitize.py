@@ -235,6 +235,36 @@ def test_a_program_that_waits_for_an_earlier_one_is_found_and_ends():
 
 
 @triton.jit
+def product(p_a, p_b, p_c, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    m, n, k = tl.arange(0, M), tl.arange(0, N), tl.arange(0, K)
+    b_a, b_b = tl.load(p_a + m[:, None] * K + k[None, :]), tl.load(p_b + k[:, None] * N + n[None, :])
+    tl.store(p_c + m[:, None] * N + n[None, :], tl.dot(b_a, b_b))
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("sizes", [(16, 16, 16), (8, 16, 16), (16, 8, 16), (16, 16, 8), (16, 16, 4)])
+def test_a_dot_is_found_exactly_where_tritons_compiler_rejects_it(sizes, dtype):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, CompilationError
+
+    m, n, k = sizes
+    args = torch.zeros(m, k, dtype=dtype), torch.zeros(k, n, dtype=dtype), torch.full((m, n), torch.nan)
+    found = [f.kind for f in sanitize(product, (1,), *args, *sizes)]
+    if not hasattr(product, "params"):
+        pytest.skip("under TRITON_INTERPRET=1 nothing is compiled")
+    types = {"p_a": "*fp16", "p_b": "*fp16"} if dtype == torch.float16 else {"p_a": "*fp32", "p_b": "*fp32"}
+    constants = dict(zip("MNK", sizes, strict=True))
+    source = ASTSource(product, types | {"p_c": "*fp32"} | dict.fromkeys(constants, "constexpr"), constants)
+    try:
+        triton.compile(source, target=GPUTarget("cuda", 90, 32))
+        rejected = False
+    except CompilationError:
+        rejected = True
+    assert found == (["small dot"] if rejected else [])
+
+
+@triton.jit
 def far(p_x, n):
     tl.store(p_x + n, 1.0)
 
@@ -250,6 +280,7 @@ def test_an_address_far_away_is_caught_too(n):
 def test_findings_at_one_line_are_one_sentence():
     (finding,) = run_add("out of bounds")
     assert str(finding).endswith("# out of bounds`; in all 14 elements)")
+    assert repr(run_add("out of bounds")) == str(finding) and repr(run_add("")) == "nothing found"
     assert (finding.program, finding.tensor, finding.index) == ((3,), "p_y", 50)
 
 
