@@ -30,10 +30,8 @@ from seqlab.gpu.events import Access, Argument, Dot, LabError, Line, Watcher, pr
 
 WINDOW = 44  # bits of address in each argument's window: 8 TiB to either side of its first element
 MARK = "__a_kernel_of_the_reader__"  # in the globals of rewritten kernels, so that their frames are found on the stack
-OPTIONS = frozenset(
-    "num_warps num_stages num_ctas maxnreg enable_fp_fusion launch_cooperative_grid launch_pdl "
-    "waves_per_eu matrix_instr_nonkdim kpack debug".split()
-)
+OPTIONS = {"num_warps", "num_stages", "num_ctas", "maxnreg", "enable_fp_fusion", "launch_pdl"}
+OPTIONS |= {"launch_cooperative_grid", "waves_per_eu", "matrix_instr_nonkdim", "kpack", "debug"}
 """What a launch may name besides the kernel's parameters: they tune a GPU and mean nothing here."""
 
 
