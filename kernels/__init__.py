@@ -11,8 +11,9 @@ if find_spec("triton") is None:
         "(the same signatures), or run this chapter on Linux, in the dev container or on Binder"
     )
 
+from seqlab.kernels.flash_attention import flash_attention
 from seqlab.kernels.matmul import matmul
 from seqlab.kernels.rmsnorm import rms_norm
 from seqlab.kernels.softmax import softmax
 
-__all__ = ["matmul", "rms_norm", "softmax"]
+__all__ = ["flash_attention", "matmul", "rms_norm", "softmax"]

@@ -134,12 +134,10 @@ def compile_report(kernel, *args, targets=TARGETS, num_warps=4, num_stages=3, **
     if unknown:
         raise ValueError(f"targets has {', '.join(map(repr, unknown))}: choose from {', '.join(MULTIPROCESSORS)}")
     kernel = _jit_function(kernel)
-    signature, constants, attributes = _specialise(kernel, args, named)
-    done = {}
-    for target in targets:
-        options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
-        options |= {name: value for name, value in named.items() if name not in kernel.arg_names}
-        done[target] = _compiled(kernel, target, (signature, constants, attributes), options)
+    specialised = _specialise(kernel, args, named)
+    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+    options |= {name: value for name, value in named.items() if name not in kernel.arg_names}
+    done = {target: _compiled(kernel, target, specialised, options) for target in targets}
     source = dict(enumerate(Path(kernel.fn.__code__.co_filename).read_text().splitlines(), 1))
     return Report(kernel.fn.__name__, source, done)
 

@@ -1,0 +1,130 @@
+"""Softmax attention without the matrix of scores (FlashAttention-2, Dao 2023, arXiv:2307.08691): the forward.
+
+A program holds BT queries and walks along the keys, BS at a time. As larger scores appear, the sum and the read of a
+query shrink; they are divided once, at the end. lse = log Σ exp(scores) is kept, and is all the backward needs.
+
+Query i sees the keys i + lo ≤ j < i + hi: that is all a kernel knows of causality, window and alignment. Tiles that
+every query of the program sees whole need no mask; those on an edge do: MASKED. Inside, scores are in units of log 2,
+because GPUs compute 2ˣ: scale_2 = scale log₂ e.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from seqlab.inputs import check_attention
+from seqlab.kernels.flash_attention_backward import attend_backward
+from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, store_rows, visible
+from seqlab.masks import first_query
+
+LEAST = tl.constexpr(-1e30)  # below every score, and not -inf: -inf - -inf would be NaN
+ANYWHERE = 1 << 30
+TILES = {
+    64: ((64, 64, 4, 2), (128, 64, 4, 3), (128, 128, 8, 3), (128, 64, 8, 3)),
+    128: ((128, 32, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3)),
+    256: ((64, 32, 8, 2), (128, 64, 8, 2), (128, 32, 8, 3)),
+}
+"""BT, BS, warps and stages by the width of a head. The first needs no spills on any target; a GPU tries them all."""
+
+
+@triton.jit
+def read_keys(b_y, b_top, b_sum, b_q, p_k, p_v, start, begin, end, lo, hi, T_k, h, scale_2,
+              BT: tl.constexpr, BS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
+              BV: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+    """Keys begin … end into the read of BT queries: b_y = Σ_j 2^(score_j - b_top) v_j, and b_sum, the same of 1."""
+    for j in range(begin, end, BS):
+        b_k = load_rows(p_k, j, BS, T_k, h * K, K, BK, MASKED)
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_2  # (BT, BS)
+        if MASKED:
+            o_s = j + tl.arange(0, BS)[None, :]
+            away = o_s - (start + tl.arange(0, BT)[:, None])
+            b_s = tl.where((away >= lo) & (away < hi) & (o_s < T_k), b_s, float("-inf"))
+        new = tl.maximum(b_top, tl.max(b_s, 1))
+        fade = tl.exp2(b_top - new)
+        b_p = tl.exp2(b_s - new[:, None])
+        b_sum = b_sum * fade + tl.sum(b_p, 1)
+        b_v = load_rows(p_v, j, BS, T_k, h * V, V, BV, MASKED)
+        b_y = tl.dot(b_p.to(b_v.dtype), b_v, b_y * fade[:, None], input_precision=PRECISION)
+        b_top = new
+    return b_y, b_top, b_sum
+
+
+@triton.jit
+def attend_forward(p_q, p_k, p_v, p_y, p_lse, T_q, T_k, H, h, lo, hi, scale_2,
+                   K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+                   WINDOW: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr):  # fmt: skip
+    start = (tl.num_programs(0) - 1 - tl.program_id(0)) * BT  # the last queries see most: they go first
+    i_bh = tl.program_id(1)
+    i_q, i_k = head(i_bh, T_q, T_k, H, h)
+    p_k, p_v = p_k + i_k * K, p_v + i_k * V
+    b_q = load_rows(p_q + i_q * K, start, BT, T_q, H * K, K, BK, True)
+    b_y = tl.zeros((BT, BV), tl.float32)
+    b_top, b_sum = tl.full((BT,), LEAST, tl.float32), tl.zeros((BT,), tl.float32)
+    begin, whole, whole_end, end = visible(start, BT, lo, hi, T_k, BS)
+    if WINDOW:  # without one there is no edge on the left
+        b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, p_k, p_v, start, begin, whole, lo, hi, T_k, h, scale_2,
+                                      BT, BS, K, V, BK, BV, PRECISION, True)  # fmt: skip
+    b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, p_k, p_v, start, whole, whole_end, lo, hi, T_k, h, scale_2,
+                                  BT, BS, K, V, BK, BV, PRECISION, False)  # fmt: skip
+    b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, p_k, p_v, start, whole_end, end, lo, hi, T_k, h, scale_2,
+                                  BT, BS, K, V, BK, BV, PRECISION, True)  # fmt: skip
+    blind = b_sum == 0.0  # a query that may see nothing reads 0
+    b_lse = tl.where(blind, float("-inf"), (b_top + tl.log2(tl.where(blind, 1.0, b_sum))) / LOG2E)
+    store_rows(p_y + i_q * V, b_y / tl.where(blind, 1.0, b_sum)[:, None], start, BT, T_q, H * V, V, BV)
+    o_t = start + tl.arange(0, BT)
+    tl.store(p_lse + i_bh.to(tl.int64) * T_q + o_t, b_lse, mask=o_t < T_q)
+
+
+class _FlashAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, lo, hi, scale):
+        (B, T_q, H, K), (_, T_k, h, V) = q.shape, v.shape
+        widths = {"K": K, "V": V, "BK": max(16, triton.next_power_of_2(K)), "BV": max(16, triton.next_power_of_2(V))}
+        y, lse = q.new_empty(B, T_q, H, V), q.new_empty(B, H, T_q, dtype=torch.float32)
+        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"  # of float32, as torch.matmul would
+
+        def grid(meta):
+            return triton.cdiv(T_q, meta["BT"]), B * H
+
+        args = q, k, v, y, lse, T_q, T_k, H, h, lo, hi, scale * LOG2E.value
+        tuned = {"configs": configs(TILES, K, V), "key": ("T_q", "T_k", "K", "V")}
+        launch(attend_forward, grid, *args, **widths, PRECISION=precision, WINDOW=lo > -ANYWHERE, **tuned)
+        ctx.save_for_backward(q, k, v, y, lse)
+        ctx.options = lo, hi, scale, precision
+        return y, lse.transpose(1, 2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy, dlse):
+        dlse = dlse.transpose(1, 2).float().contiguous()
+        return *attend_backward(dy.contiguous(), dlse, *ctx.saved_tensors, *ctx.options), None, None, None
+
+
+def flash_attention(
+    q: Float[Tensor, "B T_q H K"],
+    k: Float[Tensor, "B T_k h K"],
+    v: Float[Tensor, "B T_k h V"],
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    align: str = "end",
+    scale: float | None = None,
+    return_lse: bool = False,
+):
+    """`seqlab.attention.attend` without mask and bias, and its gradients; heads up to 256 wide.
+
+    Sums and softmax in float32, the result in q's type. float32 inputs are multiplied as `torch.matmul` would.
+    """
+    check_attention(q, k, v, causal, window)
+    check_types(q=q, k=k, v=v)
+    if max(q.shape[-1], v.shape[-1]) > 256:
+        raise ValueError(f"q and v are {q.shape[-1]} and {v.shape[-1]} wide: this kernel takes 256 at most")
+    shift = first_query(q.shape[1], k.shape[1], align)
+    hi = shift + 1 if causal else ANYWHERE
+    lo = -ANYWHERE if window is None else max(hi - window, -ANYWHERE)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    y, lse = _FlashAttention.apply(q.contiguous(), k.contiguous(), v.contiguous(), lo, hi, scale)
+    return (y, lse) if return_lse else y

@@ -1,0 +1,51 @@
+"""What attention kernels share: which tiles a program visits, and how it loads and stores rows of (B, T, H, width)."""
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def visible(start, N: tl.constexpr, lo, hi, T, STEP: tl.constexpr):
+    """Where N rows from `start` look, if row r sees [r + lo, r + hi) of T: begin, end, and the tiles seen whole."""
+    begin = tl.maximum(start + lo, 0) // STEP * STEP
+    end = tl.minimum(tl.maximum(start + N - 1 + hi, begin), T)
+    whole = tl.cdiv(tl.maximum(start + N - 1 + lo, 0), STEP) * STEP
+    whole = tl.minimum(tl.maximum(whole, begin), tl.maximum(end, begin))
+    return begin, whole, tl.maximum(tl.minimum(tl.maximum(start + hi, 0), T) // STEP * STEP, whole), end
+
+
+@triton.jit
+def load_rows(p, start, N: tl.constexpr, T, stride, W: tl.constexpr, BW: tl.constexpr, MASKED: tl.constexpr):
+    """Rows start … start + N of a (T, W) matrix as (N, BW). 0 where there is none; all T are there unless MASKED."""
+    o_t, o_w = tl.arange(0, N)[:, None], tl.arange(0, BW)[None, :]
+    p += tl.cast(start, tl.int64) * stride + o_t * stride + o_w
+    if MASKED and W != BW:
+        return tl.load(p, mask=(start + o_t < T) & (o_w < W), other=0.0)
+    elif MASKED:
+        return tl.load(p, mask=start + o_t < T, other=0.0)
+    elif W != BW:
+        return tl.load(p, mask=o_w < W, other=0.0)
+    else:
+        return tl.load(p)
+
+
+@triton.jit
+def store_rows(p, b, start, N: tl.constexpr, T, stride, W: tl.constexpr, BW: tl.constexpr):
+    o_t, o_w = tl.arange(0, N)[:, None], tl.arange(0, BW)[None, :]
+    p += tl.cast(start, tl.int64) * stride + o_t * stride + o_w
+    tl.store(p, b.to(p.dtype.element_ty), mask=(start + o_t < T) & (o_w < W))
+
+
+@triton.jit
+def head(i_bh, T_q, T_k, H, h):
+    """Of program i_bh: the first row of its queries in (B, T_q, H), and of its keys in (B, T_k, h)."""
+    i_b, i_h = (i_bh // H).to(tl.int64), i_bh % H
+    return i_b * T_q * H + i_h, i_b * T_k * h + i_h // (H // h)
+
+
+def configs(tiles, *widths):
+    """The configurations for `launch` from {width: ((BT, BS, num_warps, num_stages), …)}, for heads of these widths."""
+    sizes = next(sizes for width, sizes in tiles.items() if max(widths) <= width)
+    return tuple(dict(zip(("BT", "BS", "num_warps", "num_stages"), size, strict=True)) for size in sizes)
