@@ -32,21 +32,21 @@ def both(**options):
 
 
 CASES = {
-    "not causal": (21, 37, {}),
-    "causal": (37, 37, {"causal": True}),
-    "more keys than queries, aligned at the end": (5, 37, {"causal": True}),
-    "more keys than queries, aligned at the start": (5, 37, {"causal": True, "align": "start"}),
-    "queries that see nothing": (37, 21, {"causal": True}),
+    "not causal": (17, 21, {}),
+    "causal": (21, 21, {"causal": True}),
+    "more keys than queries, aligned at the end": (5, 21, {"causal": True}),
+    "more keys than queries, aligned at the start": (5, 21, {"causal": True, "align": "start"}),
+    "queries that see nothing": (21, 5, {"causal": True}),
     "the last query of a tile sees one key of the next": (32, 33, {"causal": True}),
     "the first query of a tile sees one key two tiles back": (33, 33, {"causal": True, "window": 18}),
-    "a window": (53, 53, {"causal": True, "window": 37}),
-    "a window shorter than a tile": (21, 37, {"causal": True, "window": 3}),
+    "a window": (40, 40, {"causal": True, "window": 33}),
+    "a window shorter than a tile": (19, 21, {"causal": True, "window": 3}),
     "a window longer than the sequence": (19, 19, {"causal": True, "window": 100}),
-    "a window over queries that see nothing": (37, 21, {"causal": True, "window": 9}),
+    "a window over queries that see nothing": (21, 9, {"causal": True, "window": 5}),
     "one token": (1, 1, {"causal": True}),
-    "decoding": (1, 37, {"causal": True}),
-    "decoding with a window": (1, 37, {"causal": True, "window": 20}),
-    "whole tiles only": (32, 48, {}),
+    "decoding": (1, 21, {"causal": True}),
+    "decoding with a window": (1, 21, {"causal": True, "window": 10}),
+    "whole tiles only": (16, 32, {}),
     "a scale of one's own": (19, 19, {"causal": True, "scale": 0.7}),
 }
 
@@ -59,7 +59,7 @@ def test_it_is_attention_with_its_log_sum_exp_and_the_gradients_of_both(case, ag
 
 @pytest.mark.parametrize("heads", [(4, 2), (3, 1), (2, 2)])
 def test_grouped_queries_share_keys_and_their_gradients_add_up(heads, agree, poisoned, small_tiles):
-    agree(*both(causal=True), *tensors(9, 19, *heads, 16, 16, B=2))
+    agree(*both(causal=True), *tensors(5, 17, *heads, 16, 16, B=2))
 
 
 @pytest.mark.parametrize("widths", [(16, 40), (40, 16), (8, 8), (1, 3), (80, 80)])
