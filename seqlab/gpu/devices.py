@@ -2,6 +2,7 @@
 
 `DEVICES` holds peaks, for a roofline; `MULTIPROCESSORS` what one SM (AMD: compute unit) has to share among the blocks
 that run on it, for occupancy. Peaks are dense: data sheets print tensor-core numbers "with sparsity", twice as large.
+They were entered by hand and not yet held beside each original: check the device you rely on against its source.
 """
 
 from typing import NamedTuple
