@@ -109,10 +109,13 @@ def test_the_mathematics_loads_without_the_notebook_stack():
 
 @pytest.mark.slow
 def test_importing_seqlab_costs_little_more_than_torch():
+    """A quarter of torch's own import at most, in processor time of one process: the machine may be busy, or slow."""
     code = """
-import time, torch
-start = time.process_time()  # not the clock: the machine may be busy
+import time
+start = time.process_time()
+import torch
+after = time.process_time()
 import seqlab, seqlab.zoo, seqlab.model
-print(time.process_time() - start)
+print((time.process_time() - after) / (after - start))
 """
-    assert min(float(python(code)) for _ in range(3)) < 0.3
+    assert min(float(python(code)) for _ in range(3)) < 0.25
