@@ -9,6 +9,10 @@ WORKERS ?= 2
 # A check of the notebooks runs them one kernel a worker: more threads each would only fight.
 TEST_ENV := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::DeprecationWarning
 
+# Tests that run again with every shape on every public signature checked.
+SHAPED := tests/mixers tests/ffn $(patsubst %,tests/test_%.py,mixers model blocks identities recurrence scan two_sided shift \
+	dplr convolution discretize attention position_and_norm)
+
 .PHONY: lab test build format setup setup-test clean
 .DEFAULT_GOAL := help
 
@@ -46,8 +50,7 @@ test: setup-test
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 	$(TEST_ENV) SEQLAB_STRICT=1 SEQLAB_WORK=$$(mktemp -d) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q \
 		--nbval-lax chapters solutions --nbval-current-env --nbval-cell-timeout=120
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/test_[a-m]*.py tests/test_position_and_norm.py \
-		tests/test_recurrence.py tests/test_scan.py tests/test_shift.py tests/test_two_sided.py tests/mixers tests/ffn --jaxtyping-packages=seqlab,beartype.beartype -q \
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(SHAPED) --jaxtyping-packages=seqlab,beartype.beartype \
 		-k "not clear_sentence" # those pass wrong shapes on purpose
 
 build: setup-test
