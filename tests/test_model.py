@@ -74,6 +74,9 @@ def test_a_module_that_is_made_already_is_named():
             LanguageModel(29, 16, mixers)
     with pytest.raises(TypeError, match=r"ffn\[0\] is a SwiGLU that is made already"):
         LanguageModel(29, 16, HYBRID, SwiGLU(16))
+
+
+def test_what_is_no_list_of_factories_gets_a_clear_sentence():
     with pytest.raises(TypeError, match=r"mixers\[0\] is None: give a class"):
         LanguageModel(29, 16, [None])
     with pytest.raises(TypeError, match=r"give a list with one factory per block"):
