@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seqlab.attention_tiled import attend_backward, attend_tiled, merge
-from seqlab.inputs import check_attention
+from seqlab.inputs import check_attention, choose
 from seqlab.masks import bigbird_mask, causal_mask, longformer_mask, sink_mask, visible_tiles
 
 __all__ = [
@@ -110,8 +110,4 @@ FORMS = {"parallel": attend, "tiled": attend_tiled, "sdpa": attend_sdpa}
 
 def attend_in_form(form, name="form"):
     """The function behind `form`: a name in FORMS, or any function with the signature of `attend` (a kernel)."""
-    if callable(form):
-        return form
-    if form not in FORMS:
-        raise ValueError(f"{name} is {form!r}: choose one of {', '.join(FORMS)}, or pass a function")
-    return FORMS[form]
+    return choose(form, FORMS, name)

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import check_attention
+from seqlab.inputs import check_attention, wide
 from seqlab.masks import Tile, visible_tiles
 
 Queries = Float[Tensor, "B T_q H K"]
@@ -174,8 +174,8 @@ def _tiles(q, k, seen):
 
 def _pack(x, group=1):
     """Heads first, wide, and the `group` heads of q that share a head of k as further rows (B, h, T group, K)."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return rearrange(wide, "b t (h g) k -> b h (t g) k", g=group).contiguous()
+    x = wide(x)
+    return rearrange(x, "b t (h g) k -> b h (t g) k", g=group).contiguous()
 
 
 def _unpack(x, group=1):

@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Inexact
 from torch import Tensor, nn
 
-from seqlab.inputs import full_precision
+from seqlab.inputs import choose, full_precision, wide
 from seqlab.scan import linear_scan
 
 
@@ -62,7 +62,7 @@ def fft_conv(
     to twice the length keep the end from reaching round to the beginning. past: inputs before the first, read but not
     answered. Float32 at least inside; y has the dtype of x.
     """
-    kernel, x_all, T = _wide(kernel), _wide(x if past is None else torch.cat([past, x], dim=1)), x.shape[1]
+    kernel, x_all, T = wide(kernel), wide(x if past is None else torch.cat([past, x], dim=1)), x.shape[1]
     kernel = kernel[:, : x_all.shape[1]]
     size = _fast_size(x_all.shape[1] + kernel.shape[1] - 1)
     spectrum = torch.fft.rfft(rearrange(x_all, "b t d -> b d t"), n=size) * torch.fft.rfft(kernel, n=size)
@@ -75,7 +75,7 @@ def direct_conv(
     x: Float[Tensor, "B T D"], kernel: Float[Tensor, "D L"], past: Float[Tensor, "B P D"] | None = None
 ) -> Float[Tensor, "B T D"]:
     """`fft_conv` by its definition, in O(T L): a matrix with kernel_{t-s} in row t and column s (D, T, P + T)."""
-    kernel, x_all, T = _wide(kernel), _wide(x if past is None else torch.cat([past, x], dim=1)), x.shape[1]
+    kernel, x_all, T = wide(kernel), wide(x if past is None else torch.cat([past, x], dim=1)), x.shape[1]
     kernel = F.pad(kernel, (0, max(0, x_all.shape[1] - kernel.shape[1])))
     now = torch.arange(x_all.shape[1], device=x.device)
     lag = now[-T:, None] - now
@@ -122,10 +122,10 @@ def exponential_conv(
 
     A first state h adds its own fading answer, Re Σ_n c_n a_n^(t+1) h_n.
     """
-    T, wide = x.shape[1], _wide(x)
+    T, exact = x.shape[1], wide(x)
     if T == 1:
         return exponential_scan(x, c, log_a, state)
-    y, h = fft_conv(wide, exponential_kernel(c, log_a, T)), exponential_state(wide, log_a)
+    y, h = fft_conv(exact, exponential_kernel(c, log_a, T)), exponential_state(exact, log_a)
     if state is not None:
         y = y + exponential_kernel(c * log_a.exp() * state, log_a, T).mT
         h = h + (T * log_a).exp() * state
@@ -137,7 +137,7 @@ def exponential_scan(
     x: Float[Tensor, "B T D"], c: Modes, log_a: Rates, state: Inexact[Tensor, "B D N"] | None = None
 ) -> tuple[Float[Tensor, "B T D"], Inexact[Tensor, "B D N"]]:
     """`exponential_conv` as the recurrence it is, every state (B, T, D, N) in memory."""
-    h = linear_scan(log_a.exp()[None, None], _wide(x)[..., None].expand(*x.shape, log_a.shape[-1]), state)
+    h = linear_scan(log_a.exp()[None, None], wide(x)[..., None].expand(*x.shape, log_a.shape[-1]), state)
     return (c * h).sum(-1).real.to(x.dtype), h[:, -1].clone()  # a view would keep all T states
 
 
@@ -146,11 +146,7 @@ EXPONENTIAL_FORMS = {"convolution": exponential_conv, "scan": exponential_scan}
 
 def exponential_form(form: str | Callable) -> Callable:
     """The function behind `form`: "convolution", "scan", or any function of (x, c, log_a, state) (a kernel)."""
-    if callable(form):
-        return form
-    if form not in EXPONENTIAL_FORMS:
-        raise ValueError(f"form is {form!r}: choose one of {', '.join(EXPONENTIAL_FORMS)}, or pass a function")
-    return EXPONENTIAL_FORMS[form]
+    return choose(form, EXPONENTIAL_FORMS)
 
 
 def _powers(log_a, exponents):
@@ -165,10 +161,6 @@ def _split(length):
 
 def _real_parts(x):
     return (x.real, x.imag) if x.is_complex() else (x,)
-
-
-def _wide(x):
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _fast_size(n):

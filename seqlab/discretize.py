@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
+from seqlab.inputs import wide
+
 Rate = Inexact[Tensor, "..."]
 Matrix = Inexact[Tensor, "N N"]
 
@@ -139,11 +141,6 @@ def as_pairs(z: Inexact[Tensor, "..."]) -> Float[Tensor, "... two"]:
 def as_complex(pairs: Float[Tensor, "... two"]) -> Complex[Tensor, "..."]:
     """Real pairs as a complex tensor, of float32 at least."""
     return torch.view_as_complex(wide(pairs).contiguous())
-
-
-def wide(x: Tensor) -> Tensor:
-    """x in float32 at least: what sets a decay is not rounded further in a bf16 model."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _mean_exponential(z):

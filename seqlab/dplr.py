@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import at_least_one, check_inputs, full_precision
+from seqlab.inputs import at_least_one, check_inputs, choose, full_precision
 
 Keys = Float[Tensor, "B T H K"]
 Values = Float[Tensor, "B T H V"]
@@ -92,7 +92,4 @@ def _prepare(q, k, v, e, f, log_a, state):
 def in_form(form, chunk_size=16):
     """The function behind `form`: "recurrent", "chunkwise", or any function with their signature (a kernel)."""
     at_least_one(chunk_size=chunk_size)
-    forms = {"recurrent": recurrent, "chunkwise": partial(chunkwise, chunk_size=chunk_size)}
-    if not callable(form) and form not in forms:
-        raise ValueError(f"form is {form!r}: choose one of {', '.join(forms)}, or pass a function")
-    return form if callable(form) else forms[form]
+    return choose(form, {"recurrent": recurrent, "chunkwise": partial(chunkwise, chunk_size=chunk_size)})

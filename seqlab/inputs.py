@@ -36,6 +36,20 @@ def _widen(x):
     return x.float() if narrow else x
 
 
+def wide(x: Tensor) -> Tensor:
+    """x in float32 at least: what sets a decay or is summed is not rounded further in a bf16 model."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def choose(form, forms: dict, name: str = "form"):
+    """forms[form], or `form` itself if it is a function (a kernel). ValueError, in one sentence, for any other."""
+    if callable(form):
+        return form
+    if form not in forms:
+        raise ValueError(f"{name} is {form!r}: choose one of {', '.join(forms)}, or pass a function")
+    return forms[form]
+
+
 def at_least_one(**sizes):
     """ValueError for the first that is not."""
     for name, size in sizes.items():

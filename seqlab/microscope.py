@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.attention import attend, causal_mask, repeat_heads
+from seqlab.inputs import wide
 from seqlab.recurrence import parallel, step
 
 COMES_BACK = 0.9
@@ -57,7 +58,7 @@ def observe(mixer: nn.Module, x: Tensor, labels: Any = None, *, head: int = 0, r
     inputs = mixer.project(x) if hasattr(mixer, "project") else {}
     if "q" not in inputs or not set(inputs) <= {"q", "k", "v", "log_a", "beta"}:
         return Trace(type(mixer).__name__, "any", None, 1, False, labels, *_watch_forward(mixer, x))
-    inputs = {name: u.to(torch.promote_types(u.dtype, torch.float32)) for name, u in inputs.items()}
+    inputs = {name: wide(u) for name, u in inputs.items()}
     n_heads = inputs["q"].shape[2]
     if not 0 <= head < n_heads:
         raise ValueError(f"head is {head}: {type(mixer).__name__} has heads 0 to {n_heads - 1}")

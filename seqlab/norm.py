@@ -5,11 +5,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.inputs import wide
+
 
 def rms_norm(x: Float[Tensor, "*B D"], weight: Float[Tensor, " D"] | None = None, eps: float = 1e-6):
     """x / sqrt(mean(x²) + eps), times weight: the root mean square over the last axis, in float32 at least."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    y = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    exact = wide(x)
+    y = (exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
     return y if weight is None else y * weight
 
 

@@ -20,7 +20,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import at_least_one, check_inputs, full_precision
+from seqlab.inputs import at_least_one, check_inputs, choose, full_precision
 
 Keys = Float[Tensor, "B T H K"]
 Values = Float[Tensor, "B T H V"]
@@ -110,19 +110,19 @@ def chunkwise(
 
 def _parallel(q, k, v, log_a, beta, S):
     """`parallel` on (B, H, T, ·) tensors: inside the chunk by pairs, from before the chunk through S."""
-    between, since_start, to_end = _decays(log_a)
+    between, since_start, to_end = decays(log_a)
     if beta is not None:
         # Each write removes what the earlier ones left under its key: a triangular system, solved for all t at once.
         beta = beta[..., None]
-        overlap = beta * _pairs(k, k, between).tril(-1)  # (B, H, T, T)
+        overlap = beta * pairs(k, k, between).tril(-1)  # (B, H, T, T)
         v = beta * (v - _times(k, since_start) @ S.mT)
         v = torch.linalg.solve_triangular(overlap, v, upper=False, unitriangular=True)
-    y = _times(q, since_start) @ S.mT + _pairs(q, k, between) @ v
+    y = _times(q, since_start) @ S.mT + pairs(q, k, between) @ v
     S = S if log_a is None else S * since_start[:, :, -1:]
     return y, S + v.mT @ _times(k, to_end)
 
 
-def _decays(log_a: Float[Tensor, "B H T A"] | None):
+def decays(log_a: Float[Tensor, "B H T A"] | None):
     """Decay from j to i (B, H, A, T, T), from the start to i and from j to the end (B, H, T, A).
 
     Each sum of logs runs over its own span (j, i] only. So exp never sees a positive number, a gate of exactly 0 is
@@ -136,7 +136,7 @@ def _decays(log_a: Float[Tensor, "B H T A"] | None):
     return between, log_a.cumsum(2).exp(), between[..., -1, :].mT
 
 
-def _pairs(q, k, between):
+def pairs(q, k, between):
     """Weight of token j in the read of token i, 0 for j > i (B, H, T, T)."""
     if between is None:
         return (q @ k.mT).tril()
@@ -177,10 +177,5 @@ def in_form(form, chunk_size=64, *others):
     others: names the caller has functions of its own for; they give None.
     """
     at_least_one(chunk_size=chunk_size)
-    if callable(form):
-        return form
-    if form in others:
-        return None
-    if form not in FORMS:
-        raise ValueError(f"form is {form!r}: choose one of {', '.join((*FORMS, *others))}, or pass a function")
-    return partial(chunkwise, chunk_size=chunk_size) if form == "chunkwise" else FORMS[form]
+    in_chunks = {"chunkwise": partial(chunkwise, chunk_size=chunk_size)}
+    return choose(form, FORMS | in_chunks | dict.fromkeys(others))

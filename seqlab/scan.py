@@ -25,6 +25,8 @@ from jaxtyping import Inexact
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from seqlab.inputs import choose
+
 Gates = Inexact[Tensor, "..."]
 Sequence = Inexact[Tensor, "B T *width"]
 Start = Inexact[Tensor, "B *width"]
@@ -166,11 +168,7 @@ FORMS = {
 
 def in_form(form):
     """The function behind `form`: a name in FORMS, or any function of (a, b, h0) (a kernel)."""
-    if callable(form):
-        return form
-    if form not in FORMS:
-        raise ValueError(f"form is {form!r}: choose one of {', '.join(FORMS)}, or pass a function")
-    return FORMS[form]
+    return choose(form, FORMS)
 
 
 def _scan(a, b, h0, out, backwards=False):

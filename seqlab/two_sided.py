@@ -10,12 +10,12 @@ Both gates are ≤ 0 in log, of any width 1 or full, and optional. Everything el
 from functools import partial
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import at_least_one, check_inputs, full_precision
-from seqlab.recurrence import Keys, LogDecay, State, Values
+from seqlab.inputs import at_least_one, check_inputs, choose, full_precision
+from seqlab.recurrence import Keys, LogDecay, State, Values, decays, pairs
 
 RowDecay = Float[Tensor, "B T H b"]  # b = 1: all rows alike; b = V: one decay per value channel
 
@@ -50,12 +50,9 @@ def chunkwise(
 
 def _chunk(q, k, v, log_a, log_b, S):
     """All pairs inside the chunk, and S from before it. Token j in the read of i: (q_i·(a k_j)) (b ⊙ v_j)."""
-    a_between, a_start, a_end = _decays(log_a)
-    b_between, b_start, b_end = _decays(log_b)
-    if a_between.shape[2] == 1:
-        weights = (q @ k.mT) * a_between[:, :, 0]  # (B, H, C, C)
-    else:
-        weights = torch.einsum("bhik, bhkij, bhjk -> bhij", q, a_between, k)
+    a_between, a_start, a_end = decays(log_a)
+    b_between, b_start, b_end = decays(log_b)
+    weights = pairs(q, k, a_between)  # (B, H, C, C)
     if b_between.shape[2] == 1:
         inside = (weights * b_between[:, :, 0]) @ v
     else:
@@ -63,13 +60,6 @@ def _chunk(q, k, v, log_a, log_b, S):
     y = inside + b_start * ((q * a_start) @ S.mT)
     S = b_start[:, :, -1, :, None] * S * a_start[:, :, -1:]
     return y, S + (v * b_end).mT @ (k * a_end)
-
-
-def _decays(log_a: Float[Tensor, "B H C A"]):
-    """Decay from j to i, 0 for j > i (B, H, A, C, C); from the start to i; from j to the end (B, H, C, A)."""
-    steps = repeat(log_a, "b h i a -> b h a i j", j=log_a.shape[2]).tril(-1)
-    between = steps.cumsum(-2).exp().tril()
-    return between, log_a.cumsum(2).exp(), between[..., -1, :].mT
 
 
 def _check_rows(log_b, v):
@@ -83,8 +73,4 @@ def in_form(form, chunk_size=16):
     """The function behind `form`: recurrent, parallel or chunkwise, or any function with `chunkwise`'s signature."""
     at_least_one(chunk_size=chunk_size)
     sizes = {"recurrent": 1, "parallel": 2**62, "chunkwise": chunk_size}
-    if callable(form):
-        return form
-    if form not in sizes:
-        raise ValueError(f"form is {form!r}: choose one of {', '.join(sizes)}, or pass a function")
-    return partial(chunkwise, chunk_size=sizes[form])
+    return choose(form, {name: partial(chunkwise, chunk_size=C) for name, C in sizes.items()})

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from seqlab.inputs import wide
+
 
 class Routing(NamedTuple):
     """Slot j of token n: expert experts[n, j] serves it with weight weights[n, j], unless kept[n, j] is False."""
@@ -271,10 +273,6 @@ class ExpertChoiceRouter(Router):
         chosen = p.topk(places, dim=-2).indices  # (..., places, E)
         kept = torch.zeros_like(p, dtype=torch.bool).scatter(-2, chosen, True)
         return self.routing(torch.arange(self.n_experts, device=x.device).expand(p.shape), p, {}, kept)
-
-
-def wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def balance(p: Float[Tensor, "*G N E"], experts: Int[Tensor, "*G N k"], each: bool = False) -> Float[Tensor, ""]:

@@ -4,7 +4,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from seqlab.convolution import exponential_form
-from seqlab.discretize import as_complex, draw_dt, legs_dplr, wide, zero_order_hold
+from seqlab.discretize import as_complex, draw_dt, legs_dplr, zero_order_hold
+from seqlab.inputs import wide
 from seqlab.mixer import Mixer
 
 

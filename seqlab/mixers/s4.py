@@ -3,7 +3,8 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.discretize import as_complex, as_pairs, draw_dt, legs_dplr, wide
+from seqlab.discretize import as_complex, as_pairs, draw_dt, legs_dplr
+from seqlab.inputs import wide
 from seqlab.mixer import Mixer, check_form
 from seqlab.rank_one import System, by_convolution, by_steps
 

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from seqlab import discretize
 from seqlab.convolution import exponential_form
-from seqlab.discretize import as_complex, as_pairs, wide, zero_order_hold
+from seqlab.discretize import as_complex, as_pairs, zero_order_hold
+from seqlab.inputs import wide
 from seqlab.mixer import Mixer
 
 
