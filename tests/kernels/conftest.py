@@ -73,3 +73,18 @@ def compiled():
         return {run.kernel.fn.__name__: compile_report(run.kernel, *run.args, **run.named) for run in launches}
 
     return compile_all
+
+
+@pytest.fixture
+def launches_of():
+    """Every launch that a function and its backward make on random tensors: for `sanitize` and `trace` to run again."""
+
+    def launches(function, *shapes, dtype=torch.float32, backward=True):
+        inputs = [torch.randn(shape).to(dtype).requires_grad_(backward) for shape in shapes]
+        with recorded() as runs:
+            out = function(*inputs)
+            if backward:
+                out.backward(torch.randn_like(out))
+        return runs
+
+    return launches
