@@ -12,8 +12,9 @@ if find_spec("triton") is None:
     )
 
 from seqlab.kernels.flash_attention import flash_attention
+from seqlab.kernels.flash_decode import flash_decode
 from seqlab.kernels.matmul import matmul
 from seqlab.kernels.rmsnorm import rms_norm
 from seqlab.kernels.softmax import softmax
 
-__all__ = ["flash_attention", "matmul", "rms_norm", "softmax"]
+__all__ = ["flash_attention", "flash_decode", "matmul", "rms_norm", "softmax"]

@@ -31,16 +31,16 @@ TILES = {
 
 
 @triton.jit
-def read_keys(b_y, b_top, b_sum, b_q, p_k, p_v, start, begin, end, lo, hi, T_k, h, scale_2,
-              BT: tl.constexpr, BS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
+def read_keys(b_y, b_top, b_sum, b_q, b_t, p_k, p_v, begin, end, lo, hi, T_k, h, scale_2,
+              BS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
               BV: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """Keys begin … end into the read of BT queries: b_y = Σ_j 2^(score_j - b_top) v_j, and b_sum, the same of 1."""
+    """Keys begin … end into the read of the queries at b_t: b_y = Σ_j 2^(score_j - b_top) v_j, b_sum the same of 1."""
     for j in range(begin, end, BS):
         b_k = load_rows(p_k, j, BS, T_k, h * K, K, BK, MASKED)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_2  # (BT, BS)
         if MASKED:
             o_s = j + tl.arange(0, BS)[None, :]
-            away = o_s - (start + tl.arange(0, BT)[:, None])
+            away = o_s - b_t[:, None]
             b_s = tl.where((away >= lo) & (away < hi) & (o_s < T_k), b_s, float("-inf"))
         new = tl.maximum(b_top, tl.max(b_s, 1))
         fade = tl.exp2(b_top - new)
@@ -60,22 +60,22 @@ def attend_forward(p_q, p_k, p_v, p_y, p_lse, T_q, T_k, H, h, lo, hi, scale_2,
     i_bh = tl.program_id(1)
     i_q, i_k = head(i_bh, T_q, T_k, H, h)
     p_k, p_v = p_k + i_k * K, p_v + i_k * V
+    b_t = start + tl.arange(0, BT)
     b_q = load_rows(p_q + i_q * K, start, BT, T_q, H * K, K, BK, True)
     b_y = tl.zeros((BT, BV), tl.float32)
     b_top, b_sum = tl.full((BT,), LEAST, tl.float32), tl.zeros((BT,), tl.float32)
     begin, whole, whole_end, end = visible(start, BT, lo, hi, T_k, BS)
     if WINDOW:  # without one there is no edge on the left
-        b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, p_k, p_v, start, begin, whole, lo, hi, T_k, h, scale_2,
-                                      BT, BS, K, V, BK, BV, PRECISION, True)  # fmt: skip
-    b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, p_k, p_v, start, whole, whole_end, lo, hi, T_k, h, scale_2,
-                                  BT, BS, K, V, BK, BV, PRECISION, False)  # fmt: skip
-    b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, p_k, p_v, start, whole_end, end, lo, hi, T_k, h, scale_2,
-                                  BT, BS, K, V, BK, BV, PRECISION, True)  # fmt: skip
+        b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, b_t, p_k, p_v, begin, whole, lo, hi, T_k, h, scale_2,
+                                      BS, K, V, BK, BV, PRECISION, True)  # fmt: skip
+    b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, b_t, p_k, p_v, whole, whole_end, lo, hi, T_k, h, scale_2,
+                                  BS, K, V, BK, BV, PRECISION, False)  # fmt: skip
+    b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, b_t, p_k, p_v, whole_end, end, lo, hi, T_k, h, scale_2,
+                                  BS, K, V, BK, BV, PRECISION, True)  # fmt: skip
     blind = b_sum == 0.0  # a query that may see nothing reads 0
     b_lse = tl.where(blind, float("-inf"), (b_top + tl.log2(tl.where(blind, 1.0, b_sum))) / LOG2E)
     store_rows(p_y + i_q * V, b_y / tl.where(blind, 1.0, b_sum)[:, None], start, BT, T_q, H * V, V, BV)
-    o_t = start + tl.arange(0, BT)
-    tl.store(p_lse + i_bh.to(tl.int64) * T_q + o_t, b_lse, mask=o_t < T_q)
+    tl.store(p_lse + i_bh.to(tl.int64) * T_q + b_t, b_lse, mask=b_t < T_q)
 
 
 class _FlashAttention(torch.autograd.Function):
@@ -118,13 +118,17 @@ def flash_attention(
 
     Sums and softmax in float32, the result in q's type. float32 inputs are multiplied as `torch.matmul` would.
     """
+    lo, hi = check_heads(q, k, v, causal, window, align)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    y, lse = _FlashAttention.apply(q.contiguous(), k.contiguous(), v.contiguous(), lo, hi, scale)
+    return (y, lse) if return_lse else y
+
+
+def check_heads(q, k, v, causal, window, align):
+    """lo and hi: query i sees the keys i + lo ≤ j < i + hi. One sentence for what the kernels cannot do."""
     check_attention(q, k, v, causal, window)
     check_types(q=q, k=k, v=v)
     if max(q.shape[-1], v.shape[-1]) > 256:
         raise ValueError(f"q and v are {q.shape[-1]} and {v.shape[-1]} wide: this kernel takes 256 at most")
-    shift = first_query(q.shape[1], k.shape[1], align)
-    hi = shift + 1 if causal else ANYWHERE
-    lo = -ANYWHERE if window is None else max(hi - window, -ANYWHERE)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    y, lse = _FlashAttention.apply(q.contiguous(), k.contiguous(), v.contiguous(), lo, hi, scale)
-    return (y, lse) if return_lse else y
+    hi = first_query(q.shape[1], k.shape[1], align) + 1 if causal else ANYWHERE
+    return -ANYWHERE if window is None else max(hi - window, -ANYWHERE), hi

@@ -43,8 +43,8 @@ def recorded():
 def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
     """kernel[grid](*args, **named) with one of `configs`, dicts of constants, num_warps and num_stages.
 
-    On a GPU it is the fastest of them, timed once for each value of the arguments named in `key`; elsewhere the first.
-    grid: a tuple, or a function of the constants that gives one.
+    On a GPU it is the fastest of them; elsewhere the first. They are timed again for other types, and where an argument
+    named in `key` doubles: not for every length of a sequence. grid: a tuple, or a function of the constants.
     """
     first = Launch(kernel, grid, args, {**named, **configs[0]})
     for launches in _listening:
@@ -53,7 +53,9 @@ def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
     if device == "cpu":
         _interpret(first)
     elif device != "meta":
-        tuned = _tuned(kernel, tuple(tuple(config.items()) for config in configs), tuple(key))
+        values = dict(zip(kernel.arg_names, args, strict=False)) | named
+        sizes = tuple(triton.next_power_of_2(values[name]) for name in key)
+        tuned = _tuned(kernel, tuple(tuple(config.items()) for config in configs), sizes)
         tuned[grid](*args, **named, enable_fp_fusion=True)
 
 
@@ -69,10 +71,10 @@ def check_types(**tensors) -> None:
 
 
 @cache
-def _tuned(kernel, configs, key):
-    """The kernel behind Triton's autotuner. With a single configuration that one is taken untimed."""
+def _tuned(kernel, configs, sizes):
+    """The kernel behind an autotuner of its own for these sizes. A single configuration is taken untimed."""
     split = [({k: v for k, v in c if k not in OPTIONS}, {k: v for k, v in c if k in OPTIONS}) for c in configs]
-    return triton.autotune([triton.Config(constants, **options) for constants, options in split], list(key))(kernel)
+    return triton.autotune([triton.Config(constants, **options) for constants, options in split], [])(kernel)
 
 
 def _interpret(run: Launch) -> None:
