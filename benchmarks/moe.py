@@ -30,7 +30,7 @@ class Loop(MoE):
     def mix(self, x, routing):
         experts, weights, y = routing.experts.flatten(0, -2), routing.weights.flatten(0, -2), torch.zeros_like(x)
         for e, expert in enumerate(self.experts):
-            token, slot = torch.versions(experts == e)
+            token, slot = torch.where(experts == e)
             y.index_add_(0, token, expert(x[token]) * weights[token, slot, None])
         return y
 
