@@ -49,3 +49,54 @@ def configs(tiles, *widths):
     """The configurations for `launch` from {width: ((BT, BS, num_warps, num_stages), …)}, for heads of these widths."""
     sizes = next(sizes for width, sizes in tiles.items() if max(widths) <= width)
     return tuple(dict(zip(("BT", "BS", "num_warps", "num_stages"), size, strict=True)) for size in sizes)
+
+
+@triton.jit
+def load_tile(p, row, N: tl.constexpr, rows, stride, column, W: tl.constexpr, BW: tl.constexpr):
+    """(N, BW) of a (rows, W) matrix, from a row and a column on. 0 where there is none."""
+    o_r, o_w = tl.arange(0, N)[:, None], tl.arange(0, BW)[None, :]
+    p += tl.cast(row, tl.int64) * stride + column + o_r * stride + o_w
+    if W % BW == 0:
+        return tl.load(p, mask=row + o_r < rows, other=0.0)
+    else:
+        return tl.load(p, mask=(row + o_r < rows) & (column + o_w < W), other=0.0)
+
+
+@triton.jit
+def store_tile(p, b, row, N: tl.constexpr, rows, stride, column, W: tl.constexpr, BW: tl.constexpr):
+    o_r, o_w = tl.arange(0, N)[:, None], tl.arange(0, BW)[None, :]
+    p += tl.cast(row, tl.int64) * stride + column + o_r * stride + o_w
+    tl.store(p, b.to(p.dtype.element_ty), mask=(row + o_r < rows) & (column + o_w < W))
+
+
+@triton.jit
+def load_gate(p, i_head, start, C: tl.constexpr, T, H):
+    """C numbers of (B, T, H), one head's, whose first token is number i_head. 0 where there is none."""
+    o_t = start + tl.arange(0, C)
+    return tl.load(p + i_head + o_t * H, mask=o_t < T, other=0.0)
+
+
+@triton.jit
+def decay_ends(p_a, i_head, start, C: tl.constexpr, T, H):
+    """Of C tokens of a head, with log decays p_a: the decay from the start to each, from each to the end, and of all.
+
+    Each is exp of a sum over its own span, so none exceeds 1 and a gate of 0, log -inf, is allowed.
+    """
+    if p_a is None:
+        b_one = tl.full((C,), 1.0, tl.float32)
+        return b_one, b_one, 1.0
+    else:
+        b_a = load_gate(p_a, i_head, start, C, T, H)
+        b_next = tl.where(tl.arange(0, C) < C - 1, load_gate(p_a, i_head, start + 1, C, T, H), 0.0)
+        return tl.exp(tl.cumsum(b_a, 0)), tl.exp(tl.cumsum(b_next, 0, reverse=True)), tl.exp(tl.sum(b_a, 0))
+
+
+@triton.jit
+def decay_between(p_a, i_head, start, C: tl.constexpr, T, H):
+    """The decay from token j to token i of C (C, C): exp of the sum of the logs after j up to i, and 0 for j > i."""
+    o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    if p_a is None:
+        return tl.where(o_i >= o_j, 1.0, 0.0)
+    else:
+        b_a = load_gate(p_a, i_head, start, C, T, H)[:, None]
+        return tl.where(o_i >= o_j, tl.exp(tl.cumsum(tl.where(o_i > o_j, b_a, 0.0), 0)), 0.0)
