@@ -1,0 +1,193 @@
+"""The gated delta rule in chunks (Yang et al. 2024, arXiv:2406.06484 and arXiv:2412.06464): the forward.
+
+    S_t = a_t S_{t-1} + u_t k_tᵀ        u_t = β_t (v_t - a_t S_{t-1} k_t)        y_t = S_t q_t
+
+u_t depends on every earlier u of its chunk, through keys that overlap. With d_ij the decay after token j up to i, e_i
+from the start of the chunk up to i, f_j after j to its end, and S the state before the chunk, all are solved at once:
+
+    (I + L) U = R        L_ij = β_i d_ij k_i·k_j, j < i        R = β (V - e K Sᵀ)        P_ij = d_ij q_i·k_j, j ≤ i
+    Y = e Q Sᵀ + P U        S ← e_C S + Uᵀ (f K)
+
+`delta_pairs` makes A = (I + L)⁻¹ and P of all chunks in parallel; `delta_states` walks along the chunks with S in
+registers, U = A R; `delta_outputs` reads all chunks in parallel. The papers multiply A into β V and e β K first, which
+takes one product out of the walk. Here A stays by itself: it has C columns, the two products K + V, and each has to be
+written, read, and kept or made again for the backward.
+
+Numbers to move per token and head, gates and rounding aside: 2K + 2C, then (K + C) n + 2V + KV/C in n = V / BV
+programs a head, then K + C + 2V + KV/C. S is held transposed, (K, V), as the products take it.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from seqlab.inputs import check_inputs, full_precision
+from seqlab.kernels.chunk_delta_backward import KEY, delta_backward, of_width
+from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, store_tile
+
+PAIRS = ({"num_warps": 4, "num_stages": 1},)
+STATES = {64: ((32, 4, 2),), 128: ((32, 4, 2),), 256: ((32, 4, 2),)}
+OUTPUTS = {64: ((64, 4, 2),), 128: ((64, 4, 2),), 256: ((64, 4, 2),)}
+"""BV, warps and stages by the width of a head. The first needs no spills on any target; a GPU tries them all."""
+
+
+@triton.jit
+def merge(b_x, b_l, o_i, o_j, SIZE: tl.constexpr, PRECISION: tl.constexpr):
+    """From the inverses of tiles of SIZE along the diagonal of I + L to those of 2 SIZE:
+
+    [[X, 0], [N, Y]]⁻¹ = [[X⁻¹, 0], [-Y⁻¹ N X⁻¹, Y⁻¹]]
+    """
+    b_n = tl.where((o_i ^ o_j) // SIZE == 1, b_l, 0.0)  # below the diagonal, in the same tile of 2 SIZE but not of SIZE
+    return b_x - tl.dot(tl.dot(b_x, b_n, input_precision=PRECISION), b_x, input_precision=PRECISION)
+
+
+@triton.jit
+def inverse(b_l, C: tl.constexpr, PRECISION: tl.constexpr):
+    """(I + L)⁻¹ of a strictly lower triangular L (C, C), its tiles of 16 first, all at once and in full precision.
+
+    No power of L is formed, as in (I - L)(I + L²)…: powers grow even where the inverse does not.
+    """
+    N: tl.constexpr = C // 16
+    o_n, o_16, o_c = tl.arange(0, N), tl.arange(0, 16), tl.arange(0, C)
+    diagonal = o_n[:, None, None, None] == o_n[None, None, :, None]
+    b_16 = tl.sum(tl.where(diagonal, tl.reshape(b_l, (N, 16, N, 16)), 0.0), 2)  # (N, 16, 16)
+    o_i, o_j = o_16[None, :, None], o_16[None, None, :]
+    b_x = tl.where(o_i == o_j, 1.0, tl.where(o_i // 2 == o_j // 2, -b_16, 0.0))
+    for log in tl.static_range(1, 4):
+        b_x = merge(b_x, b_16, o_i, o_j, 1 << log, "ieee")
+    b_x = tl.reshape(tl.where(diagonal, b_x[:, :, None, :], 0.0), (C, C))
+    if C > 16:
+        b_x = merge(b_x, b_l, o_c[:, None], o_c[None, :], 16, PRECISION)
+    if C > 32:
+        b_x = merge(b_x, b_l, o_c[:, None], o_c[None, :], 32, PRECISION)
+    return b_x
+
+
+@triton.jit
+def delta_pairs(p_q, p_k, p_a, p_beta, p_A, p_P, T, H, K: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,
+                PRECISION: tl.constexpr):  # fmt: skip
+    """A and P of one chunk of one head."""
+    start, i_head = tl.program_id(0) * C, head(tl.program_id(1), T, T, H, H)[0]
+    o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    b_k = load_tile(p_k + i_head * K, start, C, T, H * K, 0, K, BK)
+    b_q = load_tile(p_q + i_head * K, start, C, T, H * K, 0, K, BK)
+    b_d = decay_between(p_a, i_head, start, C, T, H)
+    b_beta = load_gate(p_beta, i_head, start, C, T, H)
+    b_P = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * b_d
+    store_tile(p_P + i_head * C, b_P, start, C, T, H * C, 0, C, C)
+    b_l = tl.dot(b_k, tl.trans(b_k), input_precision=PRECISION) * b_d * b_beta[:, None]
+    b_A = inverse(tl.where(o_i > o_j, b_l, 0.0), C, PRECISION)
+    store_tile(p_A + i_head * C, b_A, start, C, T, H * C, 0, C, C)
+
+
+@triton.jit
+def delta_states(p_k, p_v, p_a, p_beta, p_A, p_first, p_S, p_u, p_last, T, H, K: tl.constexpr, V: tl.constexpr,
+                 BK: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr, BV: tl.constexpr):  # fmt: skip
+    """BV columns of Sᵀ (K, V) before every chunk and after the last, and of U, along the chunks of one head."""
+    column, i_bh = tl.program_id(0) * BV, tl.program_id(1)
+    i_head = head(i_bh, T, T, H, H)[0]
+    i_state = i_bh.to(tl.int64) * K * V
+    if p_first is None:
+        b_S = tl.zeros((BK, BV), tl.float32)
+    else:
+        b_S = tl.trans(load_tile(p_first + i_state, column, BV, V, K, 0, K, BK))
+    for i_t in range(0, tl.cdiv(T, C)):
+        start = i_t * C
+        store_tile(p_S + i_state * tl.cdiv(T, C) + tl.cast(i_t, tl.int64) * K * V, b_S, 0, BK, K, V, column, V, BV)
+        b_k = load_tile(p_k + i_head * K, start, C, T, H * K, 0, K, BK)
+        b_v = load_tile(p_v + i_head * V, start, C, T, H * V, column, V, BV)
+        b_A = load_tile(p_A + i_head * C, start, C, T, H * C, 0, C, C)
+        b_beta = load_gate(p_beta, i_head, start, C, T, H)
+        b_e, b_f, whole = decay_ends(p_a, i_head, start, C, T, H)
+        b_old = tl.dot(b_k, b_S.to(b_k.dtype), input_precision=PRECISION)
+        b_r = (b_v.to(tl.float32) - b_old * b_e[:, None]) * b_beta[:, None]
+        b_u = tl.dot(b_A, b_r.to(b_A.dtype), input_precision=PRECISION)
+        store_tile(p_u + i_head * V, b_u, start, C, T, H * V, column, V, BV)
+        b_u = (b_u * b_f[:, None]).to(b_k.dtype)
+        b_S = tl.dot(tl.trans(b_k), b_u, b_S * whole, input_precision=PRECISION)
+    store_tile(p_last + i_state, tl.trans(b_S), column, BV, V, K, 0, K, BK)
+
+
+@triton.jit
+def delta_outputs(p_q, p_a, p_P, p_S, p_u, p_y, T, H, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
+                  C: tl.constexpr, PRECISION: tl.constexpr, BV: tl.constexpr):  # fmt: skip
+    """BV columns of Y of one chunk of one head."""
+    i_t, column, i_bh = tl.program_id(0), tl.program_id(1) * BV, tl.program_id(2)
+    start, i_head = i_t * C, head(i_bh, T, T, H, H)[0]
+    p_S += (i_bh.to(tl.int64) * tl.cdiv(T, C) + i_t) * K * V
+    b_q = load_tile(p_q + i_head * K, start, C, T, H * K, 0, K, BK)
+    b_S = load_tile(p_S, 0, BK, K, V, column, V, BV)
+    b_e, _, _ = decay_ends(p_a, i_head, start, C, T, H)
+    b_y = tl.dot(b_q, b_S, input_precision=PRECISION) * b_e[:, None]
+    b_P = load_tile(p_P + i_head * C, start, C, T, H * C, 0, C, C)
+    b_u = load_tile(p_u + i_head * V, start, C, T, H * V, column, V, BV)
+    b_y = tl.dot(b_P, b_u, b_y, input_precision=PRECISION)
+    store_tile(p_y + i_head * V, b_y, start, C, T, H * V, column, V, BV)
+
+
+class _ChunkDelta(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, a, beta, first, C):
+        (B, T, H, K), V = q.shape, v.shape[-1]
+        n = triton.cdiv(T, C)
+        A, P = q.new_empty(B, T, H, C), q.new_empty(B, T, H, C)
+        S, last = q.new_empty(B, H, n, K, V), q.new_empty(B, H, V, K, dtype=torch.float32)
+        u, y = torch.empty_like(v), torch.empty_like(v)
+        BK = max(16, triton.next_power_of_2(K))
+        half = q.dtype != torch.float32  # then only what merges tiles is float32, and precise enough in tf32
+        precision = "tf32" if half or torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        sizes = {"K": K, "BK": BK, "C": C, "PRECISION": precision}
+
+        def walks(meta):
+            return triton.cdiv(V, meta["BV"]), B * H
+
+        def tiles(meta):
+            return n, triton.cdiv(V, meta["BV"]), B * H
+
+        launch(delta_pairs, (n, B * H), q, k, a, beta, A, P, T, H, **sizes, configs=PAIRS, key=KEY)
+        sizes["V"] = V
+        args = k, v, a, beta, A, first, S, u, last, T, H
+        launch(delta_states, walks, *args, **sizes, configs=of_width(STATES, K, V), key=KEY)
+        launch(delta_outputs, tiles, q, a, P, S, u, y, T, H, **sizes, configs=of_width(OUTPUTS, K, V), key=KEY)
+        ctx.save_for_backward(q, k, v, a, beta, A, P, S, u)
+        ctx.first, ctx.sizes = first is not None, sizes
+        return y, last
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy, dlast):
+        return *delta_backward(dy.contiguous(), dlast.contiguous(), *ctx.saved_tensors, ctx.first, ctx.sizes), None
+
+
+@full_precision
+def chunk_delta(
+    q: Float[Tensor, "B T H K"],
+    k: Float[Tensor, "B T H K"],
+    v: Float[Tensor, "B T H V"],
+    *,
+    log_a: Float[Tensor, "B T H 1"] | None = None,
+    beta: Float[Tensor, "B T H"] | None = None,
+    state: Float[Tensor, "B H V K"] | None = None,
+    chunk_size: int = 64,
+) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
+    """`seqlab.recurrence.chunkwise` with beta, and its gradients. Gates, sums and the state are float32."""
+
+    check_inputs(q, k, v, log_a if log_a is not None and log_a.device.type == "cpu" else None, beta, state)
+    check_types(q=q, k=k, v=v)
+    if beta is None:
+        raise ValueError("beta is missing: without the delta rule, use seqlab.kernels.chunk_recurrence")
+    if log_a is not None and log_a.shape != (*q.shape[:3], 1):
+        raise ValueError(
+            f"log_a has shape {tuple(log_a.shape)}: this kernel takes one decay per head, (B, T, H, 1) = "
+            f"{(*q.shape[:3], 1)}; for one per key channel use seqlab.recurrence.chunkwise"
+        )
+    if chunk_size not in (16, 32, 64):
+        raise ValueError(f"chunk_size is {chunk_size}: this kernel takes 16, 32 or 64")
+    if max(q.shape[-1], v.shape[-1]) > 256:
+        raise ValueError(f"q and v are {q.shape[-1]} and {v.shape[-1]} wide: this kernel takes 256 at most")
+    q, k, v = (x.contiguous() for x in (q, k, v))
+    log_a, beta, state = (None if x is None else x.float().contiguous() for x in (log_a, beta, state))
+    return _ChunkDelta.apply(q, k, v, log_a, beta, state, chunk_size)

@@ -1,0 +1,142 @@
+"""The gated delta rule in chunks: the backward. Letters as in `chunk_delta.py`; D is the gradient of what follows it.
+
+`delta_backward_states` walks back along the chunks with DS in registers, DS that of the state after the chunk:
+
+    DU = Pᵀ DY + f K DSᵀ        DR = Aᵀ DU        DS ← e_C DS + DYᵀ (e Q) - (e β DR)ᵀ K
+
+`delta_backward_inputs` has the rest, all chunks in parallel. (I + L) U = R gives DL = -DR Uᵀ; and DP = DY Uᵀ:
+
+    DV = β DR
+    DQ = e DY S + (d DP) K
+    DK = f U DS - e β DR S + (d DP)ᵀ Q + (E + Eᵀ) K        E_ij = β_i d_ij DL_ij
+    Dβ_i = DR_i·(v_i - e_i S k_i) + Σ_j DL_ij d_ij k_i·k_j
+
+log a_m is in every decay whose span holds it: in d_ij for j < m ≤ i, in e_i for m ≤ i, in f_j for j < m, in e_C. What
+it gets is the sum over these of decay · its gradient; no difference of large sums is taken.
+
+Numbers to move per token and head: (2K + 2C) n + 2V + KV/C in n = V / BV programs, then 4K + C + 5V + 2KV/C.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from seqlab.kernels.launch import launch
+from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, store_tile
+
+KEY = ("T", "H", "K")
+WALKS = {64: ((32, 4, 2),), 128: ((32, 4, 2),), 256: ((32, 4, 2),)}
+INPUTS = {64: ((32, 4, 1),), 128: ((32, 8, 1),), 256: ((32, 8, 1),)}
+
+
+def of_width(configs, K, V):
+    """The configurations for heads of these widths, as `launch` takes them."""
+    sizes = next(sizes for width, sizes in configs.items() if max(K, V) <= width)
+    return tuple(dict(zip(("BV", "num_warps", "num_stages"), size, strict=True)) for size in sizes)
+
+
+@triton.jit
+def delta_backward_states(p_q, p_k, p_a, p_beta, p_A, p_P, p_dy, p_dlast, p_dS, p_dr, p_dfirst, T, H,
+                          K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,
+                          PRECISION: tl.constexpr, BV: tl.constexpr):  # fmt: skip
+    """BV columns of DSᵀ (K, V) after every chunk and before the first, and of DR, back along the chunks of one head."""
+    column, i_bh = tl.program_id(0) * BV, tl.program_id(1)
+    i_head = head(i_bh, T, T, H, H)[0]
+    i_state, n = i_bh.to(tl.int64) * K * V, tl.cdiv(T, C)
+    b_dS = tl.trans(load_tile(p_dlast + i_state, column, BV, V, K, 0, K, BK))
+    for i in range(0, n):
+        i_t = n - 1 - i
+        start = i_t * C
+        store_tile(p_dS + i_state * n + tl.cast(i_t, tl.int64) * K * V, b_dS, 0, BK, K, V, column, V, BV)
+        b_q = load_tile(p_q + i_head * K, start, C, T, H * K, 0, K, BK)
+        b_k = load_tile(p_k + i_head * K, start, C, T, H * K, 0, K, BK)
+        b_A = load_tile(p_A + i_head * C, start, C, T, H * C, 0, C, C)
+        b_P = load_tile(p_P + i_head * C, start, C, T, H * C, 0, C, C)
+        b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, column, V, BV)
+        b_beta = load_gate(p_beta, i_head, start, C, T, H)
+        b_e, b_f, whole = decay_ends(p_a, i_head, start, C, T, H)
+        b_du = tl.dot(b_k, b_dS.to(b_k.dtype), input_precision=PRECISION) * b_f[:, None]
+        b_du = tl.dot(tl.trans(b_P), b_dy, b_du, input_precision=PRECISION)
+        b_dr = tl.dot(tl.trans(b_A), b_du.to(b_A.dtype), input_precision=PRECISION)
+        store_tile(p_dr + i_head * V, b_dr, start, C, T, H * V, column, V, BV)
+        b_dy = (b_dy.to(tl.float32) * b_e[:, None]).to(b_q.dtype)
+        b_dr = (b_dr * -(b_e * b_beta)[:, None]).to(b_k.dtype)
+        b_dS = tl.dot(tl.trans(b_q), b_dy, b_dS * whole, input_precision=PRECISION)
+        b_dS = tl.dot(tl.trans(b_k), b_dr, b_dS, input_precision=PRECISION)
+    if p_dfirst is not None:
+        store_tile(p_dfirst + i_state, tl.trans(b_dS), column, BV, V, K, 0, K, BK)
+
+
+@triton.jit
+def delta_backward_inputs(p_q, p_k, p_v, p_a, p_beta, p_P, p_S, p_u, p_dy, p_dS, p_dr, p_dq, p_dk, p_dv, p_da, p_dbeta,
+                          T, H, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,
+                          PRECISION: tl.constexpr, BV: tl.constexpr):  # fmt: skip
+    """DQ, DK, DV, D log a and Dβ of one chunk of one head."""
+    i_t, i_bh = tl.program_id(0), tl.program_id(1)
+    start, i_head = i_t * C, head(i_bh, T, T, H, H)[0]
+    i_state = (i_bh.to(tl.int64) * tl.cdiv(T, C) + i_t) * K * V
+    b_beta = load_gate(p_beta, i_head, start, C, T, H)
+    b_dq, b_x, b_w = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
+    b_dP, b_dL = tl.zeros((C, C), tl.float32), tl.zeros((C, C), tl.float32)
+    b_dbeta, dwhole = tl.zeros((C,), tl.float32), 0.0
+    for column in range(0, V, BV):
+        b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, column, V, BV)
+        b_dr = load_tile(p_dr + i_head * V, start, C, T, H * V, column, V, BV)
+        b_u = load_tile(p_u + i_head * V, start, C, T, H * V, column, V, BV)
+        b_v = load_tile(p_v + i_head * V, start, C, T, H * V, column, V, BV)
+        b_S = load_tile(p_S + i_state, 0, BK, K, V, column, V, BV)
+        b_dS = load_tile(p_dS + i_state, 0, BK, K, V, column, V, BV)
+        store_tile(p_dv + i_head * V, b_dr * b_beta[:, None], start, C, T, H * V, column, V, BV)
+        b_dbeta += tl.sum(b_dr.to(tl.float32) * b_v.to(tl.float32), 1)
+        dwhole += tl.sum(b_S.to(tl.float32) * b_dS.to(tl.float32))
+        b_dP = tl.dot(b_dy, tl.trans(b_u), b_dP, input_precision=PRECISION)
+        b_dL = tl.dot(b_dr, tl.trans(b_u), b_dL, input_precision=PRECISION)
+        b_dq = tl.dot(b_dy, tl.trans(b_S), b_dq, input_precision=PRECISION)
+        b_x = tl.dot(b_dr, tl.trans(b_S), b_x, input_precision=PRECISION)
+        b_w = tl.dot(b_u, tl.trans(b_dS), b_w, input_precision=PRECISION)
+    b_q = load_tile(p_q + i_head * K, start, C, T, H * K, 0, K, BK)
+    b_k = load_tile(p_k + i_head * K, start, C, T, H * K, 0, K, BK)
+    b_P = load_tile(p_P + i_head * C, start, C, T, H * C, 0, C, C).to(tl.float32)
+    b_e, b_f, whole = decay_ends(p_a, i_head, start, C, T, H)
+    b_d = decay_between(p_a, i_head, start, C, T, H)
+    o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    b_dq *= b_e[:, None]
+    b_x *= b_e[:, None]
+    b_w *= b_f[:, None]
+    b_old = tl.sum(b_k.to(tl.float32) * b_x, 1)  # of DR_i·(e_i S k_i)
+    b_dL = tl.where(o_i > o_j, -b_dL, 0.0)
+    b_kk = tl.dot(b_k, tl.trans(b_k), input_precision=PRECISION) * b_d * b_dL
+    b_dbeta += tl.sum(b_kk, 1) - b_old
+    tl.store(p_dbeta + i_head + (start + tl.arange(0, C)) * H, b_dbeta, mask=start + tl.arange(0, C) < T)
+    if p_a is not None:
+        b_from = tl.sum(b_q.to(tl.float32) * b_dq, 1) - b_old * b_beta
+        b_to = tl.sum(b_k.to(tl.float32) * b_w, 1)
+        b_span = tl.cumsum(b_dP * b_P + b_kk * b_beta[:, None], 0, reverse=True)  # (m, j): the sum over i ≥ m
+        b_da = tl.sum(tl.where(o_i > o_j, b_span, 0.0), 1) + tl.cumsum(b_from, 0, reverse=True)
+        b_da += tl.cumsum(b_to, 0) - b_to + dwhole * whole
+        tl.store(p_da + i_head + (start + tl.arange(0, C)) * H, b_da, mask=start + tl.arange(0, C) < T)
+    b_dP = (b_dP * b_d).to(b_k.dtype)
+    b_dL = b_dL * b_d * b_beta[:, None]
+    b_dL = (b_dL + tl.trans(b_dL)).to(b_k.dtype)
+    b_dq = tl.dot(b_dP, b_k, b_dq, input_precision=PRECISION)
+    store_tile(p_dq + i_head * K, b_dq, start, C, T, H * K, 0, K, BK)
+    b_dk = tl.dot(tl.trans(b_dP), b_q, b_w - b_x * b_beta[:, None], input_precision=PRECISION)
+    b_dk = tl.dot(b_dL, b_k, b_dk, input_precision=PRECISION)
+    store_tile(p_dk + i_head * K, b_dk, start, C, T, H * K, 0, K, BK)
+
+
+def delta_backward(dy, dlast, q, k, v, a, beta, A, P, S, u, first, sizes):
+    """Of q, k, v, a, beta and, where there was one, the first state. first: whether there was."""
+    (B, T, H, K), V, n = q.shape, v.shape[-1], S.shape[2]
+    dS, dr, dfirst = torch.empty_like(S), torch.empty_like(u), torch.empty_like(dlast) if first else None
+    dq, dk, dv, dbeta = (torch.empty_like(x) for x in (q, k, v, beta))
+    da = None if a is None else torch.empty_like(a)
+
+    def walks(meta):
+        return triton.cdiv(V, meta["BV"]), B * H
+
+    args = q, k, a, beta, A, P, dy, dlast, dS, dr, dfirst, T, H
+    launch(delta_backward_states, walks, *args, **sizes, configs=of_width(WALKS, K, V), key=KEY)
+    args = q, k, v, a, beta, P, S, u, dy, dS, dr, dq, dk, dv, da, dbeta, T, H
+    launch(delta_backward_inputs, (n, B * H), *args, **sizes, configs=of_width(INPUTS, K, V), key=KEY)
+    return dq, dk, dv, da, dbeta, dfirst
