@@ -1,0 +1,167 @@
+"""The chunked linear recurrence S_t = S_{t-1} A_t + v_t k_tᵀ, y_t = S_t q_t: the forward, and what starts the backward.
+
+Linear attention (no decay), RetNet (arXiv:2307.08621), gated retention and Mamba-2 (a decay per head,
+arXiv:2405.21060), GLA (a decay per key channel, arXiv:2312.06635). Two kernels, over chunks of C = 64 tokens:
+
+    walk_states    S' = S diag(a_1 … a_C) + Σ_j v_j (k_j a_{j+1} … a_C)ᵀ     chunk after chunk; S kept before each
+    read_chunks    y_i = S (q_i a_1 … a_i) + Σ_{j ≤ i} P_ij v_j               all chunks at once
+
+P_ij = Σ_k q_ik k_jk a_{j+1} … a_i. Each sum of logs runs over its own span, so no exponent is positive, and a gate of 0
+is allowed. For a decay per head it factors out of the sum over k. For one per channel see `pairs_by_channel`.
+
+The least to move, in rows of one token: walk_states reads k, v and writes K V / C of states; read_chunks reads them
+with q, k, v and writes y. The states have the type of q: in half precision they are rounded for the tensor cores in any
+case. The sum they are taken from, the first and the last state are float32. In float16 a state must stay below 65504.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+
+from seqlab.inputs import check_inputs
+from seqlab.kernels.chunk_recurrence_backward import configs, gradients, pairs_by_channel
+from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, store_tile
+
+CHUNK = 64
+KEY = ("T", "H", "K", "V")
+WALK = ((64, 64, 4, 3), (64, 32, 4, 3), (32, 64, 4, 3), (64, 128, 8, 3), (32, 32, 2, 3))
+READ = ((64, 4, 2), (64, 8, 2), (32, 4, 3), (128, 8, 2))
+"""BK, BV, warps and stages of walk_states; BK, warps and stages of read_chunks. A GPU tries them all."""
+
+
+@triton.jit
+def walk_states(p_k, p_v, p_a, p_first, p_S, p_last, T, H, K: tl.constexpr, V: tl.constexpr, A: tl.constexpr,
+                C: tl.constexpr, BACK: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
+                BV: tl.constexpr):  # fmt: skip
+    """The state before each chunk and after the last, a tile (BV, BK) of it a program.
+
+    BACK: from the last chunk to the first, where q and dy write what becomes dS. A write decays from its token to the
+    end of its chunk; on the way back to the start, its own decay included.
+    """
+    i_k, i_v, i_bh = tl.program_id(0) * BK, tl.program_id(1) * BV, tl.program_id(2)
+    i_head = head(i_bh, T, T, H, H)[0]
+    i_state, chunks = i_bh.to(tl.int64) * V * K, tl.cdiv(T, C)
+    BA: tl.constexpr = BK if A > 1 else 1
+    b_S = tl.zeros((BV, BK), tl.float32)
+    if p_first is not None:
+        b_S += load_tile(p_first + i_state, i_v, BV, V, K, i_k, K, BK)
+    for n in range(0, chunks):
+        c = chunks - 1 - n if BACK else n
+        start = c * C
+        store_tile(p_S + i_state * chunks + tl.cast(c, tl.int64) * V * K, b_S, i_v, BV, V, K, i_k, K, BK)
+        b_k = load_tile(p_k + i_head * K, start, C, T, H * K, i_k, K, BK)
+        b_v = load_tile(p_v + i_head * V, start, C, T, H * V, i_v, V, BV)
+        if p_a is not None:
+            i_a, end = (i_k if A > 1 else 0), tl.minimum(start + C, T)
+            b_a = load_tile(p_a + i_head * A, start if BACK else start + 1, C, end, H * A, i_a, A, BA)
+            b_whole = tl.sum(b_a, 0)
+            if not BACK:
+                b_whole += tl.sum(load_tile(p_a + i_head * A, start, 1, T, H * A, i_a, A, BA), 0)
+            b_k = (b_k * tl.exp(tl.cumsum(b_a, 0, reverse=not BACK))).to(b_v.dtype)
+            b_S *= tl.exp(b_whole)[None, :]
+        b_S = tl.dot(tl.trans(b_v), b_k, b_S, input_precision=PRECISION)
+    store_tile(p_last + i_state, b_S, i_v, BV, V, K, i_k, K, BK)
+
+
+@triton.jit
+def read_chunks(p_q, p_k, p_v, p_a, p_S, p_y, T, H, K: tl.constexpr, V: tl.constexpr, A: tl.constexpr,
+                BV: tl.constexpr, C: tl.constexpr, LOG: tl.constexpr, PRECISION: tl.constexpr,
+                BK: tl.constexpr):  # fmt: skip
+    """y of one chunk of one head: what came before, through S, and the chunk itself, by pairs."""
+    start, i_bh = tl.program_id(0) * C, tl.program_id(1)
+    i_head = head(i_bh, T, T, H, H)[0]
+    i_state = (i_bh.to(tl.int64) * tl.cdiv(T, C) + tl.program_id(0)) * V * K
+    b_P, b_y = tl.zeros((C, C), tl.float32), tl.zeros((C, BV), tl.float32)
+    for i_k in range(0, K, BK):
+        b_q = load_tile(p_q + i_head * K, start, C, T, H * K, i_k, K, BK)
+        b_k = load_tile(p_k + i_head * K, start, C, T, H * K, i_k, K, BK)
+        b_S = load_tile(p_S + i_state, 0, BV, V, K, i_k, K, BK)
+        if A == 1:
+            b_P += tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+        else:
+            b_a = load_tile(p_a + i_head * K, start, C, T, H * K, i_k, K, BK)
+            b_pairs, b_in, _ = pairs_by_channel(b_q, b_k, b_a, C, LOG, PRECISION)
+            b_P += b_pairs
+            b_q = (b_q * tl.exp(b_in)).to(b_q.dtype)
+        b_y = tl.dot(b_q, tl.trans(b_S), b_y, input_precision=PRECISION)
+    if A == 1:
+        b_P *= decay_between(p_a, i_head, start, C, T, H)
+        b_y *= decay_ends(p_a, i_head, start, C, T, H)[0][:, None]
+    b_v = load_tile(p_v + i_head * V, start, C, T, H * V, 0, V, BV)
+    b_y = tl.dot(b_P.to(b_v.dtype), b_v, b_y, input_precision=PRECISION)
+    store_tile(p_y + i_head * V, b_y, start, C, T, H * V, 0, V, BV)
+
+
+def states(k, v, log_a, first, sizes, BACK=False):
+    """The states before every chunk (B, H, chunks, V, K) in the type of k, and the last (B, H, V, K) in float32."""
+    (B, T, H, K), V = k.shape, v.shape[-1]
+    S = k.new_empty(B, H, triton.cdiv(T, sizes["C"]), V, K)
+    last = k.new_empty(B, H, V, K, dtype=torch.float32)
+
+    def grid(meta):
+        return triton.cdiv(K, meta["BK"]), triton.cdiv(V, meta["BV"]), B * H
+
+    tuned = {"configs": configs(WALK, K, "BV"), "key": KEY}
+    launch(walk_states, grid, k, v, log_a, first, S, last, T, H, **sizes, BACK=BACK, **tuned)
+    return S, last
+
+
+class _ChunkRecurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, log_a, state):
+        (B, T, H, K), V = q.shape, v.shape[-1]
+        C = min(CHUNK, max(16, triton.next_power_of_2(T)))
+        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"  # of float32, as torch.matmul would
+        sizes = {"K": K, "V": V, "A": 1 if log_a is None else log_a.shape[-1], "C": C, "PRECISION": precision}
+        S, last = states(k, v, log_a, state, sizes)
+        y = torch.empty_like(v)
+        BV = max(16, triton.next_power_of_2(V))
+        tuned = {"configs": configs(READ, K), "key": KEY}
+        args = q, k, v, log_a, S, y, T, H
+        launch(read_chunks, (triton.cdiv(T, C), B * H), *args, **sizes, BV=BV, LOG=C.bit_length() - 1, **tuned)
+        ctx.save_for_backward(q, k, v, log_a, state)
+        ctx.sizes = sizes
+        return y, last
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy, dlast):
+        q, k, v, log_a, state = ctx.saved_tensors
+        dy = dy.contiguous()
+        S, _ = states(k, v, log_a, state, ctx.sizes)  # made again: kept, they would weigh as much as q, k, v and y
+        dS, dstate = states(q, dy, log_a, dlast.contiguous(), ctx.sizes, BACK=True)
+        dq, dk, dv, da = gradients(q, k, v, log_a, dy, S, dS, ctx.needs_input_grad[3], ctx.sizes)
+        return dq, dk, dv, da, None if state is None else dstate
+
+
+def chunk_recurrence(
+    q: Float[Tensor, "B T H K"],
+    k: Float[Tensor, "B T H K"],
+    v: Float[Tensor, "B T H V"],
+    *,
+    log_a: Float[Tensor, "B T H A"] | None = None,
+    beta: None = None,
+    state: Float[Tensor, "B H V K"] | None = None,
+) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
+    """`seqlab.recurrence.chunkwise` without beta, and its gradients; values up to 256 wide.
+
+    Sums, decays and the last state in float32, y in q's type; under autocast q, k and v take its type. float32 inputs
+    are multiplied as `torch.matmul` would. The sign of log_a is checked on CPU only: a GPU would have to be waited for.
+    """
+    if beta is not None:
+        raise ValueError("beta makes this the delta rule: use seqlab.kernels.chunk_delta")
+    device = q.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
+    check_inputs(q, k, v, log_a if device == "cpu" else None, None, state)
+    check_types(q=q, k=k, v=v)
+    K, V = q.shape[-1], v.shape[-1]
+    if log_a is not None and (log_a.shape[:3] != q.shape[:3] or log_a.shape[3:] not in ((1,), (K,))):
+        raise ValueError(f"log_a has shape {tuple(log_a.shape)}: (B, T, H, 1) or (B, T, H, K) is needed")
+    if V > 256:
+        raise ValueError(f"v is {V} wide: this kernel takes 256 at most, a head's values in one program")
+    log_a, state = (x if x is None else x.float().contiguous() for x in (log_a, state))
+    return _ChunkRecurrence.apply(q.contiguous(), k.contiguous(), v.contiguous(), log_a, state)
