@@ -4,8 +4,9 @@ The forward keeps one number of each row, r = 1 / sqrt(mean x² + eps). With x̂
 
     dx = r (g - x̂ mean(g x̂))        dweight = Σ_rows dy x̂
 
-The sum over rows crosses programs. So a program takes many rows, keeps its part of the sum in registers, and writes it
-once; a last sum over the few programs is left to PyTorch. No atomics: the result is the same on every run.
+A program takes ROWS rows, and holds the weight in registers meanwhile (HELD: where there is room for it). The sum over
+rows crosses programs: each keeps its part of the sum and writes it once; a last sum over the few programs is left to
+PyTorch. No atomics: the result is the same on every run.
 """
 
 import torch
@@ -21,23 +22,30 @@ WIDEST = 65536
 
 
 @triton.jit
-def rms_norm_forward(p_x, p_w, p_y, p_r, D, eps, BD: tl.constexpr):
+def rms_norm_forward(p_x, p_w, p_y, p_r, M, D, eps, ROWS, BD: tl.constexpr, HELD: tl.constexpr):
     i = tl.program_id(0).to(tl.int64)
     o_d = tl.arange(0, BD)
-    b_x = tl.load(p_x + i * D + o_d, mask=o_d < D, other=0.0).to(tl.float32)
-    r = tl.rsqrt(tl.sum(b_x * b_x, 0) / D + eps)
-    b_y = (b_x * r).to(p_x.dtype.element_ty)  # rounded before the weight, as the reference does
-    if p_w is not None:
-        b_y = b_y.to(tl.float32) * tl.load(p_w + o_d, mask=o_d < D, other=0.0).to(tl.float32)
-    tl.store(p_y + i * D + o_d, b_y.to(p_y.dtype.element_ty), mask=o_d < D)
-    tl.store(p_r + i, r)
+    if p_w is not None and HELD:
+        b_w = tl.load(p_w + o_d, mask=o_d < D, other=0.0)
+    for row in range(i * ROWS, tl.minimum(i * ROWS + ROWS, M)):
+        b_x = tl.load(p_x + row * D + o_d, mask=o_d < D, other=0.0).to(tl.float32)
+        r = tl.rsqrt(tl.sum(b_x * b_x, 0) / D + eps)
+        b_y = (b_x * r).to(p_x.dtype.element_ty)  # rounded before the weight, as the reference does
+        if p_w is not None:
+            if not HELD:
+                b_w = tl.load(p_w + o_d, mask=o_d < D, other=0.0)
+            b_y = b_y.to(tl.float32) * b_w.to(tl.float32)
+        tl.store(p_y + row * D + o_d, b_y.to(p_y.dtype.element_ty), mask=o_d < D)
+        tl.store(p_r + row, r)
 
 
 @triton.jit
-def rms_norm_backward(p_x, p_w, p_r, p_dy, p_dx, p_dw, M, D, ROWS, BD: tl.constexpr):
-    """ROWS rows a program: dx of each, and the sum of their dweight."""
+def rms_norm_backward(p_x, p_w, p_r, p_dy, p_dx, p_dw, M, D, ROWS, BD: tl.constexpr, HELD: tl.constexpr):
+    """dx of each row, and the sum of their dweight."""
     i = tl.program_id(0).to(tl.int64)
     o_d = tl.arange(0, BD)
+    if p_w is not None and HELD:
+        b_w = tl.load(p_w + o_d, mask=o_d < D, other=0.0)
     b_dw = tl.zeros((BD,), tl.float32)
     for row in range(i * ROWS, tl.minimum(i * ROWS + ROWS, M)):
         b_g = tl.load(p_dy + row * D + o_d, mask=o_d < D, other=0.0).to(tl.float32)
@@ -45,8 +53,10 @@ def rms_norm_backward(p_x, p_w, p_r, p_dy, p_dx, p_dw, M, D, ROWS, BD: tl.conste
         r = tl.load(p_r + row)
         b_x *= r
         if p_w is not None:
+            if not HELD:
+                b_w = tl.load(p_w + o_d, mask=o_d < D, other=0.0)
             b_dw += b_g * b_x
-            b_g *= tl.load(p_w + o_d, mask=o_d < D, other=0.0).to(tl.float32)
+            b_g *= b_w.to(tl.float32)
         b_dx = r * (b_g - b_x * (tl.sum(b_g * b_x, 0) / D))
         tl.store(p_dx + row * D + o_d, b_dx.to(p_dx.dtype.element_ty), mask=o_d < D)
     if p_w is not None:
@@ -59,7 +69,9 @@ class _RMSNorm(torch.autograd.Function):
         M, D = x.shape
         dtype = x.dtype if weight is None else torch.promote_types(x.dtype, weight.dtype)
         y, r = torch.empty_like(x, dtype=dtype), x.new_empty(M, dtype=torch.float32)
-        launch(rms_norm_forward, (M,), x, weight, y, r, D, eps, configs=(_config(D),))
+        rows = _rows(M, FORWARD)
+        args = x, weight, y, r, M, D, eps, rows
+        launch(rms_norm_forward, (triton.cdiv(M, rows),), *args, HELD=D <= 16384, configs=(_config(D),))
         ctx.save_for_backward(x, weight, r)
         return y
 
@@ -68,17 +80,22 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx, dy):
         x, weight, r = ctx.saved_tensors
         M, D = x.shape
-        rows = max(1, triton.cdiv(M, PROGRAMS))
+        rows = _rows(M, BACKWARD)
         dx, dw = torch.empty_like(x), None
         if weight is not None:
             dw = x.new_empty(triton.cdiv(M, rows), D, dtype=torch.float32)
         args = x, weight, r, dy.contiguous(), dx, dw, M, D, rows
-        launch(rms_norm_backward, (triton.cdiv(M, rows),), *args, configs=(_config(D),))
+        launch(rms_norm_backward, (triton.cdiv(M, rows),), *args, HELD=D <= 8192, configs=(_config(D),))
         return dx, None if weight is None else dw.sum(0).to(weight.dtype), None
 
 
-PROGRAMS = 264
-"""Programs of the backward: two for each multiprocessor of the largest GPUs here, so that few partial sums are left."""
+FORWARD, BACKWARD = 1056, 264
+"""The most programs, eight and two for each of 132 multiprocessors: in the backward each leaves a partial sum."""
+
+
+def _rows(M, programs):
+    """Rows of a program."""
+    return max(1, triton.cdiv(M, programs))
 
 
 def _config(D):

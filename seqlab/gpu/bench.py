@@ -161,31 +161,29 @@ COLUMNS = ("pass", "implementation", "ms", "20 to 80 %", "TFLOP/s", "GB/s", "tim
 
 def cells(t: Time) -> tuple[str, ...]:
     """One row of the table."""
-    if t.ms is None:
-        return t.passed, t.implementation, "", t.note, "", "", "", ""
     roof = "" if t.roofline is None else f"{t.roofline:.0%}"
-    rate = f"{t.tflops:.0f}" if t.tflops >= 1 else ""
-    return (
-        t.passed, t.implementation, f"{t.ms:.3f}", f"{t.low:.3f} to {t.high:.3f}", rate, f"{t.gigabytes:.0f}",
-        f"{t.ratio:.2f}", roof,
-    )  # fmt: skip
+    rates = f"{t.tflops:.0f}" if t.tflops >= 1 else "", f"{t.gigabytes:.0f}"
+    return t.passed, t.implementation, f"{t.ms:.3f}", f"{t.low:.3f} to {t.high:.3f}", *rates, f"{t.ratio:.2f}", roof
 
 
 def _groups(times):
-    """The rows of each kernel, case and type, in order of their passes."""
+    """For each kernel, case and type: its title, the rows in order of their passes, and what was not timed and why."""
     groups = {}
     for t in times:
-        groups.setdefault((t.kernel, t.case, t.dtype), []).append(t)
-    order = ("forward", "backward", "forward + backward", "")
-    return {name: sorted(rows, key=lambda t: order.index(t.passed)) for name, rows in groups.items()}
+        groups.setdefault(f"{t.kernel}, {t.case}, {t.dtype}", []).append(t)
+    order = ("forward", "backward", "forward + backward")
+    for title, rows in groups.items():
+        timed = sorted((t for t in rows if t.ms is not None), key=lambda t: order.index(t.passed))
+        yield title, timed, [f"{t.implementation}: {t.note}" for t in rows if t.ms is None]
 
 
 def markdown(times: list[Time], said: str) -> str:
     """The tables as they are kept."""
     lines = ["# Kernels on a GPU", "", said, "", "Time / ours: above 1, seqlab is faster. How: `seqlab/gpu/bench.py`."]
-    for (kernel, case, dtype), rows in _groups(times).items():
-        lines += ["", f"## {kernel}, {case}, {dtype}", "", f"| {' | '.join(COLUMNS)} |", "|---|---|" + "---:|" * 6]
+    for title, rows, notes in _groups(times):
+        lines += ["", f"## {title}", "", f"| {' | '.join(COLUMNS)} |", "|---|---|" + "---:|" * 6]
         lines += [f"| {' | '.join(cells(t))} |" for t in rows]
+        lines += ["", "Not timed: " + "; ".join(notes) + "."] if notes else []
     return "\n".join(lines) + "\n"
 
 
@@ -201,11 +199,11 @@ def keep(out: Path, times: list[Time], said: str) -> None:
 
 
 def show(console: Console, times: list[Time]) -> None:
-    for (kernel, case, dtype), rows in _groups(times).items():
-        table = Table(*COLUMNS, title=f"{kernel}, {case}, {dtype}", title_justify="left")
+    for title, rows, notes in _groups(times):
+        table = Table(*COLUMNS, title=title, title_justify="left", box=None, title_style="bold")
         for t in rows:
             table.add_row(*cells(t))
-        console.print(table)
+        console.print("", table, *(f"not timed: {note}" for note in notes), sep="\n", markup=False)
 
 
 def gpu_timer(f):

@@ -1,5 +1,7 @@
 """Our kernels under the lab's own eyes: nothing that a GPU would punish, and no byte moved that need not be."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
@@ -40,13 +42,15 @@ def test_softmax_reads_and_writes_the_matrix_once(launches_of):
     assert (backward.bytes_in, backward.bytes_out) == (2 * n, n)
 
 
-def test_rms_norm_reads_every_row_once(launches_of):
-    """The weight, small, is asked for by each row; the least that comes from memory is counted once."""
-    forward, backward = traces(launches_of, "rms_norm")
-    assert forward.traffic["p_x"].bytes_read_again == 0 and backward.traffic["p_dy"].bytes_read_again == 0
-    assert backward.traffic["p_x"].bytes_read_again == 0
-    n = 5 * 37 * 4
-    assert forward.bytes_in_once + forward.bytes_out == 2 * n + 37 * 4 + 5 * 4
+def test_rms_norm_reads_rows_once_and_the_weight_once_a_program(launches_of, monkeypatch):
+    for name in ("FORWARD", "BACKWARD"):
+        monkeypatch.setattr(import_module("seqlab.kernels.rmsnorm"), name, 2)
+    M, D = 20, 37
+    runs = launches_of(kernels.rms_norm, (M, D), (D,))
+    forward, backward = (trace(run.kernel, run.grid, *run.args, **run.named) for run in runs)
+    assert forward.bytes == 4 * (2 * M * D + M + 2 * D)
+    assert backward.bytes == 4 * (3 * M * D + M + 2 * D + 2 * D)  # the last: each program's part of dweight
+    assert forward.bytes <= 1.2 * 4 * (2 * M * D + D) and backward.bytes <= 1.2 * 4 * (3 * M * D + 2 * D)
 
 
 def test_matmul_reads_each_matrix_once_for_every_tile_across_it(launches_of):
@@ -66,3 +70,19 @@ def test_attention_reads_each_query_once_and_only_tiles_with_keys_that_are_seen(
     assert seen.traffic["p_q"].bytes_in == once
     assert seen.traffic["p_k"].bytes_in == seen.traffic["p_v"].bytes_in == once // 4 * (1 + 2 + 3 + 4)
     assert seen.bytes_out == once + 256 * 4
+
+
+def test_the_backward_of_attention_reads_each_tile_as_often_as_the_algorithm_says(launches_of):
+    """dQ: tiles i ≥ j of the keys for each of the queries. dK and dV: tiles i ≥ j of the queries for each of the keys.
+
+    Beside them one number a query: lse, D and what they are made of.
+    """
+    tile = {"BT": 64, "BS": 64}
+    runs = launches_of(lambda q, k, v: kernels.flash_attention(q, k, v, causal=True), *[(1, 256, 1, 16)] * 3)
+    delta, q, kv = (
+        trace(r.kernel, r.grid, *r.args, **(r.named | tile if "BS" in r.named else r.named)) for r in runs[1:]
+    )
+    n, tiles, numbers = 256 * 16 * 4, (1 + 2 + 3 + 4) / 4, 256 * 4
+    assert delta.bytes == 2 * n + 2 * numbers
+    assert q.bytes == (2 + 2 * tiles) * n + n + 2 * numbers
+    assert kv.bytes == (2 + 2 * tiles) * n + 2 * n + 2 * tiles * numbers
