@@ -1,0 +1,49 @@
+"""The benchmark scripts run and their implementations agree. What they measure is in benchmarks/results, not here."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A script as a module, with smaller sizes; a module's own name may be another's, so it goes when the test ends."""
+
+    def load(name, **sizes):
+        monkeypatch.syspath_prepend(str(FOLDER))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        module = import_module(name)
+        for size, value in sizes.items():
+            assert hasattr(module, size)
+            monkeypatch.setattr(module, size, value)
+        return module
+
+    yield load
+    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(FOLDER))]:
+        del sys.modules[name]
+
+
+def test_chunkwise(script):
+    module = script("chunkwise", LENGTHS=[128, 4096], ROUNDS=1, LONGEST_RECURRENT=4096, H=1, K=8)
+    assert "| forward | seqlab chunkwise |" in module.table(module.measure(), "here")
+
+
+def test_moe(script):
+    module = script("moe", T=64, SIZES=[(32, 64)], EXPERTS=[8], ROUNDS=1)
+    assert "| forward | 32 | 64 | 8 |" in module.table(module.measure(), "here")
+
+
+def test_peer(script):
+    module = script("peer", T=128, ROUNDS=1)
+    assert "| 256 | 16 |" in module.table([module.line(16, 16, False)], "here")
+
+
+def test_zoo(script):
+    """Of the pairs, those that need no other package."""
+    module = script("zoo", T=128)
+    results = [(pair.name, pair.peer, module.measure(pair, 1)) for pair in module.torch_pairs()]
+    assert len(results) > 2 and "LSTM" in module.table(results, "here")
