@@ -15,7 +15,7 @@ import platform
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import torch
 import typer
@@ -24,9 +24,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from seqlab.gpu.accuracy import as_tuple, errors
-from seqlab.gpu.cases import CASES, Case
 from seqlab.gpu.devices import DEVICES
 from seqlab.gpu.roofline import roofline
+
+if TYPE_CHECKING:
+    from seqlab.gpu.cases import Case  # needs Triton
 
 OURS = "seqlab"
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -55,7 +57,7 @@ class Time(NamedTuple):
     note: str = ""
 
 
-def check(case: Case, device: str, dtype: torch.dtype) -> list[str]:
+def check(case: "Case", device: str, dtype: torch.dtype) -> list[str]:
     """What the accuracy rule finds wrong, a sentence each."""
     wrong = []
     for size in case.checks if device != "cpu" else case.checks[:1]:
@@ -68,7 +70,7 @@ def check(case: Case, device: str, dtype: torch.dtype) -> list[str]:
     return wrong
 
 
-def measure(case: Case, size: dict, device: str, dtype: str, timer) -> list[Time]:
+def measure(case: "Case", size: dict, device: str, dtype: str, timer) -> list[Time]:
     """Every implementation of one case at one size. timer(f) gives (median, low, high) in milliseconds."""
     inputs = _draw(case, size, device, TYPES[dtype])
     times, ours, seed = [], None, None
@@ -219,7 +221,13 @@ def run(
     dtype: Annotated[str, typer.Option(help="The type to time in: bf16, fp16 or fp32.")] = "bf16",
 ) -> None:
     """Check the Triton kernels and, where there is a GPU, time each beside its peers."""
-    console, names = Console(highlight=False), sorted({case.kernel for case in CASES})
+    console = Console(highlight=False)
+    try:
+        from seqlab.gpu.cases import CASES
+    except ImportError as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from None
+    names = sorted({case.kernel for case in CASES})
     for name, known in [*((n, names) for n in kernel or []), (dtype, list(TYPES))]:
         if name not in known:
             console.print(f"{name!r} is unknown: choose from {', '.join(known)}", style="red", markup=False)

@@ -1,6 +1,7 @@
 """The benchmark of the kernels, on CPU: everything but the clock, which a test brings along."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
 from seqlab import kernels
-from seqlab.gpu import bench
+from seqlab.gpu import bench, cases
 from seqlab.gpu.cases import CASES
 
 NAMED = {case.kernel: case for case in CASES}
@@ -67,9 +68,18 @@ def test_without_a_gpu_it_says_so_and_succeeds(tmp_path):
     assert "1 of 1 cases are as accurate as the rule asks" in result.output and not list(tmp_path.iterdir())
 
 
+def test_without_triton_it_says_what_is_missing(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("seqlab.kernels", "seqlab.gpu.cases"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("seqlab.kernels")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = invoke()
+    assert result.exit_code == 2 and result.output.startswith("seqlab.kernels needs Triton")
+
+
 def test_a_kernel_that_is_wrong_is_named_and_not_timed(monkeypatch):
     wrong = replace(NAMED["softmax"], function=lambda x: torch.softmax(x, 0))
-    monkeypatch.setattr(bench, "CASES", (wrong,))
+    monkeypatch.setattr(cases, "CASES", (wrong,))
     monkeypatch.setattr(bench, "measure", None)
     result = invoke()
     assert result.exit_code == 1 and "softmax, M 5 N 37: output 0: error" in result.output
