@@ -17,12 +17,8 @@ class MoE(nn.Module):
     n_shared of them side by side are one of n_shared times the width (d_shared sets it directly), scaled by
     sigmoid(w x) with gate_shared=True (Qwen).
 
-    Dispatch by sorting: the chosen (token, slot) pairs are sorted by expert, their tokens gathered once into one
-    buffer, each expert works on its own slice of it, and one indexed addition brings the results home. A loop over
-    experts instead searches the tokens, gathers and adds once per expert, and in the backward pass writes a gradient
-    of all tokens for each.
-    Experts are modules of any kind, not slices of one tensor: torch's grouped_mm, which needs that and knows no
-    float64, is slower up to 16 experts and a little faster for 64 small ones (benchmarks/moe.py).
+    form: how the experts' sum is computed, a function of (x, routing, experts): `mix_sorted`, for experts of any kind,
+    or a kernel.
 
     After each forward pass `routing` holds what the router decided, with its load per expert and its losses. Training
     adds the losses and moves DeepSeek-V3's biases, or nothing keeps the experts balanced (`seqlab.train.train` does):
@@ -46,6 +42,7 @@ class MoE(nn.Module):
         n_shared: int = 0,
         d_shared: int | None = None,
         gate_shared: bool = False,
+        form: Callable[[Tensor, Routing, nn.ModuleList], Tensor] | None = None,
         **unknown,
     ):
         super().__init__()
@@ -62,6 +59,7 @@ class MoE(nn.Module):
             raise ValueError("gate_shared and d_shared are about shared experts, and n_shared is 0: say n_shared=1")
         if n_shared and d_ff is None and d_shared is None:
             raise ValueError(f"n_shared is {n_shared}, but neither d_ff nor d_shared says how wide a shared expert is")
+        self.form = form or mix_sorted
         self.router = router(d_model, n_experts)
         self.experts = nn.ModuleList(expert(d_model, d_ff) for _ in range(n_experts))
         self.shared = expert(d_model, d_shared or n_shared * d_ff) if n_shared else None
@@ -75,17 +73,29 @@ class MoE(nn.Module):
         return y + self.shared(x) * (1 if self.shared_gate is None else self.shared_gate(x).sigmoid())
 
     def mix(self, x: Float[Tensor, "N D"], routing: Routing) -> Float[Tensor, "N D"]:
-        """Σ p_e E_e(x), summed in float32 at least; 0 for a token that no expert serves."""
-        pairs, load = by_expert(routing)
-        tokens = pairs // routing.experts.shape[-1]
-        slices = x.index_select(0, tokens).split(load)
-        # An expert without tokens still runs in training: its gradient is zero, not missing.
-        served = [E(part) for E, part in zip(self.experts, slices, strict=True) if len(part) or torch.is_grad_enabled()]
-        y = torch.cat(served) * routing.weights.flatten().index_select(0, pairs)[:, None]  # (pairs, D)
-        return torch.zeros_like(wide(x)).index_add(0, tokens, wide(y)).to(x.dtype)
+        return self.form(x, routing, self.experts)
 
     def __getstate__(self):
         return {**self.__dict__, "routing": None}  # tensors inside a graph cannot be copied with the module
+
+
+def mix_sorted(x: Float[Tensor, "N D"], routing: Routing, experts: nn.ModuleList) -> Float[Tensor, "N D"]:
+    """Σ p_e E_e(x), summed in float32 at least; 0 for a token that no expert serves.
+
+    Dispatch by sorting: the chosen (token, slot) pairs are sorted by expert, their tokens gathered once into one
+    buffer, each expert works on its own slice of it, and one indexed addition brings the results home. A loop over
+    experts instead searches the tokens, gathers and adds once per expert, and in the backward pass writes a gradient
+    of all tokens for each.
+    Experts are modules of any kind, not slices of one tensor: torch's grouped_mm, which needs that and knows no
+    float64, is slower up to 16 experts and a little faster for 64 small ones (benchmarks/moe.py).
+    """
+    pairs, load = by_expert(routing)
+    tokens = pairs // routing.experts.shape[-1]
+    slices = x.index_select(0, tokens).split(load)
+    # An expert without tokens still runs in training: its gradient is zero, not missing.
+    served = [E(part) for E, part in zip(experts, slices, strict=True) if len(part) or torch.is_grad_enabled()]
+    y = torch.cat(served) * routing.weights.flatten().index_select(0, pairs)[:, None]  # (pairs, D)
+    return torch.zeros_like(wide(x)).index_add(0, tokens, wide(y)).to(x.dtype)
 
 
 def by_expert(routing: Routing) -> tuple[Int[Tensor, " P"], list[int]]:

@@ -5,6 +5,7 @@ router counts places (Switch, expert choice), it counts within the group, so a r
 """
 
 import math
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -23,6 +24,17 @@ class Routing(NamedTuple):
     load: Int[Tensor, " E"]  # how many tokens each expert serves
     losses: dict[str, Tensor]  # auxiliary losses by name; Router.coefficients has the papers' factors
     kept: Bool[Tensor, "*G N k"] | None = None  # None: all
+
+
+def top_k_gate(
+    logits: Float[Tensor, "*G N E"], k: int, normalise: bool = True
+) -> tuple[Float[Tensor, "*G N k"], Int[Tensor, "*G N k"]]:
+    """The k largest of softmax(logits), divided by their sum or (normalise=False) as they are, and their experts.
+
+    The `form` of Switch and Mixtral. Of equal logits `torch.topk` takes any; the kernel takes the first.
+    """
+    weights, experts = logits.softmax(-1).topk(k)
+    return (weights / weights.sum(-1, keepdim=True) if normalise else weights), experts
 
 
 class Router(nn.Module):
@@ -52,8 +64,9 @@ class Router(nn.Module):
         return self.route(x)
 
     def routing(self, experts, weights, losses, kept=None) -> Routing:
-        served = experts.flatten() if kept is None else experts[kept]
-        return Routing(experts, weights, torch.bincount(served, minlength=self.n_experts), losses, kept)
+        counts = torch.ones_like(experts) if kept is None else kept.to(experts.dtype)
+        load = experts.new_zeros(self.n_experts).scatter_add(0, experts.flatten(), counts.flatten())
+        return Routing(experts, weights, load, losses, kept)  # load without bincount, for which a GPU's host waits
 
 
 class SoftRouter(Router):
@@ -126,9 +139,17 @@ class SwitchRouter(Router):
 
     coefficients: ClassVar[dict[str, float]] = {"balance": 0.01, "z": 0.001}
 
-    def __init__(self, d_model: int, n_experts: int, *, capacity_factor: float | None = 1.25, jitter: float = 0.01):
+    def __init__(
+        self,
+        d_model: int,
+        n_experts: int,
+        *,
+        capacity_factor: float | None = 1.25,
+        jitter: float = 0.01,
+        form: Callable = top_k_gate,
+    ):
         super().__init__(d_model, n_experts, top_k=1)
-        self.capacity_factor, self.jitter = capacity_factor, jitter
+        self.capacity_factor, self.jitter, self.form = capacity_factor, jitter, form
         self.per_token = capacity_factor is None
         std = (0.1 / d_model) ** 0.5
         nn.init.trunc_normal_(self.score.weight, std=std, a=-2 * std, b=2 * std)
@@ -138,9 +159,8 @@ class SwitchRouter(Router):
         if self.training and self.jitter:
             x = x * torch.empty_like(x).uniform_(1 - self.jitter, 1 + self.jitter)
         logits = self.logits(x)
-        p = logits.softmax(-1)
-        weights, experts = p.max(-1, keepdim=True)
-        losses = {"balance": balance(p, experts), "z": logits.logsumexp(-1).square().mean()}
+        weights, experts = self.form(logits, 1, normalise=False)
+        losses = {"balance": balance(logits.softmax(-1), experts), "z": logits.logsumexp(-1).square().mean()}
         return self.routing(experts, weights, losses, self.kept(experts))
 
     def kept(self, experts: Int[Tensor, "*G N 1"]) -> Bool[Tensor, "*G N 1"] | None:
@@ -163,16 +183,16 @@ class MixtralRouter(Router):
 
     coefficients: ClassVar[dict[str, float]] = {"balance": 0.001}
 
-    def __init__(self, d_model: int, n_experts: int, top_k: int = 2, *, normalise: bool = True):
+    def __init__(
+        self, d_model: int, n_experts: int, top_k: int = 2, *, normalise: bool = True, form: Callable = top_k_gate
+    ):
         super().__init__(d_model, n_experts, top_k)
-        self.normalise = normalise
+        self.normalise, self.form = normalise, form
 
     def route(self, x):
-        p = self.logits(x).softmax(-1)
-        weights, experts = p.topk(self.top_k)
-        if self.normalise:
-            weights = weights / weights.sum(-1, keepdim=True)
-        return self.routing(experts, weights, {"balance": balance(p, experts)})
+        logits = self.logits(x)
+        weights, experts = self.form(logits, self.top_k, self.normalise)
+        return self.routing(experts, weights, {"balance": balance(logits.softmax(-1), experts)})
 
 
 class DeepSeekV3Router(Router):
