@@ -42,7 +42,14 @@ CONFIGS = _configs(
     (16, 128, 64, 4, 4),  # few rows an expert, as in decoding: the matrices are all there is to read
 )
 CONFIGS_W = _configs(
-    (128, 128, 32, 8, 3), (128, 128, 64, 8, 3), (128, 256, 64, 8, 3), (256, 128, 64, 8, 3), (64, 64, 64, 4, 4)
+    (128, 128, 32, 8, 3),
+    (128, 128, 64, 8, 3),
+    (128, 128, 64, 8, 5),  # rows read through pairs wait for two loads, one after the other
+    (128, 256, 64, 8, 3),
+    (128, 256, 64, 8, 4),
+    (128, 256, 64, 8, 5),
+    (256, 128, 64, 8, 4),
+    (64, 128, 64, 4, 4),
 )
 KEY = ("P", "E", "K", "N")
 
@@ -110,11 +117,12 @@ def grouped_weight_tile(p_x, p_dy, p_dw, p_offsets, p_pairs, P, s_we, s_wk, s_wn
         b_row = start + o_k
         if p_pairs is not None:
             b_row = tl.load(p_pairs + start + o_k, mask=there, other=0) // SLOTS
-        b_x = tl.load(p_x + b_row.to(tl.int64)[:, None] * K + o_m[None, :],
-                      mask=there[:, None] & (o_m[None, :] < K), other=0.0)  # fmt: skip
+        # xᵀ, read as it is multiplied: a tile turned in registers could not be fetched ahead on sm_80
+        b_x = tl.load(p_x + b_row.to(tl.int64)[None, :] * K + o_m[:, None],
+                      mask=there[None, :] & (o_m[:, None] < K), other=0.0)  # fmt: skip
         b_dy = tl.load(p_dy + (start + o_k).to(tl.int64)[:, None] * N + o_n[None, :],
                        mask=there[:, None] & (o_n[None, :] < N), other=0.0)  # fmt: skip
-        b_dw = tl.dot(tl.trans(b_x), b_dy, b_dw, input_precision=PRECISION)
+        b_dw = tl.dot(b_x, b_dy, b_dw, input_precision=PRECISION)
     p_dw += i_e.to(tl.int64) * s_we + o_m[:, None].to(tl.int64) * s_wk + o_n[None, :].to(tl.int64) * s_wn
     tl.store(p_dw, b_dw.to(p_dw.dtype.element_ty), mask=(o_m[:, None] < K) & (o_n[None, :] < N))
 
