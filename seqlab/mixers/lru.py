@@ -20,7 +20,8 @@ class LRU(Mixer):
     there by the double exponential; γ, learned too, keeps h as large as B x whatever |λ|. One state of N complex
     numbers for all channels: S (1, N), S_t = S_{t-1} diag(λ) + (γ B x_t)ᵀ.
 
-    form: any order of the scan. Output: GELU, a linear map to 2 D, GLU. State: (B, N) complex.
+    form: any order of the scan, or any function of (a, b, h0) (a kernel). Output: GELU, a linear map to 2 D, GLU.
+    State: (B, N) complex.
     """
 
     def __init__(self, d_model, *, d_state=None, r_min=0.0, r_max=1.0, max_phase=2 * math.pi, form="scan"):

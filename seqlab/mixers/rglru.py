@@ -32,7 +32,8 @@ class RGLRU(Mixer):
     the convolution.
 
     Λ starts so that a channel keeps, per token at r = 1, a^8 with a² uniform in [0.81, 0.998]: the authors' code. The
-    paper's text has the power 8 inside that range. form: "scan", or a form of `seqlab.recurrence`.
+    paper's text has the power 8 inside that range. form: "scan", a form of `seqlab.recurrence` by its name, or any
+    function with the signature of `linear_scan` (a kernel).
     """
 
     def __init__(
@@ -87,8 +88,9 @@ class RGLRU(Mixer):
         gate = self.activation(self.y(x))
         x, conv_state = self.conv(self.x(x), conv_state)
         log_a, v = self._recurrence(x, first=state is None)
-        if self.form == "scan":
-            h = linear_scan(log_a.exp(), v.to(log_a.dtype), None if S is None else S[..., 0, 0])
+        if self.form == "scan" or callable(self.form):
+            scan = linear_scan if self.form == "scan" else self.form
+            h = scan(log_a.exp(), v.to(log_a.dtype), None if S is None else S[..., 0, 0])
             y, S = h.to(x.dtype), h[:, -1, :, None, None]
         else:
             y, S = in_form(self.form, self.chunk_size)(**self._as_heads(log_a, v), state=S)

@@ -22,7 +22,8 @@ class S5(Mixer):
 
     Λ begins as n_blocks copies of the Λ of HiPPO-LegS, its low rank left out, and B as V* B of the same basis; half of
     the conjugate pairs is kept, hence 2 Re. The real part is -exp(·) here, where the authors leave it free or clip it.
-    form: any order of the scan. Output: u = GELU(y), then u · sigmoid(W u). State: (B, P/2) complex.
+    form: any order of the scan, or any function of (a, b, h0) (a kernel). Output: u = GELU(y), then u · sigmoid(W u).
+    State: (B, P/2) complex.
     """
 
     def __init__(self, d_model, *, d_state=64, n_blocks=1, dt_min=1e-3, dt_max=0.1, form="scan"):
