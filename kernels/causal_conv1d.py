@@ -170,8 +170,12 @@ def causal_conv1d(
     bias: Float[Tensor, " D"] | None = None,
     state: Float[Tensor, "B past D"] | None = None,
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B past D"]]:
-    """`seqlab.convolution.causal_conv`, and the gradients of all it is given; 2 to 8 taps. Sums in float32."""
-    check_types(x=x, weight=weight, bias=bias, state=state)
+    """`seqlab.convolution.causal_conv`, and the gradients of all it is given; 2 to 8 taps.
+
+    Sums in float32, y in x's type. weight and bias may have another: under autocast they are wider.
+    """
+    check_types(x=x, state=state)
+    check_types(weight=weight, bias=bias)
     (B, T, D), W = x.shape, weight.shape[1]
     if not 2 <= W <= 8:
         raise ValueError(f"weight has {W} taps: this kernel takes 2 to 8, use seqlab.convolution.causal_conv")
