@@ -7,21 +7,23 @@
 Everything is read from the compiler's output; nothing is run and nothing is timed.
 """
 
+import inspect
+import linecache
+import os
 import re
-import subprocess
-import tempfile
+import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from seqlab.gpu import triton_private
 from seqlab.gpu.devices import MULTIPROCESSORS
+from seqlab.gpu.stages import Line, assembly_of, lines_of
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-STAGES = ("ttir", "ttgir", "ptx", "amdgcn")
 TENSOR_CORES = re.compile(r"^\s*(?:@!?%\w+ )?(wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma)(?=[._ ])", re.M)
 TYPES = {
     torch.float16: "fp16",
@@ -37,13 +39,6 @@ TYPES = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
-
-
-class Line(NamedTuple):
-    """One line of a stage's text, and the line of the kernel's file that made it (None: none, or a library's)."""
-
-    text: str
-    source: int | None
 
 
 class Occupancy(NamedTuple):
@@ -133,48 +128,35 @@ def compile_report(kernel, *args, targets=TARGETS, num_warps=4, num_stages=3, **
     unknown = [t for t in targets if t not in MULTIPROCESSORS]
     if unknown:
         raise ValueError(f"targets has {', '.join(map(repr, unknown))}: choose from {', '.join(MULTIPROCESSORS)}")
-    kernel = _jit_function(kernel)
-    specialised = _specialise(kernel, args, named)
+    kernel, function, parameters = triton_private.compilable(kernel)
+    specialised = _specialise(function.__name__, parameters, args, named)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
-    options |= {name: value for name, value in named.items() if name not in kernel.arg_names}
-    done = {target: _compiled(kernel, target, specialised, options) for target in targets}
-    source = dict(enumerate(Path(kernel.fn.__code__.co_filename).read_text().splitlines(), 1))
-    return Report(kernel.fn.__name__, source, done)
+    options |= {name: value for name, value in named.items() if name not in {p.name for p in parameters}}
+    # Triton 3.6 changes the filters of warnings while it compiles, in threads for good: they are put back.
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
+        done = threads.map(lambda target: _compiled(kernel, target, specialised, options), targets)
+        return Report(function.__name__, _source(function), dict(zip(targets, done, strict=True)))
 
 
-def _jit_function(kernel):
-    """The JITFunction inside autotuners and heuristics."""
-    if find_spec("triton") is None:
-        raise RuntimeError("compile_report needs Triton, which installs on Linux only: pip install triton")
-    from triton.runtime.jit import JITFunction
-
-    inner = kernel
-    while not isinstance(inner, JITFunction) and hasattr(inner, "fn"):
-        inner = inner.fn
-    if not isinstance(inner, JITFunction):
-        interpreted = "Interpreted" in type(kernel).__name__
-        raise RuntimeError(
-            "this kernel was decorated while TRITON_INTERPRET was set, so Triton cannot compile it: start without it"
-            if interpreted
-            else f"compile_report compiles a function decorated with @triton.jit, not a {type(kernel).__name__}"
-        )
-    return inner
+def _source(function) -> dict[int, str]:
+    """The lines of the kernel's file, or notebook cell, by their numbers."""
+    file = function.__code__.co_filename
+    return {n: line.rstrip() for n, line in enumerate(linecache.getlines(file), 1)}
 
 
-def _specialise(kernel, args, named):
+def _specialise(kernel: str, parameters, args, named):
     """Types, constants and what is known to be divisible by 16, as a launch with these arguments would see them."""
-    given = dict(zip(kernel.arg_names, args, strict=False)) | named
+    given = dict(zip((p.name for p in parameters), args, strict=False)) | named
     signature, constants, attributes = {}, {}, {}
-    for i, parameter in enumerate(kernel.params):
-        if parameter.name not in given and not parameter.has_default:
-            raise ValueError(f"{kernel.fn.__name__} needs {parameter.name}: pass it as in a launch")
+    for i, parameter in enumerate(parameters):
         value = given.get(parameter.name, parameter.default)
-        free = not parameter.do_not_specialize
-        if parameter.is_constexpr or value is None or (free and type(value) is int and value == 1):
+        if value is inspect.Parameter.empty:
+            raise ValueError(f"{kernel} needs {parameter.name}: pass it as in a launch")
+        if parameter.constant or value is None or (parameter.specialised and type(value) is int and value == 1):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
             continue
         signature[parameter.name], aligned = _type(value)
-        if aligned and free:
+        if aligned and parameter.specialised:
             attributes[(i,)] = [["tt.divisibility", 16]]
     return signature, constants, attributes
 
@@ -194,43 +176,11 @@ def _type(value) -> tuple[str, bool]:
 
 
 def _compiled(kernel, target, specialised, options) -> Compiled:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    cuda = target.startswith("sm_")
-    chip = GPUTarget("cuda", int(target[3:]), 32) if cuda else GPUTarget("hip", target, 64)
-    try:
-        binary = triton.compile(ASTSource(kernel, *specialised), target=chip, options=options)
-    except RuntimeError as error:
-        if "ptxas" in str(error) and "find" in str(error).lower():
-            raise RuntimeError(f"compiling for {target} needs ptxas, which Triton's Linux wheels contain") from error
-        raise
-    registers, spills = (_nvidia_usage if cuda else _amd_usage)(binary.asm)
-    meta, assembly = binary.metadata, binary.asm["ptx" if cuda else "amdgcn"]
-    held = occupancy(target, meta.num_warps, registers, meta.shared, getattr(meta, "tmem_size", 0) or 0)
-    cores = dict(Counter(TENSOR_CORES.findall(assembly)))
-    file = Path(kernel.fn.__code__.co_filename).name
-    texts = {stage: binary.asm[stage] for stage in STAGES if stage in binary.asm}
-    stages = {name: (_mlir_lines if name.startswith("tt") else _asm_lines)(text, file) for name, text in texts.items()}
-    return Compiled(target, meta.num_warps, registers, spills, meta.shared, held, cores, stages)
-
-
-def _nvidia_usage(asm) -> tuple[int, int]:
-    """Registers and bytes of stack of a thread. A Triton kernel has no arrays of its own: what is there was spilled."""
-    tool = Path(find_spec("triton").origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    if not tool.exists():
-        raise RuntimeError("reading registers needs cuobjdump, which Triton's Linux wheels contain: reinstall triton")
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(asm["cubin"])
-        file.flush()
-        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    return int(re.search(r"REG:(\d+)", said)[1]), int(re.search(r"STACK:(\d+)", said)[1])
-
-
-def _amd_usage(asm) -> tuple[int, int]:
-    text = asm["amdgcn"]
-    return tuple(int(re.search(rf"^; {name}: (\d+)", text, re.M)[1]) for name in ("TotalNumVgprs", "ScratchSize"))
+    binary = triton_private.compiled(kernel, target, *specialised, options)
+    held = occupancy(target, binary.warps, binary.registers, binary.shared, binary.tensor_memory)
+    cores = dict(Counter(TENSOR_CORES.findall(binary.stages[assembly_of(target)])))
+    numbers = binary.warps, binary.registers, binary.spills, binary.shared
+    return Compiled(target, *numbers, held, cores, lines_of(binary.stages))
 
 
 def occupancy(target: str, warps: int, registers: int, shared: int, tensor_memory: int = 0) -> Occupancy:
@@ -261,70 +211,3 @@ def occupancy(target: str, warps: int, registers: int, shared: int, tensor_memor
 
 def _up(n: int, unit: int) -> int:
     return max(1, -(-n // unit)) * unit
-
-
-_LOCATION = re.compile(r"^(#loc\d*) = loc\((.*)\)$")
-_MARK = re.compile(r" loc\((?:[^()]|\([^()]*\))*\)")
-_PLACE = re.compile(r'"([^"]+)":(\d+):\d+')
-
-
-def _mlir_lines(text: str, file: str) -> list[Line]:
-    """TTIR and TTGIR: the locations stand at the end as a table, and refer to each other."""
-    table = dict(m.groups() for m in map(_LOCATION.match, text.splitlines()) if m)
-
-    def source(place: str) -> int | None:
-        """The first line of our file in a location: of what was inlined the innermost, of names what they name."""
-        for found in re.finditer(r'"[^"]+":\d+:\d+|#loc\d*', place):
-            if (direct := _PLACE.fullmatch(found[0])) is None:
-                if (line := source(table.get(found[0], ""))) is not None:
-                    return line
-            elif Path(direct[1]).name == file:
-                return int(direct[2])
-        return None
-
-    lines = []
-    for line in text.splitlines():
-        if line.startswith("#loc"):
-            continue
-        places = _MARK.findall(line)
-        lines.append(Line(_MARK.sub("", line), source(places[-1]) if places else None))
-    return lines
-
-
-def _asm_lines(text: str, file: str) -> list[Line]:
-    """PTX and AMD's assembly: a directive .loc names the place of what follows, and where that was inlined."""
-    lines, source, callers, inline = [], None, {}, False
-    ours = {n for n, path in re.findall(r"\.file\s+(\d+)\s+(.*)", text) if path.rstrip('"').endswith(file)}
-    for line in text.splitlines():
-        if re.match(r"\s*\.section\s|\.Lfunc_end", line):
-            break
-        if place := _LOC.match(line):
-            number, row, caller = place["file"], int(place["line"]), place["caller"]
-            callers[number, row] = (caller, int(place["caller_line"])) if caller else _comment(line, ours, file)
-            if not inline:  # inside inline assembly LLVM counts on, a line of the kernel for a line of assembly
-                source = _ours((number, row), ours, callers)
-        elif "inline asm" in line:
-            inline = "begin" in line
-        elif line.strip() and not re.match(r"\s*(\.file|\.cfi|//|;|\$L__tmp|\.Ltmp)", line):
-            lines.append(Line(line.expandtabs(4).rstrip(), source))
-    return lines
-
-
-_LOC = re.compile(r"\s*\.loc\s+(?P<file>\d+)\s+(?P<line>\d+)(?:.*inlined_at (?P<caller>\d+) (?P<caller_line>\d+))?")
-
-
-def _comment(line: str, ours: set[str], file: str) -> tuple[str, int] | None:
-    """AMD's chain of callers, which stands in a comment: standard.py:314:12 @[ kernel.py:40:19 ]."""
-    rows = re.findall(rf"@\[ {re.escape(file)}:(\d+):", line)
-    return (next(iter(ours)), int(rows[0])) if rows and ours else None
-
-
-def _ours(place, ours: set[str], callers: dict) -> int | None:
-    """The line of our file at a place, or where the library function there was called from."""
-    for _ in range(len(callers) + 1):
-        if place is None:
-            return None
-        if place[0] in ours:
-            return place[1] or None
-        place = callers.get(place)
-    return None

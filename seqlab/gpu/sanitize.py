@@ -185,8 +185,8 @@ class _Inspector(Watcher):
 
     def wrong_bf16(self, operation, program, line):
         says = (
-            f"computes {operation} on bfloat16 numbers, and the interpreter takes their bit patterns for integers, "
-            "so the result here is wrong: convert to float32 right after the load, or test with float16"
+            f"computes {operation} on bfloat16 numbers: right on a GPU and in the lab, but Triton's own interpreter "
+            "takes their bit patterns for integers; convert to float32 right after the load, or test with float16"
         )
         self._note("bf16", None, line, program, operation, says)
 

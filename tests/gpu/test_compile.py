@@ -1,10 +1,12 @@
 """`compile_report`: what it reads against other tools' reading of the same binary, and against counts made by hand."""
 
 import importlib.util
+import linecache
 import re
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,6 @@ pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
 import triton
 
-from seqlab.gpu import compile as compiler
 from seqlab.gpu.compile import TARGETS, compile_report, occupancy
 
 spec = importlib.util.spec_from_file_location("toy_kernels", Path(__file__).parent / "toy_kernels.py")
@@ -213,17 +214,28 @@ except RuntimeError as error:
     assert "TRITON_INTERPRET was set" in done.stdout, done.stderr
 
 
-def test_without_triton_or_its_tools_one_sentence_says_so(monkeypatch):
-    find = compiler.find_spec
+def test_without_triton_or_its_tools_one_sentence_says_so(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        patch.setattr(compiler, "find_spec", lambda name: None)
-        with pytest.raises(RuntimeError, match="needs Triton, which installs on Linux only"):
+        patch.setitem(sys.modules, "triton", None)
+        with pytest.raises(RuntimeError, match="needs Triton, which is not installed here: on Linux run `pip install"):
             compile_report(toys.add)
-
-    class Elsewhere:
-        origin = "/nowhere/triton/__init__.py"
-
-    calls = iter([find("triton"), Elsewhere])
-    monkeypatch.setattr(compiler, "find_spec", lambda name: next(calls))
+    monkeypatch.setattr(triton, "__file__", str(tmp_path / "triton" / "__init__.py"))
     with pytest.raises(RuntimeError, match="needs cuobjdump, which Triton's Linux wheels contain"):
         compile_report(toys.add, "*fp32", "*fp32", "*fp32", 64, BLOCK=64, targets=("sm_90",))
+
+
+def test_the_filters_of_warnings_are_as_before():
+    before = list(warnings.filters)
+    compile_report(toys.add, "*fp32", "*fp32", "*fp32", 48, BLOCK=16)
+    assert warnings.filters == before
+
+
+def test_a_kernel_of_a_notebook_cell_is_shown_with_its_lines():
+    file, source = "/tmp/ipykernel_1/3.py", Path(toys.__file__).read_text()
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    scope = {"__name__": "__main__"}
+    exec(compile(source, file, "exec"), scope)
+    report = compile_report(scope["add"], "*fp32", "*fp32", "*fp32", 64, BLOCK=64, targets=("sm_90",))
+    line = line_of("tl.store(p_z + i")
+    assert "tl.store(p_z + i" in report.source[line]
+    assert any("st.global" in text for text in report.made_by(line, "sm_90", "ptx"))

@@ -13,7 +13,7 @@ import torch
 triton = pytest.importorskip("triton", reason="Triton installs on Linux only")
 import triton.language as tl
 
-from seqlab.gpu import interpreter
+from seqlab.gpu import triton_private
 from seqlab.gpu.events import LabError, OutOfBounds, Watcher
 from seqlab.gpu.interpreter import Launch, launch
 
@@ -256,7 +256,7 @@ def test_a_kernel_compiles_to_the_same_code_after_the_lab_has_run_it():
         source = ASTSource(many_features, types, {"C": 16})
         return triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ttir"]
 
-    if isinstance(many_features, interpreter.private_parts().function_types[1]):
+    if isinstance(many_features, triton_private.interpreter().function_types[1]):
         pytest.skip("under TRITON_INTERPRET=1 nothing is compiled")
     before = ttir()
     test_helper_kernels_methods_loops_reductions_dots_and_atomics_work()
