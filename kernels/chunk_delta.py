@@ -23,7 +23,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import check_inputs, full_precision
+from seqlab.inputs import check_inputs
 from seqlab.kernels.chunk_delta_backward import KEY, delta_backward, of_width
 from seqlab.kernels.launch import check_types, launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, store_tile
@@ -162,7 +162,6 @@ class _ChunkDelta(torch.autograd.Function):
         return *delta_backward(dy.contiguous(), dlast.contiguous(), *ctx.saved_tensors, ctx.first, ctx.sizes), None
 
 
-@full_precision
 def chunk_delta(
     q: Float[Tensor, "B T H K"],
     k: Float[Tensor, "B T H K"],
@@ -173,9 +172,14 @@ def chunk_delta(
     state: Float[Tensor, "B H V K"] | None = None,
     chunk_size: int = 64,
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
-    """`seqlab.recurrence.chunkwise` with beta, and its gradients. Gates, sums and the state are float32."""
+    """`seqlab.recurrence.chunkwise` with beta, and its gradients. Gates, sums and the state are float32.
 
-    check_inputs(q, k, v, log_a if log_a is not None and log_a.device.type == "cpu" else None, beta, state)
+    Under autocast q, k and v are taken in its type, as `torch.matmul` takes them.
+    """
+    device = q.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        q, k, v, beta = (x if x is None else x.to(torch.get_autocast_dtype(device)) for x in (q, k, v, beta))
+    check_inputs(q, k, v, log_a if device == "cpu" else None, beta, state)  # its values: a GPU would wait
     check_types(q=q, k=k, v=v)
     if beta is None:
         raise ValueError("beta is missing: without the delta rule, use seqlab.kernels.chunk_recurrence")

@@ -26,7 +26,7 @@ from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, loa
 
 KEY = ("T", "H", "K")
 WALKS = {64: ((32, 4, 2),), 128: ((32, 4, 2),), 256: ((32, 4, 2),)}
-INPUTS = {64: ((32, 4, 1),), 128: ((32, 8, 1),), 256: ((32, 8, 1),)}
+TILES = ({"BV": 32, "num_warps": 4, "num_stages": 1},)
 
 
 def of_width(configs, K, V):
@@ -68,75 +68,100 @@ def delta_backward_states(p_q, p_k, p_a, p_beta, p_A, p_P, p_dy, p_dlast, p_dS, 
 
 
 @triton.jit
-def delta_backward_inputs(p_q, p_k, p_v, p_a, p_beta, p_P, p_S, p_u, p_dy, p_dS, p_dr, p_dq, p_dk, p_dv, p_da, p_dbeta,
-                          T, H, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,
-                          PRECISION: tl.constexpr, BV: tl.constexpr):  # fmt: skip
-    """DQ, DK, DV, D log a and Dβ of one chunk of one head."""
-    i_t, i_bh = tl.program_id(0), tl.program_id(1)
-    start, i_head = i_t * C, head(i_bh, T, T, H, H)[0]
-    i_state = (i_bh.to(tl.int64) * tl.cdiv(T, C) + i_t) * K * V
+def delta_backward_pairs(p_k, p_v, p_a, p_beta, p_P, p_u, p_dy, p_dr, p_dv, p_M, p_E, p_da, p_dbeta, T, H, columns,
+                         K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,
+                         PRECISION: tl.constexpr, BV: tl.constexpr):  # fmt: skip
+    """DV, M and E + Eᵀ of one chunk of one head, and what P, L and v give to D log a and Dβ."""
+    start, i_head = tl.program_id(0) * C, head(tl.program_id(1), T, T, H, H)[0]
+    o_i, o_j, o_t = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :], start + tl.arange(0, C)
     b_beta = load_gate(p_beta, i_head, start, C, T, H)
-    b_dq, b_x, b_w = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
+    b_dbeta = tl.zeros((C,), tl.float32)
     b_dP, b_dL = tl.zeros((C, C), tl.float32), tl.zeros((C, C), tl.float32)
-    b_dbeta, dwhole = tl.zeros((C,), tl.float32), 0.0
-    for column in range(0, V, BV):
-        b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, column, V, BV)
-        b_dr = load_tile(p_dr + i_head * V, start, C, T, H * V, column, V, BV)
-        b_u = load_tile(p_u + i_head * V, start, C, T, H * V, column, V, BV)
-        b_v = load_tile(p_v + i_head * V, start, C, T, H * V, column, V, BV)
-        b_S = load_tile(p_S + i_state, 0, BK, K, V, column, V, BV)
-        b_dS = load_tile(p_dS + i_state, 0, BK, K, V, column, V, BV)
-        store_tile(p_dv + i_head * V, b_dr * b_beta[:, None], start, C, T, H * V, column, V, BV)
-        b_dbeta += tl.sum(b_dr.to(tl.float32) * b_v.to(tl.float32), 1)
-        dwhole += tl.sum(b_S.to(tl.float32) * b_dS.to(tl.float32))
+    for o_v in range(0, columns, BV):
+        b_u = load_tile(p_u + i_head * V, start, C, T, H * V, o_v, V, BV)
+        b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, o_v, V, BV)
+        b_dr = load_tile(p_dr + i_head * V, start, C, T, H * V, o_v, V, BV)
         b_dP = tl.dot(b_dy, tl.trans(b_u), b_dP, input_precision=PRECISION)
         b_dL = tl.dot(b_dr, tl.trans(b_u), b_dL, input_precision=PRECISION)
-        b_dq = tl.dot(b_dy, tl.trans(b_S), b_dq, input_precision=PRECISION)
-        b_x = tl.dot(b_dr, tl.trans(b_S), b_x, input_precision=PRECISION)
-        b_w = tl.dot(b_u, tl.trans(b_dS), b_w, input_precision=PRECISION)
-    b_q = load_tile(p_q + i_head * K, start, C, T, H * K, 0, K, BK)
-    b_k = load_tile(p_k + i_head * K, start, C, T, H * K, 0, K, BK)
-    b_P = load_tile(p_P + i_head * C, start, C, T, H * C, 0, C, C).to(tl.float32)
-    b_e, b_f, whole = decay_ends(p_a, i_head, start, C, T, H)
+        b_v = load_tile(p_v + i_head * V, start, C, T, H * V, o_v, V, BV).to(tl.float32)
+        b_dr = b_dr.to(tl.float32)
+        b_dbeta += tl.sum(b_dr * b_v, 1)
+        store_tile(p_dv + i_head * V, b_dr * b_beta[:, None], start, C, T, H * V, o_v, V, BV)
     b_d = decay_between(p_a, i_head, start, C, T, H)
-    o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    b_dq *= b_e[:, None]
-    b_x *= b_e[:, None]
-    b_w *= b_f[:, None]
-    b_old = tl.sum(b_k.to(tl.float32) * b_x, 1)  # of DR_i·(e_i S k_i)
-    b_dL = tl.where(o_i > o_j, -b_dL, 0.0)
-    b_kk = tl.dot(b_k, tl.trans(b_k), input_precision=PRECISION) * b_d * b_dL
-    b_dbeta += tl.sum(b_kk, 1) - b_old
-    tl.store(p_dbeta + i_head + (start + tl.arange(0, C)) * H, b_dbeta, mask=start + tl.arange(0, C) < T)
+    store_tile(p_M + i_head * C, b_dP * b_d, start, C, T, H * C, 0, C, C)
+    b_dL = tl.where(o_i > o_j, -b_dL * b_d, 0.0)
+    b_E = b_dL * b_beta[:, None]
+    store_tile(p_E + i_head * C, b_E + tl.trans(b_E), start, C, T, H * C, 0, C, C)
+    b_k = load_tile(p_k + i_head * K, start, C, T, H * K, 0, K, BK)
+    b_dL *= tl.dot(b_k, tl.trans(b_k), input_precision=PRECISION)
+    tl.store(p_dbeta + i_head + o_t * H, b_dbeta + tl.sum(b_dL, 1), mask=o_t < T)
     if p_a is not None:
-        b_from = tl.sum(b_q.to(tl.float32) * b_dq, 1) - b_old * b_beta
-        b_to = tl.sum(b_k.to(tl.float32) * b_w, 1)
-        b_span = tl.cumsum(b_dP * b_P + b_kk * b_beta[:, None], 0, reverse=True)  # (m, j): the sum over i ≥ m
-        b_da = tl.sum(tl.where(o_i > o_j, b_span, 0.0), 1) + tl.cumsum(b_from, 0, reverse=True)
-        b_da += tl.cumsum(b_to, 0) - b_to + dwhole * whole
-        tl.store(p_da + i_head + (start + tl.arange(0, C)) * H, b_da, mask=start + tl.arange(0, C) < T)
-    b_dP = (b_dP * b_d).to(b_k.dtype)
-    b_dL = b_dL * b_d * b_beta[:, None]
-    b_dL = (b_dL + tl.trans(b_dL)).to(b_k.dtype)
-    b_dq = tl.dot(b_dP, b_k, b_dq, input_precision=PRECISION)
-    store_tile(p_dq + i_head * K, b_dq, start, C, T, H * K, 0, K, BK)
-    b_dk = tl.dot(tl.trans(b_dP), b_q, b_w - b_x * b_beta[:, None], input_precision=PRECISION)
-    b_dk = tl.dot(b_dL, b_k, b_dk, input_precision=PRECISION)
-    store_tile(p_dk + i_head * K, b_dk, start, C, T, H * K, 0, K, BK)
+        b_P = load_tile(p_P + i_head * C, start, C, T, H * C, 0, C, C).to(tl.float32)
+        b_span = tl.cumsum(b_dP * b_P + b_dL * b_beta[:, None], 0, reverse=True)  # (m, j): the sum over i ≥ m
+        tl.store(p_da + i_head + o_t * H, tl.sum(tl.where(o_i > o_j, b_span, 0.0), 1), mask=o_t < T)
+
+
+@triton.jit
+def delta_backward_inputs(p_q, p_k, p_a, p_beta, p_S, p_u, p_dy, p_dS, p_dr, p_M, p_E, p_dq, p_dk, p_da, p_dbeta,
+                          B, T, H, columns, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,
+                          PRECISION: tl.constexpr, BV: tl.constexpr):  # fmt: skip
+    """BK columns of DQ and DK of one chunk of one head, and what these columns of S give to D log a and Dβ."""
+    i_k, i_t, i_bh = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    o_k, start, i_head = i_k * BK, i_t * C, head(i_bh, T, T, H, H)[0]
+    i_state = (i_bh.to(tl.int64) * tl.cdiv(T, C) + i_t) * K * V
+    b_beta = load_gate(p_beta, i_head, start, C, T, H)
+    b_e, b_f, whole = decay_ends(p_a, i_head, start, C, T, H)
+    b_k = load_tile(p_k + i_head * K, start, C, T, H * K, o_k, K, BK)
+    b_dq, b_dk = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
+    b_old, b_to, d_whole = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32), 0.0
+    for o_v in range(0, columns, BV):
+        b_S = load_tile(p_S + i_state, o_k, BK, K, V, o_v, V, BV)
+        b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, o_v, V, BV)
+        b_dq = tl.dot(b_dy, tl.trans(b_S), b_dq, input_precision=PRECISION)
+        b_dr = load_tile(p_dr + i_head * V, start, C, T, H * V, o_v, V, BV).to(tl.float32) * b_e[:, None]
+        b_old += tl.sum(b_dr * tl.dot(b_k, b_S, input_precision=PRECISION), 1)
+        b_dr = (b_dr * -b_beta[:, None]).to(b_k.dtype)
+        b_dk = tl.dot(b_dr, tl.trans(b_S), b_dk, input_precision=PRECISION)
+        b_dS = load_tile(p_dS + i_state, o_k, BK, K, V, o_v, V, BV)
+        b_u = load_tile(p_u + i_head * V, start, C, T, H * V, o_v, V, BV).to(tl.float32) * b_f[:, None]
+        b_dk = tl.dot(b_u.to(b_k.dtype), tl.trans(b_dS), b_dk, input_precision=PRECISION)
+        if p_a is not None:
+            b_to += tl.sum(b_u * tl.dot(b_k, b_dS, input_precision=PRECISION), 1)
+            d_whole += tl.sum(b_S.to(tl.float32) * b_dS.to(tl.float32))
+    o_t = start + tl.arange(0, C)
+    part = (i_k + 1).to(tl.int64) * B * T * H + i_head + o_t * H
+    tl.store(p_dbeta + part, -b_old, mask=o_t < T)
+    b_q = load_tile(p_q + i_head * K, start, C, T, H * K, o_k, K, BK)
+    b_dq *= b_e[:, None]
+    if p_a is not None:
+        b_da = tl.cumsum(tl.sum(b_q.to(tl.float32) * b_dq, 1) - b_old * b_beta, 0, reverse=True)
+        tl.store(p_da + part, b_da + tl.cumsum(b_to, 0) - b_to + d_whole * whole, mask=o_t < T)
+    b_M = load_tile(p_M + i_head * C, start, C, T, H * C, 0, C, C)
+    b_dq = tl.dot(b_M, b_k, b_dq, input_precision=PRECISION)
+    store_tile(p_dq + i_head * K, b_dq, start, C, T, H * K, o_k, K, BK)
+    b_dk = tl.dot(tl.trans(b_M), b_q, b_dk, input_precision=PRECISION)
+    b_E = load_tile(p_E + i_head * C, start, C, T, H * C, 0, C, C)
+    b_dk = tl.dot(b_E, b_k, b_dk, input_precision=PRECISION)
+    store_tile(p_dk + i_head * K, b_dk, start, C, T, H * K, o_k, K, BK)
 
 
 def delta_backward(dy, dlast, q, k, v, a, beta, A, P, S, u, first, sizes):
     """Of q, k, v, a, beta and, where there was one, the first state. first: whether there was."""
     (B, T, H, K), V, n = q.shape, v.shape[-1], S.shape[2]
     dS, dr, dfirst = torch.empty_like(S), torch.empty_like(u), torch.empty_like(dlast) if first else None
-    dq, dk, dv, dbeta = (torch.empty_like(x) for x in (q, k, v, beta))
-    da = None if a is None else torch.empty_like(a)
+    dq, dk, dv, M, E = (torch.empty_like(x) for x in (q, k, v, P, P))
+    BK = min(64, sizes["BK"])
+    n_k = triton.cdiv(K, BK)
+    dbeta = beta.new_empty(1 + n_k, B, T, H)
+    da = None if a is None else torch.empty_like(dbeta)
 
     def walks(meta):
         return triton.cdiv(V, meta["BV"]), B * H
 
     args = q, k, a, beta, A, P, dy, dlast, dS, dr, dfirst, T, H
     launch(delta_backward_states, walks, *args, **sizes, configs=of_width(WALKS, K, V), key=KEY)
-    args = q, k, v, a, beta, P, S, u, dy, dS, dr, dq, dk, dv, da, dbeta, T, H
-    launch(delta_backward_inputs, (n, B * H), *args, **sizes, configs=of_width(INPUTS, K, V), key=KEY)
-    return dq, dk, dv, da, dbeta, dfirst
+    args = k, v, a, beta, P, u, dy, dr, dv, M, E, da, dbeta, T, H, V
+    launch(delta_backward_pairs, (n, B * H), *args, **sizes, configs=TILES, key=KEY)
+    args = q, k, a, beta, S, u, dy, dS, dr, M, E, dq, dk, da, dbeta, B, T, H, V
+    launch(delta_backward_inputs, (n_k, n, B * H), *args, **sizes | {"BK": BK}, configs=TILES, key=KEY)
+    return dq, dk, dv, None if a is None else da.sum(0)[..., None], dbeta.sum(0), dfirst
