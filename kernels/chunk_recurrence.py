@@ -21,15 +21,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqlab.inputs import check_inputs
-from seqlab.kernels.chunk_recurrence_backward import configs, gradients, pairs_by_channel
+from seqlab.kernels.chunk_recurrence_backward import KEY, chunk_pairs, gradients, tiles
 from seqlab.kernels.launch import check_types, launch
-from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, store_tile
+from seqlab.kernels.tiles import decay_ends, head, load_tile, store_tile
 
 CHUNK = 64
-KEY = ("T", "H", "K", "V")
 WALK = ((64, 64, 4, 3), (64, 32, 4, 3), (32, 64, 4, 3), (64, 128, 8, 3), (32, 32, 2, 3))
-READ = ((64, 4, 2), (64, 8, 2), (32, 4, 3), (128, 8, 2))
-"""BK, BV, warps and stages of walk_states; BK, warps and stages of read_chunks. A GPU tries them all."""
+READ = ((32, 64, 4, 2), (64, 64, 4, 2), (64, 64, 8, 2), (64, 128, 8, 2), (128, 64, 4, 2))
+"""BK, BV, warps and stages. The first needs no spills on any target; a GPU tries them all."""
 
 
 @triton.jit
@@ -68,31 +67,26 @@ def walk_states(p_k, p_v, p_a, p_first, p_S, p_last, T, H, K: tl.constexpr, V: t
 
 @triton.jit
 def read_chunks(p_q, p_k, p_v, p_a, p_S, p_y, T, H, K: tl.constexpr, V: tl.constexpr, A: tl.constexpr,
-                BV: tl.constexpr, C: tl.constexpr, LOG: tl.constexpr, PRECISION: tl.constexpr,
-                BK: tl.constexpr):  # fmt: skip
+                C: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):  # fmt: skip
     """y of one chunk of one head: what came before, through S, and the chunk itself, by pairs."""
     start, i_bh = tl.program_id(0) * C, tl.program_id(1)
     i_head = head(i_bh, T, T, H, H)[0]
     i_state = (i_bh.to(tl.int64) * tl.cdiv(T, C) + tl.program_id(0)) * V * K
-    b_P, b_y = tl.zeros((C, C), tl.float32), tl.zeros((C, BV), tl.float32)
-    for i_k in range(0, K, BK):
-        b_q = load_tile(p_q + i_head * K, start, C, T, H * K, i_k, K, BK)
-        b_k = load_tile(p_k + i_head * K, start, C, T, H * K, i_k, K, BK)
-        b_S = load_tile(p_S + i_state, 0, BV, V, K, i_k, K, BK)
+    b_P = chunk_pairs(p_q, p_k, p_a, i_head, start, T, H, K, A, C, PRECISION, BK)
+    for i_v in range(0, V, BV):
+        b_y = tl.zeros((C, BV), tl.float32)
+        for i_k in range(0, K, BK):
+            b_q = load_tile(p_q + i_head * K, start, C, T, H * K, i_k, K, BK)
+            b_S = load_tile(p_S + i_state, i_v, BV, V, K, i_k, K, BK)
+            if A > 1:
+                b_a = load_tile(p_a + i_head * K, start, C, T, H * K, i_k, K, BK)
+                b_q = (b_q * tl.exp(tl.cumsum(b_a, 0))).to(b_q.dtype)
+            b_y = tl.dot(b_q, tl.trans(b_S), b_y, input_precision=PRECISION)
         if A == 1:
-            b_P += tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
-        else:
-            b_a = load_tile(p_a + i_head * K, start, C, T, H * K, i_k, K, BK)
-            b_pairs, b_in, _ = pairs_by_channel(b_q, b_k, b_a, C, LOG, PRECISION)
-            b_P += b_pairs
-            b_q = (b_q * tl.exp(b_in)).to(b_q.dtype)
-        b_y = tl.dot(b_q, tl.trans(b_S), b_y, input_precision=PRECISION)
-    if A == 1:
-        b_P *= decay_between(p_a, i_head, start, C, T, H)
-        b_y *= decay_ends(p_a, i_head, start, C, T, H)[0][:, None]
-    b_v = load_tile(p_v + i_head * V, start, C, T, H * V, 0, V, BV)
-    b_y = tl.dot(b_P.to(b_v.dtype), b_v, b_y, input_precision=PRECISION)
-    store_tile(p_y + i_head * V, b_y, start, C, T, H * V, 0, V, BV)
+            b_y *= decay_ends(p_a, i_head, start, C, T, H)[0][:, None]
+        b_v = load_tile(p_v + i_head * V, start, C, T, H * V, i_v, V, BV)
+        b_y = tl.dot(b_P, b_v, b_y, input_precision=PRECISION)
+        store_tile(p_y + i_head * V, b_y, start, C, T, H * V, i_v, V, BV)
 
 
 def states(k, v, log_a, first, sizes, BACK=False):
@@ -104,8 +98,8 @@ def states(k, v, log_a, first, sizes, BACK=False):
     def grid(meta):
         return triton.cdiv(K, meta["BK"]), triton.cdiv(V, meta["BV"]), B * H
 
-    tuned = {"configs": configs(WALK, K, "BV"), "key": KEY}
-    launch(walk_states, grid, k, v, log_a, first, S, last, T, H, **sizes, BACK=BACK, **tuned)
+    args = k, v, log_a, first, S, last, T, H
+    launch(walk_states, grid, *args, **sizes, BACK=BACK, configs=tiles(WALK, k, v), key=KEY)
     return S, last
 
 
@@ -118,10 +112,8 @@ class _ChunkRecurrence(torch.autograd.Function):
         sizes = {"K": K, "V": V, "A": 1 if log_a is None else log_a.shape[-1], "C": C, "PRECISION": precision}
         S, last = states(k, v, log_a, state, sizes)
         y = torch.empty_like(v)
-        BV = max(16, triton.next_power_of_2(V))
-        tuned = {"configs": configs(READ, K), "key": KEY}
         args = q, k, v, log_a, S, y, T, H
-        launch(read_chunks, (triton.cdiv(T, C), B * H), *args, **sizes, BV=BV, LOG=C.bit_length() - 1, **tuned)
+        launch(read_chunks, (triton.cdiv(T, C), B * H), *args, **sizes, configs=tiles(READ, q, v), key=KEY)
         ctx.save_for_backward(q, k, v, log_a, state)
         ctx.sizes = sizes
         return y, last

@@ -23,21 +23,23 @@ import triton.language as tl
 from seqlab.kernels.launch import launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, store_tile
 
-TILES = ((32, 8, 1), (64, 8, 1), (64, 4, 1), (64, 8, 2), (32, 4, 2))
-"""BK, warps and stages. The first needs no spills on any target; a GPU tries them all."""
+KEY = ("T", "H", "K", "V")
+BY_HEAD = ((32, 64, 4, 1), (64, 64, 4, 1), (64, 64, 4, 2), (64, 64, 8, 2), (32, 64, 4, 2), (128, 64, 8, 1))
+BY_CHANNEL = ((16, 64, 4, 1), (32, 64, 8, 1), (32, 64, 4, 1), (64, 64, 8, 1))
+"""BK, BV, warps and stages by the kind of decay. The first needs no spills on any target; a GPU tries them all."""
 
 
 @triton.jit
-def doubled(b_in, b_out, SIZE: tl.constexpr, N: tl.constexpr):
+def doubled(b_in, b_out, SIZE, N: tl.constexpr):
     """Sums of logs in blocks of rows, up to each row and from after it to the block's end: from SIZE rows to 2 SIZE."""
-    o_t = tl.arange(0, N)[:, None] + tl.zeros_like(b_in).to(tl.int32)
+    o_t = tl.arange(0, N)[:, None]
     late = (o_t & SIZE) != 0  # in the second block of the two
-    b_other = tl.gather(b_in + b_out, o_t ^ SIZE, 0)  # what all of the other block sums up to
+    b_other = tl.gather(b_in + b_out, tl.broadcast_to(o_t ^ SIZE, b_in.shape), 0)  # all of the other block
     return b_in + tl.where(late, b_other, 0.0), b_out + tl.where(late, 0.0, b_other)
 
 
 @triton.jit
-def meeting(b_in, b_out, SIZE: tl.constexpr, N: tl.constexpr):
+def meeting(b_in, b_out, SIZE, N: tl.constexpr):
     """Where pairs meet between blocks of SIZE: the decay of each row from or to the border, and which pairs do (N, N).
 
     Rows i > j meet where i is in the second and j in the first block of two: d_ij is the decay from j to the border
@@ -45,123 +47,169 @@ def meeting(b_in, b_out, SIZE: tl.constexpr, N: tl.constexpr):
     i and j differ. So a decay per channel takes log₂ C products for the tensor cores, and no exponent is positive.
     """
     o_i, o_j = tl.arange(0, N)[:, None], tl.arange(0, N)[None, :]
-    return tl.exp(tl.where((o_i & SIZE) != 0, b_in, b_out)), (o_i > o_j) & ((o_i ^ o_j) // SIZE == 1)
+    late = (o_i & SIZE) != 0
+    return tl.exp(tl.where(late, b_in, b_out)), late & (((o_i ^ o_j) & -SIZE) == SIZE)
 
 
 @triton.jit
-def pairs_by_channel(b_q, b_k, b_g, N: tl.constexpr, LOG: tl.constexpr, PRECISION: tl.constexpr):
-    """P_ij = Σ_k q_ik k_jk d_ijk for j ≤ i (N, N), and the sums of logs up to each row and from after it to the end."""
+def pairs_by_channel(b_P, b_q, b_k, b_a, N: tl.constexpr, PRECISION: tl.constexpr):
+    """b_P and Σ_k q_ik k_jk d_ijk for j ≤ i (N, N)."""
     o_i, o_j = tl.arange(0, N)[:, None], tl.arange(0, N)[None, :]
-    b_P = tl.where(o_i == o_j, tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION), 0.0)
-    b_in, b_out = b_g, tl.zeros_like(b_g)
-    for log in tl.static_range(0, LOG):
-        b_e, meet = meeting(b_in, b_out, 1 << log, N)
+    b_P += tl.where(o_i == o_j, tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION), 0.0)
+    b_in, b_out = b_a, tl.zeros_like(b_a)
+    SIZE = 1
+    while SIZE < N:
+        b_e, meet = meeting(b_in, b_out, SIZE, N)
         b_qe, b_ke = (b_q * b_e).to(b_q.dtype), (b_k * b_e).to(b_k.dtype)
-        b_P = tl.where(meet, tl.dot(b_qe, tl.trans(b_ke), input_precision=PRECISION), b_P)
-        b_in, b_out = doubled(b_in, b_out, 1 << log, N)
-    return b_P, b_in, b_out
+        b_P += tl.where(meet, tl.dot(b_qe, tl.trans(b_ke), input_precision=PRECISION), 0.0)
+        b_in, b_out = doubled(b_in, b_out, SIZE, N)
+        SIZE *= 2
+    return b_P
 
 
 @triton.jit
-def pair_gradients_by_channel(b_dP, b_q, b_k, b_g, N: tl.constexpr, LOG: tl.constexpr, PRECISION: tl.constexpr):
-    """What q and k of a chunk get through P from dP (N, N) between different rows."""
-    b_dq, b_dk = tl.zeros_like(b_g), tl.zeros_like(b_g)
-    b_in, b_out = b_g, tl.zeros_like(b_g)
-    for log in tl.static_range(0, LOG):
-        b_e, meet = meeting(b_in, b_out, 1 << log, N)
-        b_d = tl.where(meet, b_dP, 0.0).to(b_q.dtype)
+def pair_gradients_by_channel(b_dp, b_q, b_k, b_a, N: tl.constexpr, PRECISION: tl.constexpr):
+    """What q and k get through P from dP (N, N) between different rows, and the decays up to each and after each."""
+    b_dq, b_dk = tl.zeros_like(b_a), tl.zeros_like(b_a)
+    b_in, b_out = b_a, tl.zeros_like(b_a)
+    SIZE = 1
+    while SIZE < N:
+        b_e, meet = meeting(b_in, b_out, SIZE, N)
+        b_d = tl.where(meet, b_dp, 0.0).to(b_q.dtype)
         b_qe, b_ke = (b_q * b_e).to(b_q.dtype), (b_k * b_e).to(b_k.dtype)
         b_dq += b_e * tl.dot(b_d, b_ke, input_precision=PRECISION)
         b_dk += b_e * tl.dot(tl.trans(b_d), b_qe, input_precision=PRECISION)
-        b_in, b_out = doubled(b_in, b_out, 1 << log, N)
-    return b_dq, b_dk
+        b_in, b_out = doubled(b_in, b_out, SIZE, N)
+        SIZE *= 2
+    return b_dq, b_dk, tl.exp(b_in), tl.exp(b_out)
+
+
+@triton.jit
+def chunk_pairs(p_q, p_k, p_a, i_head, start, T, H, K: tl.constexpr, A: tl.constexpr, C: tl.constexpr,
+                PRECISION: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+    """P of a chunk (C, C) in the type of q, 0 for j > i."""
+    b_P = tl.zeros((C, C), tl.float32)
+    for i_k in range(0, K, BK):
+        b_q = load_tile(p_q + i_head * K, start, C, T, H * K, i_k, K, BK)
+        b_k = load_tile(p_k + i_head * K, start, C, T, H * K, i_k, K, BK)
+        if A == 1:
+            b_P += tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+        else:
+            b_a = load_tile(p_a + i_head * K, start, C, T, H * K, i_k, K, BK)
+            b_P = pairs_by_channel(b_P, b_q, b_k, b_a, C, PRECISION)
+    if A == 1:
+        b_P *= decay_between(p_a, i_head, start, C, T, H)
+    return b_P.to(p_q.dtype.element_ty)
 
 
 @triton.jit
 def chunk_gradients(p_q, p_k, p_v, p_a, p_dy, p_S, p_dS, p_dq, p_dk, p_dv, p_da, T, H, K: tl.constexpr,
-                    V: tl.constexpr, A: tl.constexpr, BV: tl.constexpr, C: tl.constexpr, LOG: tl.constexpr,
-                    PRECISION: tl.constexpr, BK: tl.constexpr):  # fmt: skip
-    """All gradients of one chunk of one head, BK key channels at a time."""
+                    V: tl.constexpr, A: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
+                    BV: tl.constexpr):  # fmt: skip
+    """All gradients of one chunk of one head: of v by tiles of V, of its pairs, then of q and k by tiles of K."""
     start, i_bh = tl.program_id(0) * C, tl.program_id(1)
     i_head = head(i_bh, T, T, H, H)[0]
     i_state = (i_bh.to(tl.int64) * tl.cdiv(T, C) + tl.program_id(0)) * V * K
-    o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    b_v = load_tile(p_v + i_head * V, start, C, T, H * V, 0, V, BV)
-    b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, 0, V, BV)
-    b_dP = tl.where(o_i >= o_j, tl.dot(b_dy, tl.trans(b_v), input_precision=PRECISION), 0.0)
+    b_p = chunk_pairs(p_q, p_k, p_a, i_head, start, T, H, K, A, C, PRECISION, BK)
     if A == 1:
-        b_d = decay_between(p_a, i_head, start, C, T, H)
         b_since, b_until, whole = decay_ends(p_a, i_head, start, C, T, H)
-        b_dP *= b_d
-    b_dp = b_dP.to(b_v.dtype)
-    b_P, b_dv = tl.zeros((C, C), tl.float32), tl.zeros((C, BV), tl.float32)
-    b_read, b_kept, b_through = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32), tl.zeros((BK,), tl.float32)
+
+    for i_v in range(0, V, BV):
+        b_dv = tl.zeros((C, BV), tl.float32)
+        for i_k in range(0, K, BK):
+            b_k = load_tile(p_k + i_head * K, start, C, T, H * K, i_k, K, BK)
+            b_dS = load_tile(p_dS + i_state, i_v, BV, V, K, i_k, K, BK)
+            if A > 1:
+                b_next = load_tile(p_a + i_head * K, start + 1, C, tl.minimum(start + C, T), H * K, i_k, K, BK)
+                b_k = (b_k * tl.exp(tl.cumsum(b_next, 0, reverse=True))).to(b_k.dtype)
+            b_dv = tl.dot(b_k, tl.trans(b_dS), b_dv, input_precision=PRECISION)
+        if A == 1:
+            b_dv *= b_until[:, None]
+        b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, i_v, V, BV)
+        b_dv = tl.dot(tl.trans(b_p), b_dy, b_dv, input_precision=PRECISION)
+        store_tile(p_dv + i_head * V, b_dv, start, C, T, H * V, i_v, V, BV)
+
+    o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    b_dP = tl.zeros((C, C), tl.float32)
+    for i_v in range(0, V, BV):
+        b_v = load_tile(p_v + i_head * V, start, C, T, H * V, i_v, V, BV)
+        b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, i_v, V, BV)
+        b_dP += tl.dot(b_dy, tl.trans(b_v), input_precision=PRECISION)
+    b_dP = tl.where(o_i >= o_j, b_dP, 0.0)
+    b_da, b_kept, through = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32), 0.0
+    if A == 1:
+        if p_da is not None:
+            b_W = tl.cumsum(tl.where(o_i > o_j, b_p * b_dP, 0.0), 0, reverse=True)  # Σ_{i ≥ t} W_ij, at (t, j)
+            b_da = tl.sum(tl.where(o_i > o_j, b_W, 0.0), 1)
+        b_dP *= decay_between(p_a, i_head, start, C, T, H)
+    b_dp = b_dP.to(p_q.dtype.element_ty)
+
     for i_k in range(0, K, BK):
         b_q = load_tile(p_q + i_head * K, start, C, T, H * K, i_k, K, BK)
         b_k = load_tile(p_k + i_head * K, start, C, T, H * K, i_k, K, BK)
-        b_S = load_tile(p_S + i_state, 0, BV, V, K, i_k, K, BK)
-        b_dS = load_tile(p_dS + i_state, 0, BV, V, K, i_k, K, BK)
-        b_dq = tl.dot(b_dy, b_S, input_precision=PRECISION)
-        b_dk = tl.dot(b_v, b_dS, input_precision=PRECISION)
-        b_SdS = tl.sum(b_S.to(tl.float32) * b_dS.to(tl.float32), 0)  # (BK,)
+        if A > 1:
+            b_a = load_tile(p_a + i_head * K, start, C, T, H * K, i_k, K, BK)
+            b_near_q, b_near_k, b_since, b_until = pair_gradients_by_channel(b_dp, b_q, b_k, b_a, C, PRECISION)
+        b_dq, b_dk = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
+        b_through = tl.zeros((BK,), tl.float32)
+        for i_v in range(0, V, BV):
+            b_v = load_tile(p_v + i_head * V, start, C, T, H * V, i_v, V, BV)
+            b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, i_v, V, BV)
+            b_S = load_tile(p_S + i_state, i_v, BV, V, K, i_k, K, BK)
+            b_dS = load_tile(p_dS + i_state, i_v, BV, V, K, i_k, K, BK)
+            b_dq = tl.dot(b_dy, b_S, b_dq, input_precision=PRECISION)
+            b_dk = tl.dot(b_v, b_dS, b_dk, input_precision=PRECISION)
+            if p_da is not None:
+                b_through += tl.sum(b_S.to(tl.float32) * b_dS.to(tl.float32), 0)
         if A == 1:
             b_dq, b_dk = b_dq * b_since[:, None], b_dk * b_until[:, None]
-            b_P += tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
-            b_dv = tl.dot(b_k, tl.trans(b_dS), b_dv, input_precision=PRECISION)
             if p_da is not None:
-                b_read += tl.sum(b_q * b_dq, 1)
+                b_da += tl.cumsum(tl.sum(b_q * b_dq, 1), 0, reverse=True)
                 b_kept += tl.sum(b_k * b_dk, 1)
-                b_through += b_SdS
+                through += tl.sum(b_through, 0)
             b_dq = tl.dot(b_dp, b_k, b_dq, input_precision=PRECISION)
             b_dk = tl.dot(tl.trans(b_dp), b_q, b_dk, input_precision=PRECISION)
         else:
-            b_g = load_tile(p_a + i_head * K, start, C, T, H * K, i_k, K, BK)
-            b_pairs, b_in, b_out = pairs_by_channel(b_q, b_k, b_g, C, LOG, PRECISION)
-            b_P += b_pairs
-            b_dq, b_dk = b_dq * tl.exp(b_in), b_dk * tl.exp(b_out)
-            b_ke = (b_k * tl.exp(b_out)).to(b_k.dtype)
-            b_dv = tl.dot(b_ke, tl.trans(b_dS), b_dv, input_precision=PRECISION)
-            b_near_q, b_near_k = pair_gradients_by_channel(b_dP, b_q, b_k, b_g, C, LOG, PRECISION)
+            b_dq, b_dk = b_dq * b_since, b_dk * b_until
+            b_near_q += b_dq
             if p_da is not None:
-                b_kept_k = tl.cumsum(b_k * b_dk, 0)
-                o_t = o_i + tl.zeros_like(b_g).to(tl.int32)
-                b_da = tl.where(o_t > 0, tl.gather(b_kept_k, tl.maximum(o_t - 1, 0), 0), 0.0)
-                b_da += tl.cumsum(b_q * (b_dq + b_near_q) - b_k * b_near_k, 0, reverse=True)
-                b_da += (tl.exp(tl.sum(b_g, 0)) * b_SdS)[None, :]
-                store_tile(p_da + i_head * K, b_da, start, C, T, H * K, i_k, K, BK)
-            b_self = tl.sum(tl.where(o_i == o_j, b_dP, 0.0), 1)[:, None]
-            b_dq += b_near_q + b_self * b_k
-            b_dk += b_near_k + b_self * b_q
+                o_last = tl.broadcast_to(tl.maximum(o_i - 1, 0), (C, BK))
+                b_dak = tl.where(o_i > 0, tl.gather(tl.cumsum(b_k * b_dk, 0), o_last, 0), 0.0)  # Σ_{j < t}
+                b_dak += tl.cumsum(b_q * b_near_q - b_k * b_near_k, 0, reverse=True)
+                b_dak += (tl.exp(tl.sum(b_a, 0)) * b_through)[None, :]
+                store_tile(p_da + i_head * K, b_dak, start, C, T, H * K, i_k, K, BK)
+            b_self = tl.sum(tl.where(o_i == o_j, b_dp.to(tl.float32), 0.0), 1)[:, None]
+            b_dq, b_dk = b_near_q + b_self * b_k, b_dk + b_near_k + b_self * b_q
         store_tile(p_dq + i_head * K, b_dq, start, C, T, H * K, i_k, K, BK)
         store_tile(p_dk + i_head * K, b_dk, start, C, T, H * K, i_k, K, BK)
-    if A == 1:
-        b_dv *= b_until[:, None]
-        if p_da is not None:
-            b_W = tl.cumsum(tl.where(o_i > o_j, b_P * b_dP, 0.0), 0, reverse=True)  # Σ_{i ≥ t} W_ij, at (t, j)
-            b_da = tl.sum(tl.where(o_j < o_i, b_W + b_kept[None, :], 0.0), 1)
-            b_da += tl.cumsum(b_read, 0, reverse=True) + whole * tl.sum(b_through, 0)
-            o_t = start + tl.arange(0, C)
-            tl.store(p_da + i_head + o_t * H, b_da, mask=o_t < T)
-        b_P *= b_d
-    b_dv = tl.dot(tl.trans(b_P.to(b_dy.dtype)), b_dy, b_dv, input_precision=PRECISION)
-    store_tile(p_dv + i_head * V, b_dv, start, C, T, H * V, 0, V, BV)
+
+    if A == 1 and p_da is not None:
+        b_da += tl.sum(tl.where(o_j < o_i, b_kept[None, :], 0.0), 1) + whole * through
+        o_t = start + tl.arange(0, C)
+        tl.store(p_da + i_head + o_t * H, b_da, mask=o_t < T)
 
 
 def gradients(q, k, v, log_a, dy, S, dS, wants_decay, sizes):
     """dq, dk, dv and dlog_a, or None for it, from the states before every chunk and the gradients of those after."""
-    (B, T, H, K), C = q.shape, sizes["C"]
-    BV = max(16, triton.next_power_of_2(v.shape[-1]))
+    B, T, H, _ = q.shape
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     da = torch.empty_like(log_a) if wants_decay else None
     tensors = q, k, v, log_a, dy, S, dS, dq, dk, dv, da
-    named = sizes | {"BV": BV, "LOG": C.bit_length() - 1, "configs": configs(TILES, K), "key": ("T", "H", "K", "V")}
-    launch(chunk_gradients, (triton.cdiv(T, C), B * H), *tensors, T, H, **named)
+    launch(
+        chunk_gradients,
+        (triton.cdiv(T, sizes["C"]), B * H),
+        *tensors,
+        T,
+        H,
+        **sizes,
+        configs=tiles(TILES, q, v),
+        key=KEY,
+    )
     return dq, dk, dv, da
 
 
-def configs(tiles, K, *names):
-    """The configurations for `launch`, with tiles no wider than K."""
-    widest = max(16, triton.next_power_of_2(K))
-    names = ("BK", *names, "num_warps", "num_stages")
-    found = [dict(zip(names, (min(BK, widest), *rest), strict=True)) for BK, *rest in tiles]
-    return tuple({tuple(config.items()): config for config in found}.values())
+def tiles(sizes, q, v):
+    """The configurations for `launch` from ((BK, BV, num_warps, num_stages), …), no tile wider than q or v."""
+    widest = [max(16, triton.next_power_of_2(x.shape[-1])) for x in (q, v)]
+    fit = dict.fromkeys((*map(min, widest, size), *size[2:]) for size in sizes)
+    return tuple(dict(zip(("BK", "BV", "num_warps", "num_stages"), size, strict=True)) for size in fit)
