@@ -195,16 +195,9 @@ def gradients(q, k, v, log_a, dy, S, dS, wants_decay, sizes):
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     da = torch.empty_like(log_a) if wants_decay else None
     tensors = q, k, v, log_a, dy, S, dS, dq, dk, dv, da
-    launch(
-        chunk_gradients,
-        (triton.cdiv(T, sizes["C"]), B * H),
-        *tensors,
-        T,
-        H,
-        **sizes,
-        configs=tiles(TILES, q, v),
-        key=KEY,
-    )
+    grid = triton.cdiv(T, sizes["C"]), B * H
+    configs = tiles(BY_HEAD if sizes["A"] == 1 else BY_CHANNEL, q, v)
+    launch(chunk_gradients, grid, *tensors, T, H, **sizes, configs=configs, key=KEY)
     return dq, dk, dv, da
 
 
