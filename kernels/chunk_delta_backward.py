@@ -48,21 +48,21 @@ def delta_backward_states(p_q, p_k, p_a, p_beta, p_A, p_P, p_dy, p_dlast, p_dS, 
         i_t = n - 1 - i
         start = i_t * C
         store_tile(p_dS + i_state * n + tl.cast(i_t, tl.int64) * K * V, b_dS, 0, BK, K, V, column, V, BV)
-        b_q = load_tile(p_q + i_head * K, start, C, T, H * K, 0, K, BK)
-        b_k = load_tile(p_k + i_head * K, start, C, T, H * K, 0, K, BK)
-        b_A = load_tile(p_A + i_head * C, start, C, T, H * C, 0, C, C)
-        b_P = load_tile(p_P + i_head * C, start, C, T, H * C, 0, C, C)
-        b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, column, V, BV)
         b_beta = load_gate(p_beta, i_head, start, C, T, H)
         b_e, b_f, whole = decay_ends(p_a, i_head, start, C, T, H)
+        b_k = load_tile(p_k + i_head * K, start, C, T, H * K, 0, K, BK)
         b_du = tl.dot(b_k, b_dS.to(b_k.dtype), input_precision=PRECISION) * b_f[:, None]
+        b_P = load_tile(p_P + i_head * C, start, C, T, H * C, 0, C, C)
+        b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, column, V, BV)
         b_du = tl.dot(tl.trans(b_P), b_dy, b_du, input_precision=PRECISION)
+        b_A = load_tile(p_A + i_head * C, start, C, T, H * C, 0, C, C)
         b_dr = tl.dot(tl.trans(b_A), b_du.to(b_A.dtype), input_precision=PRECISION)
         store_tile(p_dr + i_head * V, b_dr, start, C, T, H * V, column, V, BV)
-        b_dy = (b_dy.to(tl.float32) * b_e[:, None]).to(b_q.dtype)
         b_dr = (b_dr * -(b_e * b_beta)[:, None]).to(b_k.dtype)
-        b_dS = tl.dot(tl.trans(b_q), b_dy, b_dS * whole, input_precision=PRECISION)
-        b_dS = tl.dot(tl.trans(b_k), b_dr, b_dS, input_precision=PRECISION)
+        b_dS = tl.dot(tl.trans(b_k), b_dr, b_dS * whole, input_precision=PRECISION)
+        b_q = load_tile(p_q + i_head * K, start, C, T, H * K, 0, K, BK)
+        b_dy = (b_dy.to(tl.float32) * b_e[:, None]).to(b_q.dtype)
+        b_dS = tl.dot(tl.trans(b_q), b_dy, b_dS, input_precision=PRECISION)
     if p_dfirst is not None:
         store_tile(p_dfirst + i_state, tl.trans(b_dS), column, BV, V, K, 0, K, BK)
 

@@ -55,7 +55,8 @@ def configs(tiles, *widths):
 def load_tile(p, row, N: tl.constexpr, rows, stride, column, W: tl.constexpr, BW: tl.constexpr):
     """(N, BW) of a (rows, W) matrix, from a row and a column on. 0 where there is none."""
     o_r, o_w = tl.arange(0, N)[:, None], tl.arange(0, BW)[None, :]
-    p += tl.cast(row, tl.int64) * stride + column + o_r * stride + o_w
+    p += tl.cast(row, tl.int64) * stride + column  # of the tile: within it 32 bits are enough
+    p += o_r * stride + o_w
     if W % BW == 0:
         return tl.load(p, mask=row + o_r < rows, other=0.0)
     else:
@@ -65,7 +66,8 @@ def load_tile(p, row, N: tl.constexpr, rows, stride, column, W: tl.constexpr, BW
 @triton.jit
 def store_tile(p, b, row, N: tl.constexpr, rows, stride, column, W: tl.constexpr, BW: tl.constexpr):
     o_r, o_w = tl.arange(0, N)[:, None], tl.arange(0, BW)[None, :]
-    p += tl.cast(row, tl.int64) * stride + column + o_r * stride + o_w
+    p += tl.cast(row, tl.int64) * stride + column
+    p += o_r * stride + o_w
     tl.store(p, b.to(p.dtype.element_ty), mask=(row + o_r < rows) & (column + o_w < W))
 
 
