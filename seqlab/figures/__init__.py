@@ -1,6 +1,8 @@
 """Plotly figures: pure functions from tensors to one go.Figure. Nothing here displays anything or needs a notebook."""
 
+from seqlab.figures.kernel_trace import kernel_trace
 from seqlab.figures.microscope import microscope, microscope_frames, state_surface
+from seqlab.figures.roofline import roofline
 from seqlab.figures.state import attention_matrix, state_pair, state_table
 from seqlab.figures.theme import COLORS, figure
 from seqlab.figures.training import bars, loss_curves, timing_lines
@@ -10,9 +12,11 @@ __all__ = [
     "attention_matrix",
     "bars",
     "figure",
+    "kernel_trace",
     "loss_curves",
     "microscope",
     "microscope_frames",
+    "roofline",
     "state_pair",
     "state_surface",
     "state_table",

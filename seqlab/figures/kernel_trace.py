@@ -1,8 +1,10 @@
 """What each program of a kernel touches: a table per tensor, stepped with a slider or played.
 
-Drawn from a `seqlab.gpu.trace.Trace`. A tensor is shown with its last dimension as columns and all others as rows.
+Drawn from a `seqlab.gpu.trace.Trace`. A tensor is shown with its last dimension as columns and all others as rows; of
+(B, T, H, K) the heads stand side by side.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +13,7 @@ from plotly.subplots import make_subplots
 
 from seqlab.figures.panels import dressed, flip_book
 from seqlab.figures.theme import COLORS
+from seqlab.gpu.trace import table
 
 STATES = ("untouched", "by others", "read", "written", "both")
 SHADES = ("#FFFFFF", "#DADADA", COLORS["q"], COLORS["write"], COLORS["attention"])
@@ -36,7 +39,7 @@ def kernel_trace(trace, tensors: Sequence[str] | None = None, *, limit: int = 48
 def _page(trace, tables, i) -> go.Figure:
     columns = min(3, len(tables))
     rows = -(-len(tables) // columns)
-    titles = [f"{name} {'×'.join(map(str, trace.arguments[name].shape))}" for name in tables]
+    titles = [f"{name} {_size(trace.arguments[name].shape)}" for name in tables]
     fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.09, vertical_spacing=0.2 / rows)
     for n, (name, tiles) in enumerate(tables.items()):
         mine, others = tiles[i], tiles.any(0)
@@ -44,6 +47,8 @@ def _page(trace, tables, i) -> go.Figure:
         at = {"row": n // columns + 1, "col": n % columns + 1}
         fig.add_trace(_table(state, *_thinning(trace.arguments[name].shape, state.shape)), **at)
         fig.update_yaxes(showticklabels=len(state) > 1, ticks="outside" if len(state) > 1 else "", **at)
+        if len(state) <= 6:
+            fig.update_yaxes(dtick=1, **at)
     fig.update_xaxes(showgrid=False, zeroline=False, constrain="domain", nticks=4)
     fig.update_yaxes(showgrid=False, zeroline=False, autorange="reversed", nticks=6)
     part = trace.of(trace.programs[i])
@@ -57,8 +62,7 @@ def _page(trace, tables, i) -> go.Figure:
 
 def _thinning(shape, shown) -> tuple[int, int]:
     """How many rows and columns of the tensor one row and one column of the picture stands for."""
-    columns = shape[-1] if shape else 1
-    rows = int(np.prod(shape)) // columns
+    rows, columns = map(math.prod, table(shape))
     return -(-rows // shown[0]), -(-columns // shown[1])
 
 
@@ -69,6 +73,12 @@ def _table(state, tall, wide) -> go.Heatmap:
     z = state.astype(np.int8)  # stored as bytes: a page is small
     fig = go.Heatmap(z=z, coloraxis="coloraxis", xgap=gap, ygap=gap, hovertemplate=hover, **letters)
     return fig.update(x0=(wide - 1) / 2, dx=wide, y0=(tall - 1) / 2, dy=tall)
+
+
+def _size(shape) -> str:
+    """`(2×100)×64`: what is rows stands before what is columns."""
+    parts = ["×".join(map(str, part)) for part in table(shape) if part]
+    return "×".join(f"({part})" if "×" in part and len(parts) > 1 else part for part in parts)
 
 
 def _label(program) -> str:

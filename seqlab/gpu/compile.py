@@ -21,6 +21,7 @@ import torch
 
 from seqlab.gpu import triton_private
 from seqlab.gpu.devices import MULTIPROCESSORS
+from seqlab.gpu.show import shown
 from seqlab.gpu.stages import Line, assembly_of, lines_of
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -95,16 +96,26 @@ class Report:
             for c in self.targets.values()
         ]
 
-    def __repr__(self) -> str:
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table: its head, and a row for each target."""
         head = ("target", "warps", "registers", "spilled B", "shared B", "occupancy", "limited by", "tensor cores")
         rows = [head]
         for c in self.targets.values():
             cores = ", ".join(f"{n} {name}" for name, n in c.tensor_cores.items()) or "none"
             numbers = (c.target, c.warps, c.registers, c.spills, c.shared, f"{c.occupancy.share:.0%}")
             rows.append((*map(str, numbers), c.occupancy.limit, cores))
+        return rows
+
+    def __repr__(self) -> str:
+        rows = self.rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows)
         return "\n".join((f"{self.kernel}, compiled, not run:", *lines))
+
+    def _repr_html_(self) -> str | None:
+        """In a notebook: the table, and source, TTIR, TTGIR and assembly side by side."""
+        page = shown("widgets.compiled", "compiled", self)
+        return page and page.data
 
     def text(self, target: str, stage: str) -> str:
         """A stage's text ("ttir", "ttgir", then "ptx" or AMD's "amdgcn"), each line after its source line's number."""

@@ -8,14 +8,18 @@ What is counted is what the kernel asks for. A cache may serve what is read agai
 to come from memory.
 """
 
+import json
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from seqlab.gpu.events import Access, Argument, Dot, Watcher, program_name
 from seqlab.gpu.interpreter import Launch
+from seqlab.gpu.show import shown
 
 READ, WRITTEN = 1, 2
+PLOTLY = "application/vnd.plotly.v1+json"
 
 
 def trace(kernel, grid, *args, **constexprs) -> "Trace":
@@ -28,6 +32,12 @@ def trace(kernel, grid, *args, **constexprs) -> "Trace":
     launch.run(recorder)
     launch.write_back()
     return Trace(launch.function.__name__, launch.grid, launch.arguments, recorder.accesses, recorder.dots)
+
+
+def table(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Which dimensions of a tensor are rows and which are columns: the last; of (B, T, H, K) the heads too."""
+    split = -2 if len(shape) > 3 else -1
+    return shape[:split], shape[split:]
 
 
 class _Recorder(Watcher):
@@ -115,13 +125,12 @@ class Trace:
         return (marks & READ) > 0, (marks & WRITTEN) > 0
 
     def tiles(self, tensor: str, limit: int = 64) -> np.ndarray:
-        """(programs, rows, columns): 0, READ, WRITTEN or both, of the tensor laid out as a table of its last dimension.
+        """(programs, rows, columns): 0, READ, WRITTEN or both, of the tensor laid out as a `table`.
 
         A table with more than `limit` rows or columns is thinned: a cell then stands for several elements.
         """
-        argument = self._argument(tensor)
-        columns = argument.shape[-1] if argument.shape else 1
-        marks = self._marks(argument).reshape(len(self.programs), -1, max(columns, 1))
+        rows, columns = (math.prod(part) for part in table(self._argument(tensor).shape))
+        marks = self._marks(self._argument(tensor)).reshape(len(self.programs), rows, columns)
         for axis in (1, 2):
             step = -(-marks.shape[axis] // limit) or 1
             starts = np.arange(0, marks.shape[axis], step)
@@ -160,6 +169,12 @@ class Trace:
                     seen[access.elements] = True
             once[mark] = int(seen.sum()) * size
         return Traffic(name, moved[READ], moved[WRITTEN], once[READ], once[WRITTEN])
+
+    def _repr_mimebundle_(self, **_) -> dict:
+        """In a notebook: which program touches which tile, to be stepped or played. As text the table."""
+        drawn = shown("figures.kernel_trace", "kernel_trace", self) if self.accesses else None
+        bundle = {} if drawn is None else {PLOTLY: json.loads(drawn.to_json()) | {"config": {"displayModeBar": False}}}
+        return bundle | {"text/plain": repr(self)}
 
     def __repr__(self) -> str:
         head = ("tensor", "shape", "dtype", "bytes in", "read again", "bytes out")

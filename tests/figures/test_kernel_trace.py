@@ -1,15 +1,21 @@
 # ruff: noqa: E402
 """The figure of a traced kernel shows what the trace holds."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 triton = pytest.importorskip("triton", reason="Triton installs on Linux only")
 import triton.language as tl
+from IPython.core.formatters import DisplayFormatter
 
 from seqlab.figures.kernel_trace import STATES, kernel_trace
+from seqlab.gpu import show
 from seqlab.gpu.trace import trace
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @triton.jit
@@ -55,3 +61,66 @@ def test_many_programs_and_large_tensors_are_thinned():
     assert np.array(table.z).shape == (43, 34)
     assert (table.dx, table.dy) == (3, 7)  # the axes count the tensor's rows and columns
     assert len(fig.to_json()) < 200_000
+
+
+def test_heads_stand_side_by_side(seen):
+    @triton.jit
+    def one_head(p_x, p_y, H, K: tl.constexpr):
+        o = tl.arange(0, K)
+        tl.store(p_y + tl.program_id(0) * K + o, tl.load(p_x + tl.program_id(0) * K + o))
+
+    x = torch.randn(1, 3, 2, 4)
+    fig = kernel_trace(trace(one_head, (2,), x, torch.zeros(2, 3, 4), 2, K=4))
+    assert [note.text for note in fig.layout.annotations] == ["p_x (1×3)×(2×4)", "p_y (2×3)×4"]
+    first = np.array(fig.frames[0].data[0].z)
+    assert first.shape == (3, 8) and [STATES[s] for s in first[0]] == ["read"] * 4 + ["by others"] * 4
+    assert (first[1:] == 0).all()
+
+
+def test_a_bare_trace_is_the_figure_in_a_notebook_and_the_table_elsewhere(seen, monkeypatch):
+    shown, _ = DisplayFormatter().format(seen)
+    assert shown["text/plain"] == repr(seen)
+    figure = shown["application/vnd.plotly.v1+json"]
+    assert len(figure["frames"]) == 4 and figure["layout"]["updatemenus"][0]["buttons"][0]["label"] == "Play"
+
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(show, "import_module", missing)
+    assert seen._repr_mimebundle_() == {"text/plain": repr(seen)}
+
+
+def test_a_kernel_that_touches_nothing_is_shown_as_text():
+    @triton.jit
+    def idle(p_x):
+        pass
+
+    assert list(trace(idle, (1,), torch.zeros(2))._repr_mimebundle_()) == ["text/plain"]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
+def test_a_browser_plays_it_pauses_it_and_turns_to_a_page(tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[test]'")
+    x = torch.randn(12, 5)
+    kernel_trace(trace(add_bias, (12,), x, torch.randn(5), x, 12, 5, BC=8)).write_html(tmp_path / "trace.html")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 800, "height": 600})
+        page.goto(f"file://{tmp_path}/trace.html")
+        page.wait_for_selector(".slider-rail-touch-rect")
+        active = "document.querySelector('.js-plotly-plot')._fullLayout.sliders[0].active"
+        assert page.evaluate(active) == 0
+        page.get_by_text("Play").click()
+        page.wait_for_function(f"{active} >= 2", timeout=20_000)
+        page.get_by_text("Pause").click()
+        page.wait_for_timeout(500)
+        stopped = page.evaluate(active)
+        page.wait_for_timeout(1200)
+        assert page.evaluate(active) == stopped < 11
+        rail = page.locator(".slider-rail-touch-rect").bounding_box()
+        page.mouse.click(rail["x"] + rail["width"] - 2, rail["y"] + rail["height"] / 2)
+        page.wait_for_function(f"{active} == 11")
+        title = page.evaluate("document.querySelector('.js-plotly-plot')._fullLayout.title.text")
+        assert title.startswith("add_bias, program 11:")
+        browser.close()
