@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seqlab.kernels.launch import check_types, launch
-from seqlab.kernels.matmul import _tile_of_program
+from seqlab.kernels.matmul import tile_of_program
 from seqlab.kernels.moe_combine import gather_sum
 
 
@@ -82,7 +82,7 @@ def grouped_tile(p_x, p_w, p_y, p_offsets, p_pairs, P, s_we, s_wk, s_wn, SLOTS,
                  E: tl.constexpr, K: tl.constexpr, N: tl.constexpr, BE: tl.constexpr, PRECISION: tl.constexpr,
                  BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
     cols = tl.cdiv(N, BN)
-    i_m, i_n = _tile_of_program(tl.num_programs(0) // cols, cols, GROUP)
+    i_m, i_n = tile_of_program(tl.num_programs(0) // cols, cols, GROUP)
     i_e, start, end = group_of_tile(p_offsets, i_m, P, E, BE, BM)
     o_m, o_n, o_k = start + tl.arange(0, BM), i_n * BN + tl.arange(0, BN), tl.arange(0, BK)
     there = o_m < end
@@ -107,7 +107,7 @@ def grouped_weight_tile(p_x, p_dy, p_dw, p_offsets, p_pairs, P, s_we, s_wk, s_wn
                         E: tl.constexpr, K: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
                         BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
     """A BM × BN tile of dw[e] = xᵀ dy, along the rows of expert e, BK at a time. No rows: 0."""
-    i_m, i_n = _tile_of_program(tl.cdiv(K, BM), tl.cdiv(N, BN), GROUP)
+    i_m, i_n = tile_of_program(tl.cdiv(K, BM), tl.cdiv(N, BN), GROUP)
     i_e = tl.program_id(1)
     o_m, o_n, o_k = i_m * BM + tl.arange(0, BM), i_n * BN + tl.arange(0, BN), tl.arange(0, BK)
     end = tl.load(p_offsets + i_e + 1)

@@ -34,7 +34,7 @@ CONFIGS = tuple(
 def matmul_tile(p_a, p_b, p_c, M, N, K, s_am, s_ak, s_bk, s_bn,
                 BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
                 PRECISION: tl.constexpr):  # fmt: skip
-    i_m, i_n = _tile_of_program(tl.cdiv(M, BM), tl.cdiv(N, BN), GROUP)
+    i_m, i_n = tile_of_program(tl.cdiv(M, BM), tl.cdiv(N, BN), GROUP)
     o_m = (i_m * BM + tl.arange(0, BM)).to(tl.int64)
     o_n = (i_n * BN + tl.arange(0, BN)).to(tl.int64)
     o_k = tl.arange(0, BK)
@@ -52,7 +52,7 @@ def matmul_tile(p_a, p_b, p_c, M, N, K, s_am, s_ak, s_bk, s_bn,
 
 
 @triton.jit
-def _tile_of_program(rows, cols, GROUP: tl.constexpr):
+def tile_of_program(rows, cols, GROUP: tl.constexpr):
     """Row and column of this program's tile: down GROUP rows, then the next column, then the next group."""
     i = tl.program_id(0)
     first = i // (GROUP * cols) * GROUP

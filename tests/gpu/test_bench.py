@@ -53,13 +53,26 @@ def matmul():
 
 
 def test_every_kernel_has_a_case():
-    assert set(NAMED) == set(kernels.__all__)
+    """Those of a mixture of experts that only move rows are timed in `mix_stacked`."""
+    assert set(NAMED) == set(kernels.__all__) - {"mix", "permute", "combine"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kernel} {case.use}")
 def test_every_case_is_right_in_the_interpreter_and_says_its_flops(case):
     assert bench.check(case, "cpu", torch.float32) == []
     assert all(case.flops(**size) >= 0 for size in case.sizes)
+
+
+ELSEWHERE = ("fla", "flash", "mamba", "causal-conv1d", "compile", "flex", "cuDNN", "efficient")
+"""Peers that need a GPU, another package or a C compiler."""
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kernel} {case.use}")
+def test_the_peers_that_run_here_give_the_same_answer(case):
+    here = {name: f for name, f in case.peers.items() if not any(word in name for word in ELSEWHERE)}
+    case = replace(case, peers=here, beside={})
+    times = bench.measure(case, case.checks[0], "cpu", "fp32", lambda f: (1.0, 1.0, 1.0))
+    assert {t.implementation for t in times} == {"seqlab", *here} and not [t for t in times if t.note]
 
 
 def test_without_a_gpu_it_says_so_and_succeeds(tmp_path):
