@@ -28,25 +28,25 @@ from seqlab.kernels.chunk_delta_backward import KEY, delta_backward, of_width
 from seqlab.kernels.launch import check_types, launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, store_tile
 
-PAIRS = ({"num_warps": 4, "num_stages": 1},)
-STATES = {64: ((32, 4, 2),), 128: ((32, 4, 2),), 256: ((32, 4, 2),)}
-OUTPUTS = {64: ((64, 4, 2),), 128: ((64, 4, 2),), 256: ((64, 4, 2),)}
-"""BV, warps and stages by the width of a head. The first needs no spills on any target; a GPU tries them all."""
+STATES = {128: ((32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)), 256: ((16, 8, 1), (16, 4, 2), (32, 4, 2))}
+OUTPUTS = {128: ((64, 4, 1), (128, 4, 1), (128, 8, 1)), 256: ((32, 4, 1), (64, 4, 1), (128, 8, 1))}
+"""BV, warps and stages by the width of a key. The first needs no spills on any target; a GPU tries them all."""
+PAIRS = tuple({"num_warps": warps, "num_stages": stages} for warps, stages in ((8, 1), (4, 1), (8, 2)))
 
 
 @triton.jit
-def merge(b_x, b_l, o_i, o_j, SIZE: tl.constexpr, PRECISION: tl.constexpr):
-    """From the inverses of tiles of SIZE along the diagonal of I + L to those of 2 SIZE:
+def merge(b_x, b_l, o_i, o_j, log, PRECISION: tl.constexpr):
+    """From the inverses of the tiles of 2^log along the diagonal of I + L to those twice as large:
 
     [[X, 0], [N, Y]]⁻¹ = [[X⁻¹, 0], [-Y⁻¹ N X⁻¹, Y⁻¹]]
     """
-    b_n = tl.where((o_i ^ o_j) // SIZE == 1, b_l, 0.0)  # below the diagonal, in the same tile of 2 SIZE but not of SIZE
+    b_n = tl.where((o_i ^ o_j) >> log == 1, b_l, 0.0)  # i and j share the larger tile and not the smaller one
     return b_x - tl.dot(tl.dot(b_x, b_n, input_precision=PRECISION), b_x, input_precision=PRECISION)
 
 
 @triton.jit
 def inverse(b_l, C: tl.constexpr, PRECISION: tl.constexpr):
-    """(I + L)⁻¹ of a strictly lower triangular L (C, C), its tiles of 16 first, all at once and in full precision.
+    """(I + L)⁻¹ of a strictly lower triangular L (C, C): its tiles of 16, all at once in full precision, then larger.
 
     No power of L is formed, as in (I - L)(I + L²)…: powers grow even where the inverse does not.
     """
@@ -56,13 +56,11 @@ def inverse(b_l, C: tl.constexpr, PRECISION: tl.constexpr):
     b_16 = tl.sum(tl.where(diagonal, tl.reshape(b_l, (N, 16, N, 16)), 0.0), 2)  # (N, 16, 16)
     o_i, o_j = o_16[None, :, None], o_16[None, None, :]
     b_x = tl.where(o_i == o_j, 1.0, tl.where(o_i // 2 == o_j // 2, -b_16, 0.0))
-    for log in tl.static_range(1, 4):
-        b_x = merge(b_x, b_16, o_i, o_j, 1 << log, "ieee")
+    for log in range(1, 4):
+        b_x = merge(b_x, b_16, o_i, o_j, log, "ieee")
     b_x = tl.reshape(tl.where(diagonal, b_x[:, :, None, :], 0.0), (C, C))
-    if C > 16:
-        b_x = merge(b_x, b_l, o_c[:, None], o_c[None, :], 16, PRECISION)
-    if C > 32:
-        b_x = merge(b_x, b_l, o_c[:, None], o_c[None, :], 32, PRECISION)
+    for log in range(4, 4 + N // 2):  # N = 1, 2, 4: none, 16 to 32, 32 to 64
+        b_x = merge(b_x, b_l, o_c[:, None], o_c[None, :], log, PRECISION)
     return b_x
 
 
@@ -72,13 +70,15 @@ def delta_pairs(p_q, p_k, p_a, p_beta, p_A, p_P, T, H, K: tl.constexpr, BK: tl.c
     """A and P of one chunk of one head."""
     start, i_head = tl.program_id(0) * C, head(tl.program_id(1), T, T, H, H)[0]
     o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    b_k = load_tile(p_k + i_head * K, start, C, T, H * K, 0, K, BK)
-    b_q = load_tile(p_q + i_head * K, start, C, T, H * K, 0, K, BK)
+    b_P, b_kk = tl.zeros((C, C), tl.float32), tl.zeros((C, C), tl.float32)
+    for o_k in range(0, K, BK):
+        b_q = load_tile(p_q + i_head * K, start, C, T, H * K, o_k, K, BK)
+        b_k = load_tile(p_k + i_head * K, start, C, T, H * K, o_k, K, BK)
+        b_P = tl.dot(b_q, tl.trans(b_k), b_P, input_precision=PRECISION)
+        b_kk = tl.dot(b_k, tl.trans(b_k), b_kk, input_precision=PRECISION)
     b_d = decay_between(p_a, i_head, start, C, T, H)
-    b_beta = load_gate(p_beta, i_head, start, C, T, H)
-    b_P = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * b_d
-    store_tile(p_P + i_head * C, b_P, start, C, T, H * C, 0, C, C)
-    b_l = tl.dot(b_k, tl.trans(b_k), input_precision=PRECISION) * b_d * b_beta[:, None]
+    store_tile(p_P + i_head * C, b_P * b_d, start, C, T, H * C, 0, C, C)
+    b_l = b_kk * b_d * load_gate(p_beta, i_head, start, C, T, H)[:, None]
     b_A = inverse(tl.where(o_i > o_j, b_l, 0.0), C, PRECISION)
     store_tile(p_A + i_head * C, b_A, start, C, T, H * C, 0, C, C)
 
@@ -147,11 +147,13 @@ class _ChunkDelta(torch.autograd.Function):
         def tiles(meta):
             return n, triton.cdiv(V, meta["BV"]), B * H
 
-        launch(delta_pairs, (n, B * H), q, k, a, beta, A, P, T, H, **sizes, configs=PAIRS, key=KEY)
+        launch(
+            delta_pairs, (n, B * H), q, k, a, beta, A, P, T, H, **sizes | {"BK": min(64, BK)}, configs=PAIRS, key=KEY
+        )
         sizes["V"] = V
         args = k, v, a, beta, A, first, S, u, last, T, H
-        launch(delta_states, walks, *args, **sizes, configs=of_width(STATES, K, V), key=KEY)
-        launch(delta_outputs, tiles, q, a, P, S, u, y, T, H, **sizes, configs=of_width(OUTPUTS, K, V), key=KEY)
+        launch(delta_states, walks, *args, **sizes, configs=of_width(STATES, K), key=KEY)
+        launch(delta_outputs, tiles, q, a, P, S, u, y, T, H, **sizes, configs=of_width(OUTPUTS, K), key=KEY)
         ctx.save_for_backward(q, k, v, a, beta, A, P, S, u)
         ctx.first, ctx.sizes = first is not None, sizes
         return y, last

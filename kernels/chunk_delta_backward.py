@@ -4,17 +4,20 @@
 
     DU = Pᵀ DY + f K DSᵀ        DR = Aᵀ DU        DS ← e_C DS + DYᵀ (e Q) - (e β DR)ᵀ K
 
-`delta_backward_inputs` has the rest, all chunks in parallel. (I + L) U = R gives DL = -DR Uᵀ; and DP = DY Uᵀ:
+The others take all chunks in parallel. (I + L) U = R gives DL = -DR Uᵀ, and DP = DY Uᵀ. `delta_backward_pairs` has
+what is (C, C), and DV; `delta_backward_inputs` the rest. It reads its (C, V) inputs again, but one kernel with all four
+sums, (C, C) and (C, K), would not fit into registers.
 
-    DV = β DR
-    DQ = e DY S + (d DP) K
-    DK = f U DS - e β DR S + (d DP)ᵀ Q + (E + Eᵀ) K        E_ij = β_i d_ij DL_ij
+    M = d DP        E_ij = β_i d_ij DL_ij, j < i        DV = β DR
+    DQ = e DY S + M K        DK = f U DS - e β DR S + Mᵀ Q + (E + Eᵀ) K
     Dβ_i = DR_i·(v_i - e_i S k_i) + Σ_j DL_ij d_ij k_i·k_j
 
 log a_m is in every decay whose span holds it: in d_ij for j < m ≤ i, in e_i for m ≤ i, in f_j for j < m, in e_C. What
-it gets is the sum over these of decay · its gradient; no difference of large sums is taken.
+it gets is the sum over these of decay · its gradient; no difference of large sums is taken. Each kernel, and each of
+the n_k blocks of K, writes its part of D log a and Dβ once, and PyTorch adds these up: no atomics.
 
-Numbers to move per token and head: (2K + 2C) n + 2V + KV/C in n = V / BV programs, then 4K + C + 5V + 2KV/C.
+Numbers to move per token and head, gates aside: (2K + 2C) n + 2V + KV/C in n = V / BV programs a head, then
+K + 5V + 3C, then 4K + 2KV/C + (3V + 2C) n_k.
 """
 
 import torch
@@ -25,13 +28,15 @@ from seqlab.kernels.launch import launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, store_tile
 
 KEY = ("T", "H", "K")
-WALKS = {64: ((32, 4, 2),), 128: ((32, 4, 2),), 256: ((32, 4, 2),)}
-TILES = ({"BV": 32, "num_warps": 4, "num_stages": 1},)
+WALKS = {128: ((32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)), 256: ((16, 8, 1), (16, 4, 2), (32, 4, 2))}
+PAIRS = {256: ((64, 8, 1), (32, 4, 1), (64, 8, 2))}
+INPUTS = {256: ((32, 8, 1), (32, 4, 1), (64, 8, 1), (64, 4, 2))}
+"""BV, warps and stages by the width of a key. The first needs no spills on any target; a GPU tries them all."""
 
 
-def of_width(configs, K, V):
-    """The configurations for heads of these widths, as `launch` takes them."""
-    sizes = next(sizes for width, sizes in configs.items() if max(K, V) <= width)
+def of_width(configs, K):
+    """The configurations for keys of this width, as `launch` takes them."""
+    sizes = next(sizes for width, sizes in configs.items() if width >= K)
     return tuple(dict(zip(("BV", "num_warps", "num_stages"), size, strict=True)) for size in sizes)
 
 
@@ -159,9 +164,10 @@ def delta_backward(dy, dlast, q, k, v, a, beta, A, P, S, u, first, sizes):
         return triton.cdiv(V, meta["BV"]), B * H
 
     args = q, k, a, beta, A, P, dy, dlast, dS, dr, dfirst, T, H
-    launch(delta_backward_states, walks, *args, **sizes, configs=of_width(WALKS, K, V), key=KEY)
+    launch(delta_backward_states, walks, *args, **sizes, configs=of_width(WALKS, K), key=KEY)
     args = k, v, a, beta, P, u, dy, dr, dv, M, E, da, dbeta, T, H, V
-    launch(delta_backward_pairs, (n, B * H), *args, **sizes, configs=TILES, key=KEY)
+    launch(delta_backward_pairs, (n, B * H), *args, **sizes, configs=of_width(PAIRS, K), key=KEY)
     args = q, k, a, beta, S, u, dy, dS, dr, M, E, dq, dk, da, dbeta, B, T, H, V
-    launch(delta_backward_inputs, (n_k, n, B * H), *args, **sizes | {"BK": BK}, configs=TILES, key=KEY)
+    sizes = sizes | {"BK": BK}
+    launch(delta_backward_inputs, (n_k, n, B * H), *args, **sizes, configs=of_width(INPUTS, K), key=KEY)
     return dq, dk, dv, None if a is None else da.sum(0)[..., None], dbeta.sum(0), dfirst
