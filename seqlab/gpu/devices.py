@@ -2,7 +2,9 @@
 
 `DEVICES` holds peaks, for a roofline; `MULTIPROCESSORS` what one SM (AMD: compute unit) has to share among the blocks
 that run on it, for occupancy. Peaks are dense: data sheets print tensor-core numbers "with sparsity", twice as large.
-They were entered by hand and not yet held beside each original: check the device you rely on against its source.
+
+`source` names the maker's document, which was not at hand; `checked` says which numbers were found in November 2026 on
+public pages that quote it. Where `checked` says that something was not found, look it up before you rely on it.
 """
 
 from typing import NamedTuple
@@ -16,11 +18,25 @@ class Device(NamedTuple):
     bytes_per_second: float
     flops: dict[str, float]
     source: str
+    checked: str
+
+
+CHECKED = {
+    "T4": "peaks at geektopia.es (the announcement), bandwidth at sysrqmts.com",
+    "L4": "bandwidth and tf32 (120 with sparsity) at store.sourcecode.com, fp32 at fpsbench.com; half not found",
+    "RTX 4090": "all at waredb.com",
+    "A100": "peaks at glennklockwood.com, which cites the data sheet, bandwidth at thundercompute.com",
+    "H100": "peaks at glennklockwood.com; all, rounded and with sparsity, at archive-lib.hpctech.co.jp",
+    "H200": "bandwidth, and that it computes as the H100 does, at aiwiki.ai",
+    "B200": "peaks (tensor cores with sparsity) at zdszero.github.io, 64 TB/s for 8 at brent-newsom-nvidia.github.io",
+    "MI300X": "bandwidth at fridayswithfaraday.com, half (2615 with sparsity) at codesota.com; tf32, fp32 not found",
+}
 
 
 def _device(name, target, gigabytes, *, half, tf32=None, fp32, source, bf16=True):
     flops = {"fp16": half, **({"bf16": half} if bf16 else {}), **({"tf32": tf32} if tf32 else {}), "fp32": fp32}
-    return Device(name, target, gigabytes * 1e9, {dtype: peak * 1e12 for dtype, peak in flops.items()}, source)
+    flops = {dtype: peak * 1e12 for dtype, peak in flops.items()}
+    return Device(name, target, gigabytes * 1e9, flops, source, CHECKED[name])
 
 
 DEVICES = {
@@ -32,7 +48,9 @@ DEVICES = {
         _device("A100", "sm_80", 2039, half=312, tf32=156, fp32=19.5, source="NVIDIA A100 80GB SXM data sheet"),
         _device("H100", "sm_90", 3350, half=989.4, tf32=494.7, fp32=66.9, source="NVIDIA H100 SXM5 white paper"),
         _device("H200", "sm_90", 4800, half=989.4, tf32=494.7, fp32=66.9, source="NVIDIA H200 SXM data sheet"),
-        _device("B200", "sm_100", 8000, half=2250, tf32=1125, fp32=75, source="NVIDIA DGX B200 data sheet, one of 8"),
+        _device(
+            "B200", "sm_100", 8000, half=2250, tf32=1100, fp32=75, source="NVIDIA HGX B200 and (bandwidth) DGX B200"
+        ),
         _device("MI300X", "gfx942", 5300, half=1307.4, tf32=653.7, fp32=163.4, source="AMD MI300X data sheet"),
     )
 }
