@@ -1,19 +1,20 @@
-"""Mamba's selective scan (Gu & Dao 2023, arXiv:2312.00752), forward and backward: the state is never held for all t.
+"""Mamba's selective scan (Gu & Dao 2023, arXiv:2312.00752), forward and backward: h never leaves the registers.
 
     h_t = exp(Δ_t A) h_{t-1} + Δ_t x_t B_t        y_t = Σ_n C_tn h_tn        N numbers h for each of E channels
 
-A program takes BE channels and walks along time, BT tokens at once. x, Δ and y of such a tile stay in registers while
-the N recurrences are scanned one after another. Between tiles h goes through memory: that is the one row of a chunk
-that the backward needs. It walks from the end, scans each chunk anew from its stored h, and then, with
-r_t = exp(Δ_t A) h_{t-1}, what was left of the state,
+A program holds h of BE channels, (BN, BE), and walks along time: the equation as it stands. The loads of BT tokens are
+issued together, ahead of the steps that need them, and of all the h only the first of such a chunk is kept. The
+backward walks from the end, BH tokens at a time: it steps to them from the first h of their chunk, takes them again and
+holds their h, and goes back through them.
 
-    dh_t = C_t dy_t + exp(Δ_{t+1} A) dh_{t+1}        dl_t = dh_t r_t, the gradient of the log decay Δ_t A
+    dh_t = C_t dy_t + exp(Δ_{t+1} A) dh_{t+1}        dl_t = dh_t exp(Δ_t A) h_{t-1}, the gradient of log decay Δ_t A
     dA = Σ_t Δ dl        dB = Σ_e Δ x dh        dC = Σ_e dy h        d(Δ x) = Σ_n B dh        dΔ = Σ_n A dl + x d(Δ x)
 
 Sums over channels cross programs: each leaves its part of dB and dC, and PyTorch adds them up. No atomics.
 
-Bytes: x, Δ and y once, B and C once for every BE channels, h once out and in for every chunk; backward x, Δ, dy, dx and
-dΔ once, B, C and the parts of dB and dC once for every BE channels, h once in and dh once out and in for every chunk.
+Bytes: x, Δ and y once, B and C once for every BE channels, N numbers of state a channel and chunk; backward x, Δ, dy,
+dx and dΔ once, C once and B twice for every BE channels, the parts of dB and dC, N numbers a channel and chunk; and x,
+Δ and B half a time more, to step to the second half of a chunk. Exponentials: N for each number of y, 2.25 N backward.
 """
 
 import torch
@@ -24,160 +25,160 @@ from torch import Tensor
 
 from seqlab.inputs import at_least_one
 from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.tiles import LOG2E
 
-CHUNKS = 16, 64
-"""The shortest and the longest chunk: a tile is one, in registers."""
-FORWARD = tuple({"BE": BE, "num_warps": warps} for BE, warps in ((64, 8), (32, 4), (64, 4), (32, 8), (16, 4), (128, 8)))
-BACKWARD = tuple({"num_warps": warps} for warps in (8, 4, 16))
-"""The first needs no spills on any target; a GPU tries them all."""
-CHANNELS = 64
+FORWARD = tuple({"BE": BE, "num_warps": warps} for BE, warps in ((32, 1), (64, 2), (128, 4), (16, 1), (64, 4)))
+BACKWARD = tuple({"num_warps": warps} for warps in (1, 2))
+"""The first needs no spills on any target; a GPU tries them all. Few warps: then few threads share a channel's h."""
+CHANNELS = 16
 """The channels of a program of the backward: their parts of dB and dC are kept."""
-KEY = ("T", "E", "N")
+TOKENS, HELD = 8, 64
+"""Tokens of a chunk, and numbers of state of a channel that the backward holds at once: 4 tokens at N = 16."""
+KEY = ("T", "E")
 
 
 @triton.jit
-def join(a1, h1, a2, h2):
-    """First a chunk with decay a1 that ends in h1 if begun at 0, then a second."""
-    return a2 * a1, a2 * h1 + h2
+def load_token(p, start, i: tl.constexpr, T, E, BE: tl.constexpr):
+    """Token start + i of this program's channels, (1, BE); 0 where there is none: it leaves h alone."""
+    o_e = tl.program_id(0) * BE + tl.arange(0, BE)[None, :]
+    p += tl.cast(start, tl.int64) * E
+    return tl.load(p + (i * E + o_e), mask=(start + i < T) & (o_e < E), other=0.0).to(tl.float32)
 
 
 @triton.jit
-def join_and_keep(a1, h1, r1, a2, h2, r2):
-    """The same, and what the last step left of the state before it: not h minus what was written, which cancels."""
-    kept = a2 * h1
-    return a2 * a1, kept + h2, kept + r2
+def store_token(p, b, start, i: tl.constexpr, T, E, BE: tl.constexpr):
+    o_e = tl.program_id(0) * BE + tl.arange(0, BE)[None, :]
+    p += tl.cast(start, tl.int64) * E
+    tl.store(p + (i * E + o_e), b.to(p.dtype.element_ty), mask=(start + i < T) & (o_e < E))
 
 
 @triton.jit
-def join_back(a1, p1, d1, a2, p2, d2):
-    """From the end: a is the decay of the earliest step of a stretch, p that of all its others, d its dh."""
-    back = p2 * a1
-    return a2, back * p1, back * d1 + d2
+def load_column(p, start, i: tl.constexpr, T, N: tl.constexpr, BN: tl.constexpr):
+    """The row of B or C of that token, the same for all channels, (BN, 1)."""
+    o_n = tl.arange(0, BN)[:, None]
+    p += tl.cast(start, tl.int64) * N
+    return tl.load(p + (i * N + o_n), mask=(start + i < T) & (o_n < N), other=0.0).to(tl.float32)
 
 
 @triton.jit
-def tile(start, T, E, BT: tl.constexpr, BE: tl.constexpr):
-    """Offsets of BT tokens and of this program's channels in (T, E), and which of them are there."""
-    o_t, o_e = start + tl.arange(0, BT)[:, None], tl.program_id(0) * BE + tl.arange(0, BE)[None, :]
-    return o_t.to(tl.int64) * E + o_e, (o_t < T) & (o_e < E)
+def store_column(p, b, start, i: tl.constexpr, T, N: tl.constexpr, BN: tl.constexpr):
+    """The sum of b (BN, BE) over channels, as such a row."""
+    o_n = tl.arange(0, BN)
+    p += tl.cast(start, tl.int64) * N
+    tl.store(p + (i * N + o_n), tl.sum(b, 1), mask=(start + i < T) & (o_n < N))
 
 
 @triton.jit
-def store_row(p, b, keep, BT: tl.constexpr, BE: tl.constexpr):
-    """One row of a tile, from the threads that hold it: nothing is summed or moved."""
-    tl.store(tl.broadcast_to(p, (BT, BE)), b, mask=keep)
+def states(E, N: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr):
+    """Offsets in (E, N) of the N numbers of this program's channels, (BN, BE), and which of them are there."""
+    o_n, o_e = tl.arange(0, BN)[:, None], tl.program_id(0) * BE + tl.arange(0, BE)[None, :]
+    return o_e * N + o_n, (o_n < N) & (o_e < E)
 
 
 @triton.jit
-def selective_forward(p_x, p_dt, p_A, p_B, p_C, p_y, p_h, T, E, N,
-                      BT: tl.constexpr, BE: tl.constexpr):  # fmt: skip
-    """A (N, E), B and C (N, T) of each sequence; h (chunks + 1, N, E), in the first the state to begin with."""
+def selective_forward(p_x, p_dt, p_A, p_B, p_C, p_first, p_y, p_h, p_last, T, E,
+                      N: tl.constexpr, BN: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr):  # fmt: skip
     i_b, chunks = tl.program_id(1).to(tl.int64), tl.cdiv(T, BT)
     p_x, p_dt, p_y = p_x + i_b * T * E, p_dt + i_b * T * E, p_y + i_b * T * E
-    p_B, p_C, p_h = p_B + i_b * N * T, p_C + i_b * N * T, p_h + i_b * (chunks + 1) * N * E
-    o_e, o_last = tl.program_id(0) * BE + tl.arange(0, BE)[None, :], tl.arange(0, BT)[:, None] == BT - 1
-    for i in range(chunks):
-        o_t = i * BT + tl.arange(0, BT)[:, None]
-        o, there = tile(i * BT, T, E, BT, BE)
-        b_dt = tl.load(p_dt + o, mask=there, other=0.0).to(tl.float32)  # no such token: nothing decays or is written
-        b_v = tl.load(p_x + o, mask=there, other=0.0).to(tl.float32) * b_dt
-        b_y = tl.zeros((BT, BE), tl.float32)
-        for n in range(N):
-            b_A = tl.load(p_A + n * E + o_e, mask=o_e < E, other=0.0).to(tl.float32)  # (1, BE)
-            b_B = tl.load(p_B + n * T + o_t, mask=o_t < T, other=0.0).to(tl.float32)  # (BT, 1)
-            b_C = tl.load(p_C + n * T + o_t, mask=o_t < T, other=0.0).to(tl.float32)
-            b_h0 = tl.load(p_h + n * E + o_e, mask=o_e < E, other=0.0)
-            b_a, b_h = tl.associative_scan((tl.exp(b_dt * b_A), b_v * b_B), 0, join)
-            b_h += b_a * b_h0
-            b_y += b_C * b_h
-            store_row(p_h + (N + n) * E + o_e, b_h, o_last & (o_e < E), BT, BE)
-        tl.store(p_y + o, b_y.to(p_y.dtype.element_ty), mask=there)
+    p_B, p_C, p_h = p_B + i_b * T * N, p_C + i_b * T * N, p_h + i_b * chunks * N * E
+    o_s, there = states(E, N, BN, BE)
+    b_A = tl.load(p_A + o_s, mask=there, other=0.0).to(tl.float32) * LOG2E
+    b_h = tl.load(p_first + i_b * E * N + o_s, mask=there, other=0.0).to(tl.float32)
+    for start in range(0, T, BT):
+        tl.store(p_h + o_s, b_h, mask=there)
         p_h += N * E
-        tl.debug_barrier()  # the h just stored is there for all threads of the program
+        xs, dts, ys = (), (), ()
+        for i in tl.static_range(BT):
+            xs += (load_token(p_x, start, i, T, E, BE),)
+            dts += (load_token(p_dt, start, i, T, E, BE),)
+        for i in tl.static_range(BT):
+            b_B, b_C = load_column(p_B, start, i, T, N, BN), load_column(p_C, start, i, T, N, BN)
+            b_h = tl.exp2(dts[i] * b_A) * b_h + dts[i] * xs[i] * b_B
+            ys += (tl.sum(b_C * b_h, 0, keep_dims=True),)
+        for i in tl.static_range(BT):
+            store_token(p_y, ys[i], start, i, T, E, BE)
+    tl.store(p_last + i_b * E * N + o_s, b_h.to(p_last.dtype.element_ty), mask=there)
 
 
 @triton.jit
-def selective_backward(p_x, p_dt, p_A, p_B, p_C, p_h, p_dy, p_dx, p_ddt, p_dA, p_dB, p_dC, p_dh, T, E, N,
-                       BT: tl.constexpr, BE: tl.constexpr, BN: tl.constexpr):  # fmt: skip
-    """dh (2, N, E) of each sequence: what the chunks hand each other, read from one half and written to the other."""
+def selective_backward(p_x, p_dt, p_A, p_B, p_C, p_h, p_dy, p_dlast, p_dx, p_ddt, p_dA, p_dB, p_dC, p_dfirst,
+                       T, E, N: tl.constexpr, BN: tl.constexpr,
+                       BT: tl.constexpr, BH: tl.constexpr, BE: tl.constexpr):  # fmt: skip
     i_b, chunks = tl.program_id(1).to(tl.int64), tl.cdiv(T, BT)
     p_x, p_dt, p_dy = p_x + i_b * T * E, p_dt + i_b * T * E, p_dy + i_b * T * E
     p_dx, p_ddt = p_dx + i_b * T * E, p_ddt + i_b * T * E
-    p_B, p_C, p_h = p_B + i_b * N * T, p_C + i_b * N * T, p_h + i_b * (chunks + 1) * N * E
-    p_dh, part = p_dh + i_b * 2 * N * E, (i_b * tl.num_programs(0) + tl.program_id(0)) * N * T
-    p_dB, p_dC = p_dB + part, p_dC + part
-    o_e, o_n, first = (
-        tl.program_id(0) * BE + tl.arange(0, BE),
-        tl.arange(0, BN)[:, None],
-        tl.arange(0, BT)[:, None] == 0,
-    )
+    p_B, p_C, i_part = p_B + i_b * T * N, p_C + i_b * T * N, i_b * tl.num_programs(0) + tl.program_id(0)
+    p_dB, p_dC = p_dB + i_part * T * N, p_dC + i_part * T * N
+    p_h += i_b * chunks * N * E
+    o_s, there = states(E, N, BN, BE)
+    b_A = tl.load(p_A + o_s, mask=there, other=0.0).to(tl.float32)
+    b_dh = tl.load(p_dlast + i_b * E * N + o_s, mask=there, other=0.0).to(tl.float32)
     b_dA = tl.zeros((BN, BE), tl.float32)
     for j in range(chunks):
-        i = chunks - 1 - j
-        o_t = i * BT + tl.arange(0, BT)
-        o, there = tile(i * BT, T, E, BT, BE)
-        b_dt = tl.load(p_dt + o, mask=there, other=0.0).to(tl.float32)
-        b_x = tl.load(p_x + o, mask=there, other=0.0).to(tl.float32)
-        b_dy = tl.load(p_dy + o, mask=there, other=0.0).to(tl.float32)
-        b_v = b_x * b_dt
-        b_dv, b_ddt = tl.zeros((BT, BE), tl.float32), tl.zeros((BT, BE), tl.float32)
-        for n in range(N):
-            b_A = tl.load(p_A + n * E + o_e, mask=o_e < E, other=0.0).to(tl.float32)[None, :]
-            b_B = tl.load(p_B + n * T + o_t, mask=o_t < T, other=0.0).to(tl.float32)[:, None]
-            b_C = tl.load(p_C + n * T + o_t, mask=o_t < T, other=0.0).to(tl.float32)[:, None]
-            b_h0 = tl.load(p_h + (tl.cast(i, tl.int64) * N + n) * E + o_e, mask=o_e < E, other=0.0)[None, :]
-            b_end = tl.load(p_dh + (j % 2 * N + n) * E + o_e, mask=o_e < E, other=0.0)[None, :]
-            b_a = tl.exp(b_dt * b_A)
-            b_p, b_h, b_r = tl.associative_scan((b_a, b_v * b_B, tl.zeros_like(b_a)), 0, join_and_keep)
-            b_h, b_r = b_h + b_p * b_h0, b_r + b_p * b_h0
-            tl.store(p_dC + n * T + o_t, tl.sum(b_dy * b_h, 1), mask=o_t < T)
-            ones = tl.full((BT, BE), 1.0, tl.float32)
-            _, b_p, b_dh = tl.associative_scan((b_a, ones, b_dy * b_C), 0, join_back, reverse=True)
-            b_dh += b_p * b_end
-            tl.store(p_dB + n * T + o_t, tl.sum(b_v * b_dh, 1), mask=o_t < T)
-            p_back = p_dh + ((j + 1) % 2 * N + n) * E + o_e[None, :]
-            store_row(p_back, b_a * b_dh, first & (o_e < E)[None, :], BT, BE)
-            b_dl = b_dh * b_r
-            b_dv += b_B * b_dh
-            b_ddt += b_A * b_dl
-            b_dA += tl.where(o_n == n, tl.sum(b_dt * b_dl, 0)[None, :], 0.0)
-        tl.store(p_dx + o, (b_dv * b_dt).to(p_dx.dtype.element_ty), mask=there)
-        tl.store(p_ddt + o, (b_ddt + b_dv * b_x).to(p_ddt.dtype.element_ty), mask=there)
-        tl.debug_barrier()
-    tl.store(p_dA + (i_b * N + o_n) * E + o_e[None, :], b_dA, mask=(o_n < N) & (o_e < E)[None, :])
+        chunk = (chunks - 1 - j) * BT
+        b_first = tl.load(p_h + tl.cast(chunks - 1 - j, tl.int64) * N * E + o_s, mask=there, other=0.0)
+        for part in range(BT // BH):
+            start, b_h = chunk + BT - (part + 1) * BH, b_first
+            for t in range(chunk, start):
+                b_dt, b_x = load_token(p_dt, t, 0, T, E, BE), load_token(p_x, t, 0, T, E, BE)
+                b_h = tl.exp2(b_dt * (b_A * LOG2E)) * b_h + b_dt * b_x * load_column(p_B, t, 0, T, N, BN)
+            hs, xs, dts, dys = (b_h,), (), (), ()
+            for i in tl.static_range(BH):
+                xs += (load_token(p_x, start, i, T, E, BE),)
+                dts += (load_token(p_dt, start, i, T, E, BE),)
+                dys += (load_token(p_dy, start, i, T, E, BE),)
+            for i in tl.static_range(BH - 1):
+                b_B = load_column(p_B, start, i, T, N, BN)
+                # exp here, exp2 below: were they alike, the compiler would hold them all rather than take them again.
+                hs += (tl.exp(dts[i] * b_A) * hs[i] + dts[i] * xs[i] * b_B,)
+            for i in tl.static_range(BH - 1, -1, -1):
+                b_B, b_C = load_column(p_B, start, i, T, N, BN), load_column(p_C, start, i, T, N, BN)
+                b_v = dts[i] * xs[i]
+                b_a = tl.exp2(dts[i] * (b_A * LOG2E))
+                b_r = b_a * hs[i]  # not h - Δ x B, in which a small r would drown
+                b_dh += b_C * dys[i]
+                b_dl = b_dh * b_r
+                b_dA += dts[i] * b_dl
+                b_dv = tl.sum(b_B * b_dh, 0, keep_dims=True)
+                b_ddt = tl.sum(b_A * b_dl, 0, keep_dims=True) + xs[i] * b_dv
+                store_column(p_dB, b_v * b_dh, start, i, T, N, BN)
+                store_column(p_dC, dys[i] * (b_r + b_v * b_B), start, i, T, N, BN)
+                store_token(p_dx, dts[i] * b_dv, start, i, T, E, BE)
+                store_token(p_ddt, b_ddt, start, i, T, E, BE)
+                b_dh *= b_a
+    tl.store(p_dA + i_b * E * N + o_s, b_dA, mask=there)
+    tl.store(p_dfirst + i_b * E * N + o_s, b_dh.to(p_dfirst.dtype.element_ty), mask=there)
 
 
 class _SelectiveScan(torch.autograd.Function):
-    """A (N, E), B and C (B, N, T), state (B, N, E): what is read together lies together."""
-
     @staticmethod
-    def forward(ctx, x, dt, A, B, C, state, BT):
-        (batch, T, E), N = x.shape, len(A)
-        y = torch.empty_like(x)
-        h = x.new_empty(batch, triton.cdiv(T, BT) + 1, N, E, dtype=torch.float32)
-        h[:, 0] = state
-        args = x, dt, A, B, C, y, h, T, E, N, BT
+    def forward(ctx, x, dt, A, B, C, first, BT):
+        (batch, T, E), N = x.shape, A.shape[1]
+        y, last = torch.empty_like(x), torch.empty_like(first, dtype=dt.dtype)
+        h = x.new_empty(batch, triton.cdiv(T, BT), E, N, dtype=torch.float32)
+        args = x, dt, A, B, C, first, y, h, last, T, E, N, triton.next_power_of_2(N), BT
         launch(selective_forward, lambda meta: (triton.cdiv(E, meta["BE"]), batch), *args, configs=FORWARD, key=KEY)
         ctx.save_for_backward(x, dt, A, B, C, h)
-        ctx.BT, ctx.dtype = BT, state.dtype
+        ctx.BT, ctx.dtype = BT, first.dtype
         ctx.set_materialize_grads(False)
-        return y, h[:, -1].to(state.dtype, copy=True)
+        return y, last
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy, dlast):
         x, dt, A, B, C, h = ctx.saved_tensors
-        (batch, T, E), N = x.shape, len(A)
-        parts, chunks = triton.cdiv(E, CHANNELS), triton.cdiv(T, ctx.BT)
+        (batch, T, E), N = x.shape, A.shape[1]
+        parts = triton.cdiv(E, CHANNELS)
         dy = torch.zeros_like(x) if dy is None else dy.contiguous()
-        dx, ddt = torch.empty_like(x), torch.empty_like(dt)
-        dA, dh = (h.new_empty(batch, *rows, N, E) for rows in ((), (2,)))
-        dh[:, 0] = 0 if dlast is None else dlast
-        dB, dC = (h.new_empty(batch, parts, N, T) for _ in range(2))
-        args = x, dt, A, B, C, h, dy, dx, ddt, dA, dB, dC, dh, T, E, N, ctx.BT, CHANNELS, triton.next_power_of_2(N)
+        dlast = h.new_zeros(batch, E, N) if dlast is None else dlast.contiguous()
+        dx, ddt, dA = torch.empty_like(x), torch.empty_like(dt), h.new_empty(batch, E, N)
+        dB, dC = (h.new_empty(batch, parts, T, N) for _ in range(2))
+        dfirst = h.new_empty(batch, E, N, dtype=ctx.dtype)
+        BN = triton.next_power_of_2(N)
+        sizes = T, E, N, BN, ctx.BT, min(ctx.BT, max(1, HELD // BN)), CHANNELS
+        args = x, dt, A, B, C, h, dy, dlast, dx, ddt, dA, dB, dC, dfirst, *sizes
         launch(selective_backward, (parts, batch), *args, configs=BACKWARD, key=KEY)
-        dB, dC = (d.sum(1).to(like.dtype) for d, like in ((dB, B), (dC, C)))
-        return dx, ddt, dA.sum(0).to(A.dtype), dB, dC, dh[:, chunks % 2].to(ctx.dtype), None
+        return dx, ddt, dA.sum(0).to(A.dtype), dB.sum(1).to(B.dtype), dC.sum(1).to(C.dtype), dfirst, None
 
 
 def selective_scan(
@@ -188,27 +189,23 @@ def selective_scan(
     C: Float[Tensor, "B T N"],
     *,
     state: Float[Tensor, "B E 1 N"] | None = None,
-    chunk_size: int = 64,
+    chunk_size: int = 128,
 ) -> tuple[Float[Tensor, "B T E 1"], Float[Tensor, "B E 1 N"]]:
-    """`seqlab.mixers.mamba.selective_scan`, and its gradients. Returns y and the last state.
+    """`seqlab.mixers.mamba.selective_scan`, and its gradients. Returns y, in x's type, and the last state, in Δ's.
 
-    y has x's type and the state Δ's, everything between is float32. chunk_size is rounded to a power of 2 in CHUNKS.
+    chunk_size: at most so many tokens a chunk. Rounding apart, the answer is the same for all.
     """
-    check_types(x=x)
-    check_types(dt=dt, A=A)
-    check_types(B=B, C=C)
-    check_types(state=state)
+    for group in ({"x": x}, {"dt": dt, "A": A}, {"B": B, "C": C}, {"state": state}):
+        check_types(**group)
+    at_least_one(chunk_size=chunk_size)
     (batch, T, E), N = x.shape, A.shape[-1]
-    shapes = {"dt": (dt, x.shape), "A": (A, (E, N)), "B": (B, (batch, T, N)), "C": (C, (batch, T, N))}
+    shapes = {"dt": (dt, (batch, T, E)), "A": (A, (E, N)), "B": (B, (batch, T, N)), "C": (C, (batch, T, N))}
     for name, (tensor, shape) in (shapes | {"state": (state, (batch, E, 1, N))}).items():
         if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: {tuple(shape)} is needed for x {tuple(x.shape)}")
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: {shape} is needed for x {tuple(x.shape)}")
     if T == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: T must be at least 1")
-    at_least_one(chunk_size=chunk_size)
-    shortest, longest = CHUNKS
-    BT = min(longest, max(shortest, triton.next_power_of_2(min(chunk_size, T))))
-    h = dt.new_zeros(batch, N, E) if state is None else state[:, :, 0].mT
-    rows = (u.mT.contiguous() for u in (A, B, C))
-    y, h = _SelectiveScan.apply(x.contiguous(), dt.contiguous(), *rows, h, BT)
-    return y[..., None], h.mT[:, :, None].contiguous()
+    BT = 1 << (min(chunk_size, T, TOKENS).bit_length() - 1)
+    first = dt.new_zeros(batch, E, N) if state is None else state[:, :, 0].contiguous()
+    y, last = _SelectiveScan.apply(*(u.contiguous() for u in (x, dt, A, B, C)), first, BT)
+    return y[..., None], last[:, :, None]

@@ -35,8 +35,8 @@ class Mamba(Mixer):
 
     A starts at -1 .. -N in every channel, Δ log-uniform in [0.001, 0.1]. norm_eps: RMS norms on Δ, B and C, without
     weights (Falcon Mamba) or with (`norm_weight`, Jamba). State: S (B, E, 1, N) for E = d_inner channels and the
-    convolution's last inputs. form: "scan" or a form of `seqlab.recurrence`; the scan works through chunk_size tokens
-    at a time.
+    convolution's last inputs. form: "scan", a form of `seqlab.recurrence` by its name, or any function with the
+    signature of `selective_scan` (a kernel); the scan works through chunk_size tokens at a time.
     """
 
     def __init__(
@@ -88,8 +88,9 @@ class Mamba(Mixer):
         S, conv_state = (None, None) if state is None else state
         x, gate = self.in_proj(x).chunk(2, dim=-1)
         x, conv_state = self.conv(x, conv_state)
-        if self.form == "scan":
-            y, S = selective_scan(x, *self._select(x), state=S, chunk_size=self.chunk_size)
+        if self.form == "scan" or callable(self.form):
+            scan = selective_scan if self.form == "scan" else self.form
+            y, S = scan(x, *self._select(x), state=S, chunk_size=self.chunk_size)
         else:
             y, S = in_form(self.form, self.chunk_size)(**self._recurrence(x, *self._select(x)), state=S)
         y = rearrange(self.read(y), "b t e 1 -> b t e") + self.D * x
