@@ -26,7 +26,7 @@ from seqlab.kernels.launch import check_types, launch
 from seqlab.kernels.tiles import decay_ends, head, load_tile, store_tile
 
 CHUNK = 64
-WALK = ((64, 64, 4, 3), (64, 32, 4, 3), (32, 64, 4, 3), (64, 128, 8, 3), (32, 32, 2, 3))
+WALK = ((32, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 4), (64, 32, 4, 3), (32, 32, 2, 3), (64, 128, 8, 3))
 READ = ((32, 64, 4, 2), (64, 64, 4, 2), (64, 64, 8, 2), (64, 128, 8, 2), (128, 64, 4, 2))
 """BK, BV, warps and stages. The first needs no spills on any target; a GPU tries them all."""
 

@@ -24,8 +24,8 @@ from seqlab.kernels.launch import launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, store_tile
 
 KEY = ("T", "H", "K", "V")
-BY_HEAD = ((32, 64, 4, 1), (64, 64, 4, 1), (64, 64, 4, 2), (64, 64, 8, 2), (32, 64, 4, 2), (128, 64, 8, 1))
-BY_CHANNEL = ((16, 64, 4, 1), (32, 64, 8, 1), (32, 64, 4, 1), (64, 64, 8, 1))
+BY_HEAD = ((32, 64, 8, 1), (64, 64, 8, 1), (64, 64, 8, 2), (64, 64, 4, 1), (32, 64, 4, 2), (128, 64, 8, 1))
+BY_CHANNEL = ((16, 64, 8, 1), (32, 64, 8, 1), (32, 64, 4, 1), (64, 64, 8, 1))
 """BK, BV, warps and stages by the kind of decay. The first needs no spills on any target; a GPU tries them all."""
 
 
