@@ -258,7 +258,7 @@ def _builder_class(base, handle, tl):
         def create_atomic_rmw(self, operation, ptr, val, mask, *args):
             exchanges = "XCHG" in str(operation)
             if _bf16(val) and not exchanges:
-                raise LabError("atomic operations on bfloat16 do not run on CPU: use float32")
+                raise NotImplementedError("atomic operations on bfloat16 do not run on CPU: use float32")
             real, allowed = self.reach("atomic", ptr, mask.data, exchanges)
             return super().create_atomic_rmw(operation, real, val, _flags(allowed, mask), *args)
 
@@ -328,8 +328,9 @@ def _builder_class(base, handle, tl):
             if not any(kind.is_bf16() for kind in kinds):
                 return super().create_fp_to_fp(src, dst_type, rounding)
             eight_bits = any(kind.primitive_bitwidth == 8 for kind in kinds)
-            cast = (lambda x, to: super(Builder, self).create_fp_to_fp(x, to, rounding)) if eight_bits else None
-            return self._cast(src, dst_type, cast or super().cast_impl, to_zero="RTZ" in str(rounding))
+            convert = super().create_fp_to_fp
+            cast = (lambda x, to: convert(x, to, rounding)) if eight_bits else super().cast_impl
+            return self._cast(src, dst_type, cast, to_zero="RTZ" in str(rounding))
 
         def _cast(self, src, dst_type, cast, to_zero=False):
             """From and to bfloat16 by way of float32."""

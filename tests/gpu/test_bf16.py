@@ -60,6 +60,15 @@ def test_every_number_survives_the_way_to_and_from_another_type(dtype):
     same(z, y.to(dtype))
 
 
+def test_numbers_of_eight_bits_survive_it_too():
+    x = torch.randn(512).mul(100).to(torch.float8_e5m2)
+    y, z = torch.empty(512).bfloat16(), torch.empty(512).to(torch.float8_e5m2)
+    launch(convert, (1,), x, y, 512, ZERO=False, BT=512)
+    same(y, x.bfloat16())
+    launch(convert, (1,), y, z, 512, ZERO=False, BT=512)
+    assert torch.equal(z.float(), x.float())
+
+
 @triton.jit
 def compute(p_x, p_y, p_z, p_true, N: tl.constexpr, OP: tl.constexpr):
     o = tl.arange(0, N)
@@ -172,5 +181,8 @@ def add_atomically(p_x, p_y):
 
 def test_an_atomic_sum_is_refused_in_a_sentence():
     x = torch.ones(1).bfloat16()
-    with pytest.raises(LabError, match="atomic operations on bfloat16 do not run on CPU: use float32"):
+    with pytest.raises(
+        LabError,
+        match=r"program 0 stopped at test_bf16.py:\d+ .*: atomic operations on bfloat16 do not run on CPU: use float32",
+    ):
         launch(add_atomically, (1,), x, x.clone())
