@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from seqlab.kernels.launch import check_types, launch
-from seqlab.scan import Gates, Sequence, Start, _check
+from seqlab.scan import Gates, Sequence, Start, check_scan
 
 CONFIGS = tuple(
     {"BT": BT, "BW": BW, "num_warps": warps}
@@ -201,7 +201,7 @@ def linear_scan(a: Gates, b: Sequence, h0: Start | None = None) -> Sequence:
 
     a, b and h0 may have different types, none wider than float32 or complex64; the result is float32 or complex64.
     """
-    _check(a, b, h0)
+    check_scan(a, b, h0)
     h0, width = torch.zeros_like(b[:, 0]) if h0 is None else h0, b.shape[2:]
     planes = 2 if any(x.is_complex() for x in (a, b, h0)) else 1
     rows = {name: _rows(x.resolve_conj(), width, planes) for name, x in (("a", a), ("b", b), ("h0", h0))}

@@ -122,7 +122,7 @@ def linear_scan(a: Gates, b: Sequence, h0: Start | None = None) -> Sequence:
 
     Nothing but h is stored, and no more of it than the answer. The result is float32 at least, also for bf16 inputs.
     """
-    _check(a, b, h0)
+    check_scan(a, b, h0)
     dtype = _common_dtype(a, b, h0)
     return _LinearScan.apply(a.to(dtype), b.to(dtype), None if h0 is None else h0.to(dtype))
 
@@ -209,7 +209,7 @@ def _join(earlier, later, cost):
 
 def _prepare(a, b, h0):
     """a and b of one shape and dtype, and the first state written into the first step."""
-    _check(a, b, h0)
+    check_scan(a, b, h0)
     dtype = _common_dtype(a, b, h0)
     a, b = torch.broadcast_tensors(a.to(dtype), b.to(dtype))
     if h0 is not None:
@@ -233,7 +233,7 @@ def _common_dtype(*xs):
     return dtype
 
 
-def _check(a, b, h0):
+def check_scan(a, b, h0):
     """ValueError, in one sentence, for shapes the recurrence has no meaning for."""
     if b.ndim < 2 or b.shape[1] == 0:
         raise ValueError(f"b has shape {tuple(b.shape)}: (B, T, ...) with T at least 1 is needed")
