@@ -31,7 +31,8 @@ from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, loa
 STATES = {128: ((32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)), 256: ((16, 8, 1), (16, 4, 2), (32, 4, 2))}
 OUTPUTS = {128: ((64, 4, 1), (128, 4, 1), (128, 8, 1)), 256: ((32, 4, 1), (64, 4, 1), (128, 8, 1))}
 """BV, warps and stages by the width of a key. The first needs no spills on any target; a GPU tries them all."""
-PAIRS = tuple({"num_warps": warps, "num_stages": stages} for warps, stages in ((8, 1), (4, 1), (8, 2)))
+# Without spills too, but for 8 bytes on sm_80 with keys wider than 128: there every warp holds all of a right operand.
+PAIRS = tuple({"num_warps": warps, "num_stages": stages} for warps, stages in ((4, 1), (8, 1), (4, 2)))
 
 
 @triton.jit
@@ -40,15 +41,16 @@ def merge(b_x, b_l, o_i, o_j, log, PRECISION: tl.constexpr):
 
     [[X, 0], [N, Y]]⁻¹ = [[X⁻¹, 0], [-Y⁻¹ N X⁻¹, Y⁻¹]]
     """
-    b_n = tl.where((o_i ^ o_j) >> log == 1, b_l, 0.0)  # i and j share the larger tile and not the smaller one
-    return b_x - tl.dot(tl.dot(b_x, b_n, input_precision=PRECISION), b_x, input_precision=PRECISION)
+    b_n = tl.where((o_i ^ o_j) >> log == 1, -b_l, 0.0)  # i and j share the larger tile and not the smaller one
+    return tl.dot(tl.dot(b_x, b_n, input_precision=PRECISION), b_x, b_x, input_precision=PRECISION)
 
 
 @triton.jit
-def inverse(b_l, C: tl.constexpr, PRECISION: tl.constexpr):
-    """(I + L)⁻¹ of a strictly lower triangular L (C, C): its tiles of 16, all at once in full precision, then larger.
+def inverse(b_l, C: tl.constexpr, PRECISION: tl.constexpr, MERGE: tl.constexpr):
+    """(I + L)⁻¹ of a strictly lower triangular L (C, C): its tiles of 16, all at once, and then larger ones.
 
-    No power of L is formed, as in (I - L)(I + L²)…: powers grow even where the inverse does not.
+    No power of L is formed, as in (I - L)(I + L²)…: powers grow even where the inverse does not. Where a key comes
+    again with β near 2, what is multiplied here cancels: each product has 16 bits or more, where tf32 has 11.
     """
     N: tl.constexpr = C // 16
     o_n, o_16, o_c = tl.arange(0, N), tl.arange(0, 16), tl.arange(0, C)
@@ -57,16 +59,20 @@ def inverse(b_l, C: tl.constexpr, PRECISION: tl.constexpr):
     o_i, o_j = o_16[None, :, None], o_16[None, None, :]
     b_x = tl.where(o_i == o_j, 1.0, tl.where(o_i // 2 == o_j // 2, -b_16, 0.0))
     for log in range(1, 4):
-        b_x = merge(b_x, b_16, o_i, o_j, log, "ieee")
+        b_x = merge(b_x, b_16, o_i, o_j, log, MERGE)
     b_x = tl.reshape(tl.where(diagonal, b_x[:, :, None, :], 0.0), (C, C))
-    for log in range(4, 4 + N // 2):  # N = 1, 2, 4: none, 16 to 32, 32 to 64
-        b_x = merge(b_x, b_l, o_c[:, None], o_c[None, :], log, PRECISION)
+    o_i, o_j = o_c[:, None], o_c[None, :]
+    for log in tl.static_range(4, 4 + N // 2):  # N = 1, 2, 4: none, 16 to 32, 32 to 64
+        b_x = merge(b_x, b_l, o_i, o_j, log, MERGE)
+    if PRECISION == "ieee":  # one step of Newton's takes back what merging lost
+        b_rest = tl.where(o_i == o_j, 1.0, 0.0) - b_x - tl.dot(b_l, b_x, input_precision=PRECISION)
+        b_x = tl.dot(b_x, b_rest, b_x, input_precision=PRECISION)
     return b_x
 
 
 @triton.jit
 def delta_pairs(p_q, p_k, p_a, p_beta, p_A, p_P, T, H, K: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,
-                PRECISION: tl.constexpr):  # fmt: skip
+                PRECISION: tl.constexpr, MERGE: tl.constexpr):  # fmt: skip
     """A and P of one chunk of one head."""
     start, i_head = tl.program_id(0) * C, head(tl.program_id(1), T, T, H, H)[0]
     o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
@@ -79,7 +85,7 @@ def delta_pairs(p_q, p_k, p_a, p_beta, p_A, p_P, T, H, K: tl.constexpr, BK: tl.c
     b_d = decay_between(p_a, i_head, start, C, T, H)
     store_tile(p_P + i_head * C, b_P * b_d, start, C, T, H * C, 0, C, C)
     b_l = b_kk * b_d * load_gate(p_beta, i_head, start, C, T, H)[:, None]
-    b_A = inverse(tl.where(o_i > o_j, b_l, 0.0), C, PRECISION)
+    b_A = inverse(tl.where(o_i > o_j, b_l, 0.0), C, PRECISION, MERGE)
     store_tile(p_A + i_head * C, b_A, start, C, T, H * C, 0, C, C)
 
 
@@ -137,8 +143,9 @@ class _ChunkDelta(torch.autograd.Function):
         S, last = q.new_empty(B, H, n, K, V), q.new_empty(B, H, V, K, dtype=torch.float32)
         u, y = torch.empty_like(v), torch.empty_like(v)
         BK = max(16, triton.next_power_of_2(K))
-        half = q.dtype != torch.float32  # then only what merges tiles is float32, and precise enough in tf32
-        precision = "tf32" if half or torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        ieee = q.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+        precision = "ieee" if ieee else "tf32"  # of float32 operands
+        merging = "ieee" if ieee or q.device.type == "cpu" else "bf16x3"  # which the interpreter does not know
         sizes = {"K": K, "BK": BK, "C": C, "PRECISION": precision}
 
         def walks(meta):
@@ -147,9 +154,8 @@ class _ChunkDelta(torch.autograd.Function):
         def tiles(meta):
             return n, triton.cdiv(V, meta["BV"]), B * H
 
-        launch(
-            delta_pairs, (n, B * H), q, k, a, beta, A, P, T, H, **sizes | {"BK": min(64, BK)}, configs=PAIRS, key=KEY
-        )
+        blocks = sizes | {"BK": min(64, BK), "MERGE": merging}
+        launch(delta_pairs, (n, B * H), q, k, a, beta, A, P, T, H, **blocks, configs=PAIRS, key=KEY)
         sizes["V"] = V
         args = k, v, a, beta, A, first, S, u, last, T, H
         launch(delta_states, walks, *args, **sizes, configs=of_width(STATES, K), key=KEY)

@@ -134,7 +134,7 @@ def delta_backward_inputs(p_q, p_k, p_a, p_beta, p_S, p_u, p_dy, p_dS, p_dr, p_M
             b_to += tl.sum(b_u * tl.dot(b_k, b_dS, input_precision=PRECISION), 1)
             d_whole += tl.sum(b_S.to(tl.float32) * b_dS.to(tl.float32))
     o_t = start + tl.arange(0, C)
-    part = (i_k + 1).to(tl.int64) * B * T * H + i_head + o_t * H
+    part = i_k.to(tl.int64) * B * T * H + i_head + o_t * H
     tl.store(p_dbeta + part, -b_old, mask=o_t < T)
     b_q = load_tile(p_q + i_head * K, start, C, T, H * K, o_k, K, BK)
     b_dq *= b_e[:, None]
@@ -165,9 +165,9 @@ def delta_backward(dy, dlast, q, k, v, a, beta, A, P, S, u, first, sizes):
 
     args = q, k, a, beta, A, P, dy, dlast, dS, dr, dfirst, T, H
     launch(delta_backward_states, walks, *args, **sizes, configs=of_width(WALKS, K), key=KEY)
-    args = k, v, a, beta, P, u, dy, dr, dv, M, E, da, dbeta, T, H, V
+    args = k, v, a, beta, P, u, dy, dr, dv, M, E, None if a is None else da[0], dbeta[0], T, H, V
     launch(delta_backward_pairs, (n, B * H), *args, **sizes, configs=of_width(PAIRS, K), key=KEY)
-    args = q, k, a, beta, S, u, dy, dS, dr, M, E, dq, dk, da, dbeta, B, T, H, V
+    args = q, k, a, beta, S, u, dy, dS, dr, M, E, dq, dk, None if a is None else da[1:], dbeta[1:], B, T, H, V
     sizes = sizes | {"BK": BK}
     launch(delta_backward_inputs, (n_k, n, B * H), *args, **sizes, configs=of_width(INPUTS, K), key=KEY)
     return dq, dk, dv, None if a is None else da.sum(0)[..., None], dbeta.sum(0), dfirst
