@@ -9,9 +9,12 @@ arXiv:2405.21060), GLA (a decay per key channel, arXiv:2312.06635). Two kernels,
 P_ij = Σ_k q_ik k_jk a_{j+1} … a_i. Each sum of logs runs over its own span, so no exponent is positive, and a gate of 0
 is allowed. For a decay per head it factors out of the sum over k. For one per channel see `pairs_by_channel`.
 
-The least to move, in rows of one token: walk_states reads k, v and writes K V / C of states; read_chunks reads them
-with q, k, v and writes y. The states have the type of q: in half precision they are rounded for the tensor cores in any
-case. The sum they are taken from, the first and the last state are float32. In float16 a state must stay below 65504.
+The least to move, in numbers a token: walk_states K + V in and K V / C out, the states; read_chunks 2 K + V + K V / C
+in and V out; the log decays both times. The backward walks twice, for S again and for dS, and then takes all gradients
+of a chunk in one program.
+
+The states have the type of q: in half precision they are rounded for the tensor cores in any case. The sum they are
+taken from, the first and the last state are float32. In float16 a state must stay below 65504.
 """
 
 import torch

@@ -13,7 +13,11 @@ before to after, and from j to i. The gradient of log a_t is the sum of those th
     dlog a_t = Σ_{i ≥ t} b_i q_i · dy_i S + Σ_{j < t} f_j k_j · v_j dS + b_C ⟨S, dS⟩ + Σ_{i ≥ t > j} W_ij,  W = d P dP
 
 Not the usual Σ_{i ≥ t} (q_i · dq_i - k_i · dk_i) over all that follows: there large numbers cancel, all of them where
-decays are strong. Read once: q, k, v, dy, S and dS; written once: dq, dk, dv and dlog a.
+decays are strong. Of that only a part is left, for a decay per channel: W is never held for each, so its sum there is
+that of rows less that of columns, inside one chunk and off its diagonal.
+
+A chunk is read from memory once: q, k, v, dy, log a, S and dS. Parts of it are read again for each tile across, while
+they are still in a cache, so that a program needs no more registers than it has. dq, dk, dv, dlog a are written once.
 """
 
 import torch
@@ -23,7 +27,7 @@ import triton.language as tl
 from seqlab.kernels.launch import launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, store_tile
 
-KEY = ("T", "H", "K", "V")
+KEY = ("T", "H", "K", "V", "A")
 BY_HEAD = ((32, 64, 8, 1), (64, 64, 8, 1), (64, 64, 8, 2), (64, 64, 4, 1), (32, 64, 4, 2), (128, 64, 8, 1))
 BY_CHANNEL = ((16, 64, 8, 1), (32, 64, 8, 1), (32, 64, 4, 1), (64, 64, 8, 1))
 """BK, BV, warps and stages by the kind of decay. The first needs no spills on any target; a GPU tries them all."""
@@ -175,6 +179,7 @@ def chunk_gradients(p_q, p_k, p_v, p_a, p_dy, p_S, p_dS, p_dq, p_dk, p_dv, p_da,
             if p_da is not None:
                 o_last = tl.broadcast_to(tl.maximum(o_i - 1, 0), (C, BK))
                 b_dak = tl.where(o_i > 0, tl.gather(tl.cumsum(b_k * b_dk, 0), o_last, 0), 0.0)  # Σ_{j < t}
+                # Pairs that pass t: those read from t on, less those also written from t on.
                 b_dak += tl.cumsum(b_q * b_near_q - b_k * b_near_k, 0, reverse=True)
                 b_dak += (tl.exp(tl.sum(b_a, 0)) * b_through)[None, :]
                 store_tile(p_da + i_head * K, b_dak, start, C, T, H * K, i_k, K, BK)
