@@ -45,14 +45,13 @@ def both(names, chunk_size=16):
 
 
 CASES = {
-    "chunks, the last not full": (37, {}),
     "a whole chunk": (16, {}),
+    "chunks, the last not full": (37, {}),
     "one token": (1, {}),
-    "one token after a whole chunk": (17, {}),
-    "no decay": (37, {"decay": False}),
-    "no first state": (21, {"state": False}),
+    "one token after a whole chunk, no decay": (17, {"decay": False}),
+    "no first state": (18, {"state": False}),
     "no decay and no first state": (5, {"decay": False, "state": False}),
-    "heads and batches": (19, {"H": 3, "B": 2}),
+    "heads and batches": (7, {"H": 3, "B": 2}),
 }
 
 
@@ -65,28 +64,28 @@ def test_it_is_the_delta_rule_with_the_last_state_and_the_gradients_of_both(case
 
 @pytest.mark.parametrize("chunk_size", [32, 64])
 def test_chunks_of_several_tiles(chunk_size, agree, poisoned):
-    inputs = tensors(chunk_size + 30, 16, 16)
+    inputs = tensors(chunk_size + 3, 16, 16)
     agree(*both(inputs, chunk_size), *inputs.values())
 
 
-@pytest.mark.parametrize("widths", [(40, 16), (3, 1), (80, 70)])
+@pytest.mark.parametrize("widths", [(3, 1), (80, 70)])
 def test_keys_and_values_of_any_width(widths, agree, poisoned):
     """80 and 70: more than one block of each."""
-    inputs = tensors(18, *widths)
+    inputs = tensors(9, *widths)
     agree(*both(inputs), *inputs.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype, agree):
     """With beta at most 1, as by default in the mixers; the last state, float32, compared in the inputs' type."""
-    inputs = tensors(70, 32, 32, dtype=dtype)
+    inputs = tensors(35, 32, 32, dtype=dtype)
     inputs["beta"] = inputs["beta"] / 2
 
     def rounded(function, *xs):
         y, S = function(*xs)
         return y, S.to(y.dtype if y.dtype == dtype else S.dtype)
 
-    agree(*(partial(rounded, f) for f in both(inputs, 64)), *inputs.values())
+    agree(*(partial(rounded, f) for f in both(inputs, 32)), *inputs.values())
 
 
 DECAYS = {
@@ -99,9 +98,9 @@ DECAYS = {
 
 @pytest.mark.parametrize("decays", DECAYS)
 def test_extreme_decays(decays, agree, poisoned):
-    inputs = tensors(33, 16, 16)
+    inputs = tensors(20, 16, 16)
     values = torch.tensor(DECAYS[decays])
-    inputs["log_a"] = values[torch.arange(33) % len(values)].reshape(1, 33, 1, 1)
+    inputs["log_a"] = values[torch.arange(20) % len(values)].reshape(1, 20, 1, 1)
     agree(*both(inputs, 32), *inputs.values())
 
 
@@ -121,18 +120,8 @@ def test_keys_need_not_have_length_one(agree):
     agree(*both(inputs, 32), *inputs.values())
 
 
-def test_the_size_of_a_chunk_changes_rounding_alone():
-    inputs = tensors(50, 16, 16)
-    y, S = chunk_delta(**inputs)
-    for chunk_size in (16, 32):
-        y_c, S_c = chunk_delta(**inputs, chunk_size=chunk_size)
-        torch.testing.assert_close(y_c, y, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(S_c, S, rtol=1e-4, atol=1e-4)
-
-
 MIXERS = {
-    "DeltaNet": partial(DeltaNet, 32, n_heads=2),
-    "DeltaNet with negative eigenvalues": partial(DeltaNet, 32, n_heads=2, negative_eigenvalues=True),
+    "DeltaNet": partial(DeltaNet, 32, n_heads=2, negative_eigenvalues=True),
     "GatedDeltaNet": partial(GatedDeltaNet, 32, n_heads=2),
 }
 
@@ -174,9 +163,9 @@ def shapes(T, K, V, H=1, B=1):
     return (B, T, H, K), (B, T, H, K), (B, T, H, V), (B, T, H), (B, T, H, 1), (B, H, V, K)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_the_sanitizer_finds_nothing(dtype, launches_of):
-    runs = launches_of(whole, *shapes(17, 66, 20, H=2), dtype=dtype)
+@pytest.mark.parametrize(("dtype", "T", "H"), [(torch.float32, 17, 1), (torch.float16, 9, 2)])
+def test_the_sanitizer_finds_nothing(dtype, T, H, launches_of):
+    runs = launches_of(whole, *shapes(T, 66, 20, H), dtype=dtype)
     assert {run.kernel.fn.__name__ for run in runs} == KERNELS
     for run in runs:
         assert sanitize(run.kernel, run.grid, *run.args, **run.named) == []
@@ -235,22 +224,17 @@ def test_wrong_arguments_get_a_sentence():
         chunk_delta(**inputs | {"state": torch.zeros(1, 1, 16, 15)})
 
 
-def test_two_runs_give_the_same_bits():
-    inputs = {name: x.requires_grad_() for name, x in tensors(21, 16, 24, H=2).items()}
+def test_two_runs_give_the_same_bits_also_of_views():
+    inputs = tensors(18, 16, 24, H=2)
+    views = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in inputs.items()}
+    views["state"] = inputs["state"].mT.contiguous().mT
 
-    def run():
+    def run(inputs):
+        inputs = {name: x.requires_grad_() for name, x in inputs.items()}
         y, S = chunk_delta(**inputs, chunk_size=16)
         return y, S, *torch.autograd.grad(y.square().sum() + S.sum(), inputs.values())
 
-    assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
-
-
-def test_views_give_what_copies_give():
-    inputs = tensors(5, 16, 16, H=2)
-    views = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in inputs.items() if name != "state"}
-    views["state"] = inputs["state"].mT.contiguous().mT
-    for a, b in zip(chunk_delta(**views), chunk_delta(**inputs), strict=True):
-        assert torch.equal(a, b)
+    assert all(torch.equal(a, b) for a, b in zip(run(inputs), run(views), strict=True))
 
 
 def test_memory_grows_with_the_length_and_not_with_its_square():
