@@ -26,7 +26,7 @@ from torch import Tensor
 from seqlab.inputs import check_inputs
 from seqlab.kernels.chunk_recurrence_backward import KEY, chunk_pairs, gradients, tiles
 from seqlab.kernels.launch import check_types, launch
-from seqlab.kernels.tiles import decay_ends, head, load_tile, store_tile
+from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, store_tile
 
 CHUNK = 64
 WALK = ((32, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 4), (64, 32, 4, 3), (32, 32, 2, 3), (64, 128, 8, 3))
@@ -76,6 +76,9 @@ def read_chunks(p_q, p_k, p_v, p_a, p_S, p_y, T, H, K: tl.constexpr, V: tl.const
     i_head = head(i_bh, T, T, H, H)[0]
     i_state = (i_bh.to(tl.int64) * tl.cdiv(T, C) + tl.program_id(0)) * V * K
     b_P = chunk_pairs(p_q, p_k, p_a, i_head, start, T, H, K, A, C, PRECISION, BK)
+    if A == 1:
+        b_P *= decay_between(p_a, i_head, start, C, T, H)
+    b_P = b_P.to(p_v.dtype.element_ty)
     for i_v in range(0, V, BV):
         b_y = tl.zeros((C, BV), tl.float32)
         for i_k in range(0, K, BK):

@@ -28,7 +28,7 @@ from seqlab.kernels.launch import launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, store_tile
 
 KEY = ("T", "H", "K", "V", "A")
-BY_HEAD = ((32, 64, 8, 1), (64, 64, 8, 1), (64, 64, 8, 2), (64, 64, 4, 1), (32, 64, 4, 2), (128, 64, 8, 1))
+BY_HEAD = ((32, 64, 8, 2), (64, 64, 8, 1), (64, 64, 8, 2), (64, 64, 4, 1), (32, 64, 4, 2), (128, 64, 8, 1))
 BY_CHANNEL = ((16, 64, 8, 1), (32, 64, 8, 1), (32, 64, 4, 1), (64, 64, 8, 1))
 """BK, BV, warps and stages by the kind of decay. The first needs no spills on any target; a GPU tries them all."""
 
@@ -91,7 +91,7 @@ def pair_gradients_by_channel(b_dp, b_q, b_k, b_a, N: tl.constexpr, PRECISION: t
 @triton.jit
 def chunk_pairs(p_q, p_k, p_a, i_head, start, T, H, K: tl.constexpr, A: tl.constexpr, C: tl.constexpr,
                 PRECISION: tl.constexpr, BK: tl.constexpr):  # fmt: skip
-    """P of a chunk (C, C) in the type of q, 0 for j > i."""
+    """P of a chunk (C, C); a decay per head, which is 0 for j > i, is left to be multiplied in."""
     b_P = tl.zeros((C, C), tl.float32)
     for i_k in range(0, K, BK):
         b_q = load_tile(p_q + i_head * K, start, C, T, H * K, i_k, K, BK)
@@ -101,9 +101,7 @@ def chunk_pairs(p_q, p_k, p_a, i_head, start, T, H, K: tl.constexpr, A: tl.const
         else:
             b_a = load_tile(p_a + i_head * K, start, C, T, H * K, i_k, K, BK)
             b_P = pairs_by_channel(b_P, b_q, b_k, b_a, C, PRECISION)
-    if A == 1:
-        b_P *= decay_between(p_a, i_head, start, C, T, H)
-    return b_P.to(p_q.dtype.element_ty)
+    return b_P
 
 
 @triton.jit
@@ -114,9 +112,25 @@ def chunk_gradients(p_q, p_k, p_v, p_a, p_dy, p_S, p_dS, p_dq, p_dk, p_dv, p_da,
     start, i_bh = tl.program_id(0) * C, tl.program_id(1)
     i_head = head(i_bh, T, T, H, H)[0]
     i_state = (i_bh.to(tl.int64) * tl.cdiv(T, C) + tl.program_id(0)) * V * K
-    b_p = chunk_pairs(p_q, p_k, p_a, i_head, start, T, H, K, A, C, PRECISION, BK)
+    b_P = chunk_pairs(p_q, p_k, p_a, i_head, start, T, H, K, A, C, PRECISION, BK)
+    o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    b_dP = tl.zeros((C, C), tl.float32)
+    for i_v in range(0, V, BV):
+        b_v = load_tile(p_v + i_head * V, start, C, T, H * V, i_v, V, BV)
+        b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, i_v, V, BV)
+        b_dP += tl.dot(b_dy, tl.trans(b_v), input_precision=PRECISION)
+    b_da, b_kept, through = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32), 0.0
     if A == 1:
         b_since, b_until, whole = decay_ends(p_a, i_head, start, C, T, H)
+        b_d = decay_between(p_a, i_head, start, C, T, H)
+        b_P *= b_d
+        if p_da is not None:
+            b_W = tl.cumsum(tl.where(o_i > o_j, b_P * b_dP, 0.0), 0, reverse=True)  # Σ_{i ≥ t} W_ij, at (t, j)
+            b_da = tl.sum(tl.where(o_i > o_j, b_W, 0.0), 1)
+        b_dP *= b_d
+    else:
+        b_dP = tl.where(o_i >= o_j, b_dP, 0.0)
+    b_p, b_dp = b_P.to(p_q.dtype.element_ty), b_dP.to(p_q.dtype.element_ty)
 
     for i_v in range(0, V, BV):
         b_dv = tl.zeros((C, BV), tl.float32)
@@ -132,21 +146,6 @@ def chunk_gradients(p_q, p_k, p_v, p_a, p_dy, p_S, p_dS, p_dq, p_dk, p_dv, p_da,
         b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, i_v, V, BV)
         b_dv = tl.dot(tl.trans(b_p), b_dy, b_dv, input_precision=PRECISION)
         store_tile(p_dv + i_head * V, b_dv, start, C, T, H * V, i_v, V, BV)
-
-    o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    b_dP = tl.zeros((C, C), tl.float32)
-    for i_v in range(0, V, BV):
-        b_v = load_tile(p_v + i_head * V, start, C, T, H * V, i_v, V, BV)
-        b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, i_v, V, BV)
-        b_dP += tl.dot(b_dy, tl.trans(b_v), input_precision=PRECISION)
-    b_dP = tl.where(o_i >= o_j, b_dP, 0.0)
-    b_da, b_kept, through = tl.zeros((C,), tl.float32), tl.zeros((C,), tl.float32), 0.0
-    if A == 1:
-        if p_da is not None:
-            b_W = tl.cumsum(tl.where(o_i > o_j, b_p * b_dP, 0.0), 0, reverse=True)  # Σ_{i ≥ t} W_ij, at (t, j)
-            b_da = tl.sum(tl.where(o_i > o_j, b_W, 0.0), 1)
-        b_dP *= decay_between(p_a, i_head, start, C, T, H)
-    b_dp = b_dP.to(p_q.dtype.element_ty)
 
     for i_k in range(0, K, BK):
         b_q = load_tile(p_q + i_head * K, start, C, T, H * K, i_k, K, BK)
