@@ -11,7 +11,6 @@ import inspect
 import linecache
 import os
 import re
-import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -143,8 +142,7 @@ def compile_report(kernel, *args, targets=TARGETS, num_warps=4, num_stages=3, **
     specialised = _specialise(function.__name__, parameters, args, named)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
     options |= {name: value for name, value in named.items() if name not in {p.name for p in parameters}}
-    # Triton 3.6 changes the filters of warnings while it compiles, in threads for good: they are put back.
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
         done = threads.map(lambda target: _compiled(kernel, target, specialised, options), targets)
         return Report(function.__name__, _source(function), dict(zip(targets, done, strict=True)))
 

@@ -15,6 +15,7 @@ import re
 import subprocess
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -421,7 +422,7 @@ def compiled(kernel, target: str, signature: dict, constants: dict, attributes: 
         from triton.compiler import ASTSource
 
         chip = GPUTarget("cuda", int(target[3:]), 32) if cuda else GPUTarget("hip", target, 64)
-        source = ASTSource(kernel, signature, constants, attributes)
+        source = _one_at_a_time(ASTSource)(kernel, signature, constants, attributes)
     try:
         binary = triton.compile(source, target=chip, options=options)
     except RuntimeError as error:
@@ -433,6 +434,23 @@ def compiled(kernel, target: str, signature: dict, constants: dict, attributes: 
         meta = binary.metadata
         usage = _nvidia_usage(binary.asm["cubin"]) if cuda else _amd_usage(stages["amdgcn"])
         return Binary(stages, meta.num_warps, meta.shared, getattr(meta, "tmem_size", 0) or 0, *usage)
+
+
+@cache
+def _one_at_a_time(base):
+    """A source of which only one is read at a time: Python 3.11 cannot parse in two threads. All after that may."""
+    reading = threading.Lock()
+
+    class Source(base):
+        def hash(self):
+            with reading:
+                return super().hash()
+
+        def make_ir(self, *args, **kwargs):
+            with reading:
+                return super().make_ir(*args, **kwargs)
+
+    return Source
 
 
 def _nvidia_usage(cubin: bytes) -> tuple[int, int]:

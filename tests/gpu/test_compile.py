@@ -224,6 +224,23 @@ def test_without_triton_or_its_tools_one_sentence_says_so(monkeypatch, tmp_path)
         compile_report(toys.add, "*fp32", "*fp32", "*fp32", 64, BLOCK=64, targets=("sm_90",))
 
 
+def test_a_source_is_read_for_one_target_at_a_time(tmp_path, monkeypatch):
+    """In two threads Python 3.11 fails now and then: "AST constructor recursion depth mismatch"."""
+    parse, inside, together = triton.runtime.JITFunction.parse, [], []
+
+    def slowly(kernel):
+        inside.append(kernel)
+        together.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return parse(kernel)
+
+    monkeypatch.setattr(triton.runtime.JITFunction, "parse", slowly)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compile_report(toys.add, "*fp32", "*fp32", "*fp32", 80, BLOCK=16)
+    assert len(together) >= 4 and set(together) == {1}
+
+
 def test_the_filters_of_warnings_are_as_before():
     before = list(warnings.filters)
     compile_report(toys.add, "*fp32", "*fp32", "*fp32", 48, BLOCK=16)
