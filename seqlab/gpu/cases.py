@@ -278,6 +278,7 @@ def _recurrence(use, width, peers):
         _SMALL,
         SHAPES,
         flops=_chunk_flops,
+        backward_flops=2.5,
         wide=() if width is None else (3,),
         peers=peers,
     )
