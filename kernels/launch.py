@@ -49,14 +49,15 @@ def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
     first = Launch(kernel, grid, args, {**named, **configs[0]})
     for launches in _listening:
         launches.append(first)
-    device = next(x.device.type for x in args if isinstance(x, torch.Tensor))
-    if device == "cpu":
+    device = next(x.device for x in args if isinstance(x, torch.Tensor))
+    if device.type == "cpu":
         _interpret(first)
-    elif device != "meta":
+    elif device.type != "meta":
         values = dict(zip(kernel.arg_names, args, strict=False)) | named
         sizes = tuple(triton.next_power_of_2(values[name]) for name in key)
         tuned = _tuned(kernel, tuple(tuple(config.items()) for config in configs), sizes)
-        tuned[grid](*args, **named, enable_fp_fusion=True)
+        with torch.cuda.device(device):  # Triton launches on the current device, wherever the tensors are
+            tuned[grid](*args, **named, enable_fp_fusion=True)
 
 
 def check_types(**tensors) -> None:
