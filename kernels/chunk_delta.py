@@ -28,7 +28,7 @@ from seqlab.kernels.chunk_delta_backward import KEY, delta_backward, of_width
 from seqlab.kernels.launch import check_types, launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, store_tile
 
-STATES = {128: ((32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)), 256: ((16, 8, 1), (16, 4, 2), (32, 4, 2))}
+STATES = {128: ((32, 4, 1), (32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)), 256: ((16, 8, 1), (16, 4, 2), (32, 4, 2))}
 OUTPUTS = {128: ((64, 4, 1), (128, 4, 1), (128, 8, 1)), 256: ((32, 4, 1), (64, 4, 1), (128, 8, 1))}
 """BV, warps and stages by the width of a key. The first needs no spills on any target; a GPU tries them all."""
 # Without spills too, but for 8 bytes on sm_80 with keys wider than 128: there every warp holds all of a right operand.
@@ -182,6 +182,7 @@ def chunk_delta(
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
     """`seqlab.recurrence.chunkwise` with beta, and its gradients. Gates, sums and the state are float32.
 
+    float32 inputs are multiplied as `torch.matmul` would: without tf32 that is exact and slow.
     Under autocast q, k and v are taken in its type, as `torch.matmul` takes them.
     """
     device = q.device.type

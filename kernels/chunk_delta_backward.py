@@ -28,7 +28,7 @@ from seqlab.kernels.launch import launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, store_tile
 
 KEY = ("T", "H", "K")
-WALKS = {128: ((32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)), 256: ((16, 8, 1), (16, 4, 2), (32, 4, 2))}
+WALKS = {128: ((32, 4, 1), (32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)), 256: ((16, 8, 1), (16, 4, 2), (32, 4, 2))}
 PAIRS = {256: ((64, 8, 1), (32, 4, 1), (64, 8, 2))}
 INPUTS = {256: ((32, 8, 1), (32, 4, 1), (64, 8, 1), (64, 4, 2))}
 """BV, warps and stages by the width of a key. The first needs no spills on any target; a GPU tries them all."""
