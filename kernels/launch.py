@@ -51,7 +51,7 @@ def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
         launches.append(first)
     device = next(x.device for x in args if isinstance(x, torch.Tensor))
     if device.type == "cpu":
-        _interpret(first)
+        interpreter.launch(kernel, grid, *args, **first.named)
     elif device.type != "meta":
         values = dict(zip(kernel.arg_names, args, strict=False)) | named
         sizes = tuple(triton.next_power_of_2(values[name]) for name in key)
@@ -76,21 +76,3 @@ def _tuned(kernel, configs, sizes):
     """The kernel behind an autotuner of its own for these sizes. A single configuration is taken untimed."""
     split = [({k: v for k, v in c if k not in OPTIONS}, {k: v for k, v in c if k in OPTIONS}) for c in configs]
     return triton.autotune([triton.Config(constants, **options) for constants, options in split], [])(kernel)
-
-
-def _interpret(run: Launch) -> None:
-    """In the interpreter, which gets bfloat16 wrong: those tensors are float32 there, and rounded when it is done."""
-    memories = {}
-
-    def widened(x):
-        if not (isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16):
-            return x
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in memories:
-            narrow = torch.empty(0, dtype=x.dtype).set_(storage)
-            memories[storage.data_ptr()] = narrow, narrow.float()
-        return memories[storage.data_ptr()][1].as_strided(x.shape, x.stride(), x.storage_offset())
-
-    interpreter.launch(run.kernel, run.grid, *map(widened, run.args), **run.named)
-    for narrow, wide in memories.values():
-        narrow.copy_(wide)
