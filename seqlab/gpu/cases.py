@@ -294,7 +294,7 @@ def _delta(use, decay, peer):
         _SMALL,
         SHAPES,
         flops=lambda B, T, H, K: 2 * _chunk_flops(B, T, H, K),
-        wide=(3, 4) if decay else (3,),
+        wide=(4,) if decay else (),  # the decay: q, k, v and beta have one type
         peers={"fla": peer},
     )
 
