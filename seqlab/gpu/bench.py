@@ -12,6 +12,7 @@ Without a GPU the kernels are checked in Triton's interpreter, and nothing is ti
 
 import json
 import platform
+import re
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -123,7 +124,7 @@ def _figures(row, ms, flops, moved, times, device) -> Time:
     median, low, high = ms
     ours = [t for t in times if t.implementation == OURS and t.passed == row.passed]
     peak = named_device(device)
-    dtype = row.dtype if row.dtype != "fp32" or not torch.backends.cuda.matmul.allow_tf32 else "tf32"
+    dtype = "tf32" if row.dtype == "fp32" and torch.backends.cuda.matmul.fp32_precision == "tf32" else row.dtype
     known = peak is not None and dtype in DEVICES[peak].flops
     return row._replace(
         ms=median, low=low, high=high,
@@ -134,14 +135,15 @@ def _figures(row, ms, flops, moved, times, device) -> Time:
 
 
 def named_device(device: str) -> str | None:
-    """The device of `DEVICES` that this one is called by, if any."""
+    """The device of `DEVICES` that this one is called by, if any: as a whole word, for an L40S is no L4."""
     name = torch.cuda.get_device_name() if device == "cuda" else ""
-    return max((known for known in DEVICES if known in name), key=len, default=None)
+    return max((known for known in DEVICES if re.search(rf"\b{known}\b", name)), key=len, default=None)
 
 
 def _draw(case, size, device, dtype):
-    """Inputs of one size, drawn anew."""
-    drawn = enumerate(case.inputs(**size))
+    """Inputs of one size, drawn anew where they are used: on CPU the large ones would take longer than all timing."""
+    with torch.device(device):
+        drawn = enumerate(case.inputs(**size))
     return [x.to(device, dtype if x.is_floating_point() and i not in case.wide else x.dtype) for i, x in drawn]
 
 
@@ -213,6 +215,15 @@ def show(console: Console, times: list[Time]) -> None:
         console.print("", table, *(f"not timed: {note}" for note in notes), sep="\n", markup=False)
 
 
+def forget_compiled() -> None:
+    """What torch.compile makes next is for its own sizes alone, and a backward of it may be run again and again.
+
+    Otherwise a second size makes it general, and slower, and after some more it gives up: a peer loses for nothing.
+    """
+    torch.compiler.reset()
+    torch._functorch.config.donated_buffer = False
+
+
 def gpu_timer(f):
     """(median, 20 %, 80 %) in milliseconds."""
     from triton.testing import do_bench
@@ -258,6 +269,7 @@ def run(
             todo = progress.add_task("timing", total=len(pairs))
             for case, size in pairs:
                 progress.update(todo, description=f"timing {case.kernel}, {case.say(size)}", advance=1)
+                forget_compiled()
                 times += measure(case, size, device, dtype, gpu_timer)
                 torch.cuda.empty_cache()
                 if out is not None:

@@ -59,7 +59,8 @@ def test_every_kernel_has_a_case():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kernel} {case.use}")
 def test_every_case_is_right_in_the_interpreter_and_says_its_flops(case):
-    assert bench.check(case, "cpu", torch.float32) == []
+    for dtype in (torch.float32, torch.float16):
+        assert bench.check(case, "cpu", dtype) == []
     assert all(case.flops(**size) >= 0 for size in case.sizes)
 
 
@@ -138,9 +139,29 @@ def test_the_roofline_is_that_of_the_device_at_hand(matmul, monkeypatch):
     assert first.roofline == pytest.approx(2 * (20 * 40 + 40 * 30 + 20 * 30) / 3350e9 / 1e-9)
 
 
-def test_a_device_that_is_not_listed_has_no_roofline(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU of tomorrow")
+@pytest.mark.parametrize("name", ["A GPU of tomorrow", "NVIDIA L40S", "NVIDIA GH200 480GB"])
+def test_a_device_that_is_not_listed_has_no_roofline(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
     assert bench.named_device("cuda") is None
+
+
+def test_inputs_are_drawn_where_they_are_used():
+    for case in (case for case in CASES if case.kernel != "grouped_matmul"):  # counts: "meta" has no numbers
+        assert {x.device.type for x in bench._draw(case, case.checks[0], "meta", torch.bfloat16)} == {"meta"}
+
+
+def test_a_compiled_peer_is_compiled_for_one_size_at_a_time():
+    seen = []
+
+    def backend(graph, inputs):
+        seen.append([x for x in inputs if isinstance(x, torch.SymInt)])
+        return graph
+
+    double = torch.compile(lambda x: 2 * x, backend=backend)
+    for n in (2, 3, 4):
+        bench.forget_compiled()
+        double(torch.ones(n))
+    assert seen == [[], [], []]
 
 
 def test_a_kernel_that_fails_while_it_is_timed_is_said_and_its_peers_are_not_run(matmul):
