@@ -188,7 +188,7 @@ def chunk_delta(
     device = q.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         q, k, v, beta = (x if x is None else x.to(torch.get_autocast_dtype(device)) for x in (q, k, v, beta))
-    check_inputs(q, k, v, log_a if device == "cpu" else None, beta, state)  # its values: a GPU would wait
+    check_inputs(q, k, v, log_a, beta, state)
     check_types(q=q, k=k, v=v)
     if beta is None:
         raise ValueError("beta is missing: without the delta rule, use seqlab.kernels.chunk_recurrence")

@@ -1,7 +1,8 @@
 """The accuracy rule of the kernels: a kernel may round, but not much more than plain PyTorch in the same type.
 
 Truth is the reference in float64. A kernel's largest error is at most twice that of the reference in the inputs' type,
-three times for gradients. A floor of a few roundings stands beside it, for where the reference is exact by chance.
+three times for gradients. A floor of a few roundings stands beside it, for where the reference is exact by chance:
+roundings of the narrowest input's type, which is what the kernel multiplies in, also where the result is float32.
 """
 
 import inspect
@@ -36,13 +37,14 @@ def errors(function, reference, inputs, gradients=True) -> list[Error]:
     exact = [x.detach().double().requires_grad_() if f else x for x, f in zip(inputs, floats, strict=True)]
     runs = [(function, leaves), (reference, leaves), (reference, exact)]
     outs = [as_tuple(f(*xs)) for f, xs in runs]
-    found = [_error(f"output {i}", "y", *three) for i, three in enumerate(zip(*outs, strict=True))]
+    eps = max(torch.finfo(x.dtype).eps for x, f in zip(inputs, floats, strict=True) if f)
+    found = [_error(f"output {i}", "y", eps, *three) for i, three in enumerate(zip(*outs, strict=True))]
     if not gradients:
         return found
     seeds = [torch.where(e.isfinite(), torch.randn_like(e), 0) for e in outs[2]]
     grads = [_gradients(ys, xs, seeds) for ys, (_, xs) in zip(outs, runs, strict=True)]
     learnt = [name for name, f in zip(names, floats, strict=True) if f]
-    return found + [_error(f"gradient of {n}", "gradient", *g) for n, *g in zip(learnt, *grads, strict=True)]
+    return found + [_error(f"gradient of {n}", "gradient", eps, *g) for n, *g in zip(learnt, *grads, strict=True)]
 
 
 def _gradients(ys, xs, seeds):
@@ -59,12 +61,12 @@ def largest(x) -> float:
     return x.abs().max().item() if len(x) else 0.0
 
 
-def _error(what, kind, y, plain, truth) -> Error:
+def _error(what, kind, eps, y, plain, truth) -> Error:
     if y.dtype != plain.dtype or y.shape != plain.shape:
         raise TypeError(
             f"{what} is {tuple(y.shape)} of {y.dtype}: the reference has {tuple(plain.shape)} of {plain.dtype}"
         )
-    floor = ROUNDINGS * torch.finfo(y.dtype).eps * max(1.0, largest(truth))
+    floor = ROUNDINGS * eps * max(1.0, largest(truth))
     allowed = TIMES[kind] * largest(plain.double() - truth) + floor
     same = torch.equal(y.isfinite(), truth.isfinite())
     return Error(what, largest(y.double() - truth) if same else float("nan"), allowed)
