@@ -26,7 +26,7 @@ from torch import Tensor
 from seqlab.inputs import check_inputs
 from seqlab.kernels.chunk_recurrence_backward import KEY, chunk_pairs, gradients, tiles
 from seqlab.kernels.launch import check_types, launch
-from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, store_tile
+from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, precision, store_tile
 
 CHUNK = 64
 WALK = ((32, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 4), (64, 32, 4, 3), (32, 32, 2, 3), (64, 128, 8, 3))
@@ -114,8 +114,7 @@ class _ChunkRecurrence(torch.autograd.Function):
     def forward(ctx, q, k, v, log_a, state):
         (B, T, H, K), V = q.shape, v.shape[-1]
         C = min(CHUNK, max(16, triton.next_power_of_2(T)))
-        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"  # of float32, as torch.matmul would
-        sizes = {"K": K, "V": V, "A": 1 if log_a is None else log_a.shape[-1], "C": C, "PRECISION": precision}
+        sizes = {"K": K, "V": V, "A": 1 if log_a is None else log_a.shape[-1], "C": C, "PRECISION": precision(q)}
         S, last = states(k, v, log_a, state, sizes)
         y = torch.empty_like(v)
         args = q, k, v, log_a, S, y, T, H

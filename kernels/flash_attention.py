@@ -17,7 +17,7 @@ from torch import Tensor
 from seqlab.inputs import check_attention
 from seqlab.kernels.flash_attention_backward import attend_backward
 from seqlab.kernels.launch import check_types, launch
-from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, store_rows, visible
+from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, precision, store_rows, visible
 from seqlab.masks import first_query
 
 LEAST = tl.constexpr(-1e30)  # below every score, and not -inf: -inf - -inf would be NaN
@@ -83,17 +83,17 @@ class _FlashAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, lo, hi, scale):
         (B, T_q, H, K), (_, T_k, h, V) = q.shape, v.shape
         widths = {"K": K, "V": V, "BK": max(16, triton.next_power_of_2(K)), "BV": max(16, triton.next_power_of_2(V))}
+        widths["PRECISION"] = precision(q)
         y, lse = q.new_empty(B, T_q, H, V), q.new_empty(B, H, T_q, dtype=torch.float32)
-        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"  # of float32, as torch.matmul would
 
         def grid(meta):
             return triton.cdiv(T_q, meta["BT"]), B * H
 
         args = q, k, v, y, lse, T_q, T_k, H, h, lo, hi, scale * LOG2E.value
         tuned = {"configs": configs(TILES, K, V), "key": ("T_q", "T_k", "K", "V")}
-        launch(attend_forward, grid, *args, **widths, PRECISION=precision, WINDOW=lo > -ANYWHERE, **tuned)
+        launch(attend_forward, grid, *args, **widths, WINDOW=lo > -ANYWHERE, **tuned)
         ctx.save_for_backward(q, k, v, y, lse)
-        ctx.options = lo, hi, scale, precision
+        ctx.options = lo, hi, scale
         return y, lse.transpose(1, 2)
 
     @staticmethod

@@ -18,7 +18,7 @@ from seqlab.inputs import at_least_one
 from seqlab.kernels.flash_attention import LEAST, check_heads, flash_attention, read_keys
 from seqlab.kernels.flash_attention_backward import attend_backward
 from seqlab.kernels.launch import launch
-from seqlab.kernels.tiles import LOG2E
+from seqlab.kernels.tiles import LOG2E, precision
 
 ROWS = 64
 """The most rows of a tile. More queries than this in one head of the cache are flash attention's business."""
@@ -82,7 +82,7 @@ class _FlashDecode(torch.autograd.Function):
     def forward(ctx, q, k, v, lo, hi, scale, splits):
         (B, T_q, H, K), (_, T_k, h, V) = q.shape, v.shape
         BK, BV = (max(16, triton.next_power_of_2(width)) for width in (K, V))
-        rows, precision = T_q * H // h, "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        rows = T_q * H // h
         configs = CONFIGS if max(BK, BV) <= 128 else WIDE
         begin, end = min(max(lo, 0), T_k), max(min(T_q - 1 + hi, T_k), 0)
         span = triton.cdiv(triton.cdiv(max(end - begin, 1), splits), 128) * 128
@@ -92,12 +92,12 @@ class _FlashDecode(torch.autograd.Function):
         y, lse = q.new_empty(B, T_q, H, V), q.new_empty(B, H, T_q, dtype=torch.float32)
         sizes = {"G": H // h, "V": V, "BV": BV}
         args = q, k, v, part, parts_lse, T_q, T_k, h, lo, hi, scale * LOG2E.value, begin, end, span
-        tile = {"K": K, "BK": BK, "BR": max(16, triton.next_power_of_2(rows)), "PRECISION": precision}
+        tile = {"K": K, "BK": BK, "BR": max(16, triton.next_power_of_2(rows)), "PRECISION": precision(q)}
         launch(decode_split, (splits, B * h), *args, **sizes, **tile, configs=configs, key=("SPAN", "K", "V"))
         launch(decode_merge, (rows, B * h), part, parts_lse, y, lse, T_q, h, splits, **sizes,
                BSPLIT=triton.next_power_of_2(splits))  # fmt: skip
         ctx.save_for_backward(q, k, v, y, lse)
-        ctx.options = lo, hi, scale, precision
+        ctx.options = lo, hi, scale
         return y, lse.transpose(1, 2)
 
     @staticmethod

@@ -25,6 +25,7 @@ from torch import Tensor
 from seqlab.kernels.launch import check_types, launch
 from seqlab.kernels.matmul import tile_of_program
 from seqlab.kernels.moe_combine import gather_sum
+from seqlab.kernels.tiles import precision
 
 
 def _configs(*sizes):
@@ -135,7 +136,7 @@ def _multiply(x, w, offsets, P, pairs=None):
         return ((triton.cdiv(P, meta["BM"]) + min(E, P)) * triton.cdiv(N, meta["BN"]),)
 
     args = x, w, y, offsets, pairs, P, *w.stride(), P // x.shape[0]
-    named = {"E": E, "K": K, "N": N, "BE": triton.next_power_of_2(E + 1), "PRECISION": _precision()}
+    named = {"E": E, "K": K, "N": N, "BE": triton.next_power_of_2(E + 1), "PRECISION": precision(x)}
     launch(grouped_tile, grid, *args, **named, configs=CONFIGS, key=KEY)
     return y
 
@@ -148,12 +149,8 @@ def _multiply_transposed(x, dy, w, offsets, pairs=None):
         return triton.cdiv(K, meta["BM"]) * triton.cdiv(N, meta["BN"]), E
 
     args = x, dy, dw, offsets, pairs, P, *dw.stride(), P // x.shape[0]
-    launch(grouped_weight_tile, grid, *args, E=E, K=K, N=N, PRECISION=_precision(), configs=CONFIGS_W, key=KEY)
+    launch(grouped_weight_tile, grid, *args, E=E, K=K, N=N, PRECISION=precision(x), configs=CONFIGS_W, key=KEY)
     return dw
-
-
-def _precision():
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"  # of float32, as torch.matmul would
 
 
 class _GroupedMatmul(torch.autograd.Function):

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.tiles import precision
 
 CONFIGS = tuple(
     {"BM": BM, "BN": BN, "BK": BK, "GROUP": 8, "num_warps": warps, "num_stages": stages}
@@ -68,9 +69,8 @@ def _multiply(a, b):
     def grid(meta):
         return (triton.cdiv(M, meta["BM"]) * triton.cdiv(N, meta["BN"]),)
 
-    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"  # of float32, as torch.matmul would
     args = a, b, c, M, N, K, *a.stride(), *b.stride()
-    launch(matmul_tile, grid, *args, PRECISION=precision, configs=CONFIGS, key=("M", "N", "K"))
+    launch(matmul_tile, grid, *args, PRECISION=precision(a), configs=CONFIGS, key=("M", "N", "K"))
     return c
 
 

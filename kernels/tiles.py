@@ -1,5 +1,6 @@
 """What attention kernels share: which tiles a program visits, and how it loads and stores rows of (B, T, H, width)."""
 
+import torch
 import triton
 import triton.language as tl
 
@@ -49,6 +50,11 @@ def configs(tiles, *widths):
     """The configurations for `launch` from {width: ((BT, BS, num_warps, num_stages), …)}, for heads of these widths."""
     sizes = next(sizes for width, sizes in tiles.items() if max(widths) <= width)
     return tuple(dict(zip(("BT", "BS", "num_warps", "num_stages"), size, strict=True)) for size in sizes)
+
+
+def precision(x) -> str:
+    """How products of x are taken: float32 as `torch.matmul` would. For the rest "ieee": not every GPU knows "tf32"."""
+    return "tf32" if x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 @triton.jit

@@ -64,3 +64,21 @@ def test_wrong_arguments_get_a_sentence():
         matmul(torch.ones(2, 3), torch.ones(4, 5))
     with pytest.raises(TypeError, match=r"a is torch.float32, b is torch.float16: use one dtype for all"):
         matmul(torch.ones(2, 3), torch.ones(3, 5).half())
+
+
+@pytest.fixture
+def told():
+    """Sets by PyTorch's newer switch, which the older one, allow_tf32, cannot read, how float32 is multiplied."""
+    switch = torch.backends.cuda.matmul
+    before = switch.fp32_precision
+    yield lambda precision: setattr(switch, "fp32_precision", precision)
+    switch.fp32_precision = before
+
+
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_float32_is_multiplied_as_pytorch_is_told(precision, told):
+    told(precision)
+    with recorded() as launches:
+        matmul(torch.ones(2, 2), torch.ones(2, 2))
+        matmul(torch.ones(2, 2).half(), torch.ones(2, 2).half())
+    assert [run.named["PRECISION"] for run in launches] == [precision, "ieee"]
