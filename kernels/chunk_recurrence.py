@@ -146,19 +146,16 @@ def chunk_recurrence(
     """`seqlab.recurrence.chunkwise` without beta, and its gradients; values up to 256 wide.
 
     Sums, decays and the last state in float32, y in q's type; under autocast q, k and v take its type. float32 inputs
-    are multiplied as `torch.matmul` would. The sign of log_a is checked on CPU only: a GPU would have to be waited for.
+    are multiplied as `torch.matmul` would.
     """
     if beta is not None:
         raise ValueError("beta makes this the delta rule: use seqlab.kernels.chunk_delta")
     device = q.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
-    check_inputs(q, k, v, log_a if device == "cpu" else None, None, state)
+    check_inputs(q, k, v, log_a, None, state)
     check_types(q=q, k=k, v=v)
-    K, V = q.shape[-1], v.shape[-1]
-    if log_a is not None and (log_a.shape[:3] != q.shape[:3] or log_a.shape[3:] not in ((1,), (K,))):
-        raise ValueError(f"log_a has shape {tuple(log_a.shape)}: (B, T, H, 1) or (B, T, H, K) is needed")
-    if V > 256:
-        raise ValueError(f"v is {V} wide: this kernel takes 256 at most, a head's values in one program")
+    if v.shape[-1] > 256:
+        raise ValueError(f"v is {v.shape[-1]} wide: this kernel takes 256 at most, a head's values in one program")
     log_a, state = (x if x is None else x.float().contiguous() for x in (log_a, state))
     return _ChunkRecurrence.apply(q.contiguous(), k.contiguous(), v.contiguous(), log_a, state)

@@ -18,7 +18,7 @@ from torch import Tensor
 from seqlab.kernels.launch import check_types, launch
 
 WIDEST = 65536
-"""The widest row of one program. Up to 16384 all of it fits into registers; of a wider one the backward spills a part."""
+"""The widest row of one program. Registers hold up to 16384 of it; of a wider one the backward spills a part."""
 
 
 @triton.jit
