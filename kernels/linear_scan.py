@@ -23,8 +23,6 @@ CONFIGS = tuple(
     {"BT": BT, "BW": BW, "num_warps": warps}
     for BT, BW, warps in ((64, 32, 4), (32, 32, 4), (64, 32, 8), (128, 32, 8), (32, 64, 4), (64, 16, 4))
 )
-
-
 TUNED = {"configs": CONFIGS, "key": ("T", "W")}
 
 
