@@ -15,6 +15,8 @@ import triton
 from seqlab.gpu import interpreter
 
 OPTIONS = ("num_warps", "num_stages")
+MOST_PROGRAMS = 65535
+"""Along the second and the third axis of a grid."""
 
 
 class Launch(NamedTuple):
@@ -57,7 +59,7 @@ def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
         sizes = tuple(triton.next_power_of_2(values[name]) for name in key)
         tuned = _tuned(kernel, tuple(tuple(config.items()) for config in configs), sizes)
         with torch.cuda.device(device):  # Triton launches on the current device, wherever the tensors are
-            tuned[grid](*args, **named, enable_fp_fusion=True)
+            tuned[_checked(kernel, grid)](*args, **named, enable_fp_fusion=True)
 
 
 def check_types(**tensors) -> None:
@@ -69,6 +71,19 @@ def check_types(**tensors) -> None:
     if len(set(dtypes.values())) > 1:
         said = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
         raise TypeError(f"{said}: use one dtype for all")
+
+
+def _checked(kernel, grid):
+    """grid, and ValueError where it is larger than a GPU's: Triton would say "invalid argument"."""
+
+    def checked(constants):
+        programs = grid(constants) if callable(grid) else grid
+        if max(programs[1:], default=1) > MOST_PROGRAMS:
+            said = f"{kernel.fn.__name__} would need {' × '.join(map(str, programs))} programs"
+            raise ValueError(f"{said}: after the first axis {MOST_PROGRAMS} at most can be started; split the batch")
+        return programs
+
+    return checked
 
 
 @cache
