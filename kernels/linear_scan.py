@@ -20,9 +20,20 @@ from seqlab.kernels.launch import check_types, launch
 from seqlab.scan import Gates, Sequence, Start, check_scan
 
 CONFIGS = tuple(
-    {"BT": BT, "BW": BW, "num_warps": warps}
-    for BT, BW, warps in ((64, 32, 4), (32, 32, 4), (64, 32, 8), (128, 32, 8), (32, 64, 4), (64, 16, 4))
+    {"BT": BT, "BW": BW, "AHEAD": ahead, "num_warps": warps}
+    for BT, BW, ahead, warps in (
+        (64, 32, 1, 4),
+        (64, 32, 2, 4),
+        (32, 32, 3, 4),
+        (64, 16, 3, 4),
+        (32, 32, 3, 1),  # one warp: it scans without shared memory or barriers
+        (32, 16, 3, 1),
+        (64, 32, 2, 2),
+    )
 )
+"""AHEAD: so many tiles are loaded at once, all but one of them ahead of the step that needs them."""
+
+
 TUNED = {"configs": CONFIGS, "key": ("T", "W")}
 
 
@@ -111,13 +122,13 @@ def store(p, x, start, end, stride, W, N: tl.constexpr, PLANES: tl.constexpr, BW
 
 @triton.jit
 def linear_scan_forward(p_a, p_b, p_h0, p_h, T, W, a_b, a_t,
-                        PLANES: tl.constexpr, BT: tl.constexpr, BW: tl.constexpr):  # fmt: skip
+                        PLANES: tl.constexpr, BT: tl.constexpr, BW: tl.constexpr, AHEAD: tl.constexpr):  # fmt: skip
     """a_b, a_t: from one sequence and one token of a to the next; 0 where all have the same."""
     i_b, row = tl.program_id(1).to(tl.int64), W * PLANES
     p_a, p_b, p_h = p_a + i_b * a_b, p_b + i_b * T * row, p_h + i_b * T * row
     last = tl.arange(0, BT)[:, None] == BT - 1
     h = load(p_h0 + i_b * row, 0, 0, 1, row, W, 1, PLANES, BW)
-    for start in range(0, T, BT):
+    for start in tl.range(0, T, BT, num_stages=AHEAD):
         a = load(p_a, 0, start, T, a_t, W, BT, PLANES, BW)
         b = load(p_b, 0, start, T, row, W, BT, PLANES, BW)
         hs = scan_tile(a, b, h, False)
@@ -127,14 +138,14 @@ def linear_scan_forward(p_a, p_b, p_h0, p_h, T, W, a_b, a_t,
 
 @triton.jit
 def linear_scan_backward(p_a, p_h0, p_h, p_g, p_da, p_db, p_dh0, T, W, a_b, a_t, FIXED: tl.constexpr,
-                         PLANES: tl.constexpr, BT: tl.constexpr, BW: tl.constexpr):  # fmt: skip
+                         PLANES: tl.constexpr, BT: tl.constexpr, BW: tl.constexpr, AHEAD: tl.constexpr):  # fmt: skip
     """FIXED: a is constant over time, da one row for each sequence."""
     i_b, row = tl.program_id(1).to(tl.int64), W * PLANES
     p_a, p_h, p_g, p_db = p_a + i_b * a_b, p_h + i_b * T * row, p_g + i_b * T * row, p_db + i_b * T * row
     o_t = tl.arange(0, BT)[:, None]
     dh = load(p_g, 0, 0, 0, row, W, 1, PLANES, BW)  # of no row: 0
     da = dh
-    for i in range(tl.cdiv(T, BT)):
+    for i in tl.range(tl.cdiv(T, BT), num_stages=AHEAD):
         start = (tl.cdiv(T, BT) - 1 - i) * BT
         a = load(p_a + a_t, 0, start, T - 1, a_t, W, BT, PLANES, BW)  # a_{t+1}; after the last token nothing comes
         g = load(p_g, 0, start, T, row, W, BT, PLANES, BW)

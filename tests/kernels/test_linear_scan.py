@@ -22,7 +22,7 @@ BOTH = linear_scan, reference
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """2 tokens, 2 channels a tile, so that a few tokens have whole tiles, edges and a last one that is not full."""
-    tuned = {"configs": ({"BT": 2, "BW": 2, "num_warps": 4},), "key": ()}
+    tuned = {"configs": ({"BT": 2, "BW": 2, "AHEAD": 1, "num_warps": 4},), "key": ()}
     monkeypatch.setattr(import_module("seqlab.kernels.linear_scan"), "TUNED", tuned)
 
 
@@ -201,6 +201,16 @@ def test_it_is_compiled_for_four_targets_without_spills(kind):
         inputs = [torch.empty(*s, 1024, dtype=torch.complex64, **options) for s in ((1, 1), (8, 4096))]
     for c in (c for r in report(*inputs, configs=configs) for c in r.targets.values()):
         assert c.spills == 0 and c.occupancy.blocks
+
+
+def test_tiles_are_fetched_ahead_where_the_configuration_says_so():
+    """Triton does so by itself only for what a dot takes."""
+    with recorded() as launches:
+        linear_scan(*(torch.empty(8, 4096, 4096, dtype=torch.bfloat16, device="meta") for _ in range(2)))
+    (run,) = launches
+    for config in import_module("seqlab.kernels.linear_scan").CONFIGS[:2]:
+        text = compile_report(run.kernel, *run.args, targets=("sm_90",), **run.named | config).text("sm_90", "ptx")
+        assert ("cp.async" in text) == (config["AHEAD"] > 1)
 
 
 def test_two_runs_give_the_same_bits():
