@@ -24,10 +24,13 @@ LEAST = tl.constexpr(-1e30)  # below every score, and not -inf: -inf - -inf woul
 ANYWHERE = 1 << 30
 TILES = {
     64: ((64, 64, 4, 2), (128, 64, 4, 3), (128, 128, 8, 3), (128, 64, 8, 3)),
-    128: ((128, 32, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3)),
-    256: ((64, 32, 8, 2), (128, 64, 8, 2), (128, 32, 8, 3)),
+    128: ((128, 32, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3), (64, 32, 8, 1)),
+    256: ((64, 32, 8, 2), (128, 64, 8, 2), (128, 32, 8, 3), (32, 16, 4, 1)),
 }
-"""BT, BS, warps and stages by the width of a head. The first needs no spills on any target; a GPU tries them all."""
+"""BT, BS, warps and stages by the width of a head. The first needs no spills on any target; a GPU tries them all.
+
+The last fits where the others do not: float32, and less than 100 KB of shared memory.
+"""
 
 
 @triton.jit

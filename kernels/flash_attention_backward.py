@@ -17,15 +17,15 @@ from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, precision, sto
 
 TILES_Q = {
     64: ((128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2)),
-    128: ((64, 32, 8, 2), (64, 64, 8, 2), (128, 64, 8, 2)),
-    256: ((32, 32, 4, 1), (64, 32, 8, 2), (64, 32, 8, 1)),
+    128: ((64, 32, 8, 2), (64, 64, 8, 2), (128, 64, 8, 2), (32, 32, 4, 1)),
+    256: ((32, 32, 4, 1), (64, 32, 8, 2), (64, 32, 8, 1), (32, 16, 4, 1)),
 }
 TILES_KV = {
     64: ((32, 64, 4, 1), (64, 64, 4, 2), (64, 128, 8, 2), (32, 128, 8, 2)),
     128: ((32, 32, 4, 1), (64, 64, 8, 2), (64, 128, 8, 2), (32, 64, 4, 2)),
     256: ((16, 32, 8, 1), (32, 64, 8, 1), (32, 32, 8, 2)),
 }
-"""BT, BS, warps and stages by the width of a head. The first needs no spills on any target; a GPU tries them all."""
+"""BT, BS, warps and stages, chosen as in the forward; the first of `TILES_KV` is small enough to fit everywhere."""
 KEY = ("T_q", "T_k", "K", "V")
 
 

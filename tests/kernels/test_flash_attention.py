@@ -6,7 +6,10 @@ import torch
 pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
 from seqlab.attention import attend
+from seqlab.gpu.compile import compile_report
 from seqlab.kernels import flash_attention
+from seqlab.kernels.flash_attention import TILES
+from seqlab.kernels.flash_attention_backward import TILES_KV, TILES_Q
 from seqlab.kernels.launch import recorded
 from seqlab.mixers import Attention
 
@@ -131,6 +134,19 @@ def test_it_is_compiled_for_four_targets_without_spills(width, compiled):
         for c in report.targets.values():
             assert c.spills == 0 and c.occupancy.blocks, report
             assert name == "attend_delta" or c.tensor_cores
+
+
+@pytest.mark.parametrize("width", [128, pytest.param(256, marks=pytest.mark.slow)])
+def test_float32_has_a_configuration_for_little_shared_memory(width):
+    """A GPU passes over those that do not fit; one must."""
+    q = torch.empty(1, 4096, 1, width, device="meta", requires_grad=True)
+    with recorded() as launches:
+        flash_attention(q, q, q).sum().backward()
+    small = TILES[width][-1], TILES_Q[width][-1], TILES_KV[width][0]
+    for run, tile in zip([run for run in launches if "BS" in run.named], small, strict=True):
+        named = run.named | dict(zip(("BT", "BS", "num_warps", "num_stages"), tile, strict=True))
+        report = compile_report(run.kernel, *run.args, targets=("sm_89",), **named)
+        assert report["sm_89"].occupancy.blocks, report
 
 
 def test_wrong_arguments_get_a_sentence():
