@@ -139,9 +139,10 @@ def test_listing_takes_less_than_a_second_and_no_torch(course):
     )
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = os.times()
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        times.append(time.perf_counter() - start)
+        end = os.times()  # processor time of the command: a busy machine is waited for, and does not count
+        times.append(end.children_user + end.children_system - start.children_user - start.children_system)
     assert said.splitlines()[-1] == "False False"
     assert min(times) < 1
 

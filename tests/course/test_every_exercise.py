@@ -41,9 +41,9 @@ def test_every_named_mistake_fails_with_its_own_sentence(e, sentence, seed):
 @every
 def test_a_check_answers_within_two_seconds(e):
     for answer in (e.reference, *list(e.mistakes.values())[-1:], 0.5 if e.numeric else lambda **inputs: None):
-        start = time.perf_counter()
+        start = time.process_time()  # of its own: a busy machine is waited for, and does not count
         report_on(e, answer)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
 
 
 def first(e, change):
