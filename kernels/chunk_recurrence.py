@@ -25,7 +25,7 @@ from torch import Tensor
 
 from seqlab.inputs import check_inputs
 from seqlab.kernels.chunk_recurrence_backward import KEY, chunk_pairs, gradients, tiles
-from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.launch import check_types, launch, under_autocast
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, precision, store_tile
 
 CHUNK = 64
@@ -150,9 +150,7 @@ def chunk_recurrence(
     """
     if beta is not None:
         raise ValueError("beta makes this the delta rule: use seqlab.kernels.chunk_delta")
-    device = q.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
+    q, k, v = under_autocast(q, k, v)
     check_inputs(q, k, v, log_a, None, state)
     check_types(q=q, k=k, v=v)
     if v.shape[-1] > 256:

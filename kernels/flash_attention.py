@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seqlab.inputs import check_attention
 from seqlab.kernels.flash_attention_backward import attend_backward
-from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.launch import check_types, launch, under_autocast
 from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, precision, store_rows, visible
 from seqlab.masks import first_query
 
@@ -119,8 +119,10 @@ def flash_attention(
 ):
     """`seqlab.attention.attend` without mask and bias, and its gradients; heads up to 256 wide.
 
-    Sums and softmax in float32, the result in q's type. float32 inputs are multiplied as `torch.matmul` would.
+    Sums and softmax in float32, the result in q's type. float32 inputs are multiplied as `torch.matmul` would; under
+    autocast they take its type.
     """
+    q, k, v = under_autocast(q, k, v)
     lo, hi = check_heads(q, k, v, causal, window, align)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     y, lse = _FlashAttention.apply(q.contiguous(), k.contiguous(), v.contiguous(), lo, hi, scale)

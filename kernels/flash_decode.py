@@ -17,7 +17,7 @@ from torch import Tensor
 from seqlab.inputs import at_least_one
 from seqlab.kernels.flash_attention import LEAST, check_heads, flash_attention, read_keys
 from seqlab.kernels.flash_attention_backward import attend_backward
-from seqlab.kernels.launch import launch
+from seqlab.kernels.launch import launch, under_autocast
 from seqlab.kernels.tiles import LOG2E, precision
 
 ROWS = 64
@@ -124,6 +124,7 @@ def flash_decode(
 
     splits: the most programs that share a head of the cache; by default enough to fill the GPU.
     """
+    q, k, v = under_autocast(q, k, v)
     lo, hi = check_heads(q, k, v, causal, window, align)
     if splits is not None:
         at_least_one(splits=splits)

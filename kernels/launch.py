@@ -62,6 +62,14 @@ def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
             tuned[_checked(kernel, grid)](*args, **named, enable_fp_fusion=True)
 
 
+def under_autocast(*tensors):
+    """The same where autocast is off; else in the type in which `torch.matmul` would take them."""
+    device = tensors[0].device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return tensors
+    return tuple(x.to(torch.get_autocast_dtype(device)) for x in tensors)
+
+
 def check_types(**tensors) -> None:
     """TypeError for what the kernels do not compute with, or for two types in one call."""
     dtypes = {name: x.dtype for name, x in tensors.items() if x is not None}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from seqlab.ffn.routers import Routing
 from seqlab.ffn.swiglu import SwiGLU
 from seqlab.kernels.grouped_matmul import grouped_matmul
-from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.launch import check_types, launch, under_autocast
 from seqlab.kernels.moe_combine import combine
 from seqlab.kernels.moe_permute import permute
 
@@ -72,6 +72,7 @@ def mix_stacked(
     x: Float[Tensor, "N D"], routing: Routing, gate_up: Float[Tensor, "E F2 D"], down: Float[Tensor, "E D F"]
 ) -> Float[Tensor, "N D"]:
     """Σ_j p_nj E_e(x_n) for experts that lie in two tensors: W_gate above W_up, and W_down, rows as `nn.Linear` has."""
+    dtype, (x, gate_up, down) = x.dtype, under_autocast(x, gate_up, down)
     check_types(x=x, gate_up=gate_up, down=down)
     if gate_up.shape != (down.shape[0], 2 * down.shape[2], x.shape[1]) or down.shape[1] != x.shape[1]:
         raise ValueError(
@@ -79,12 +80,12 @@ def mix_stacked(
             "(E, 2 F, D) and (E, D, F) are needed"
         )
     if x.numel() == 0:
-        return x
+        return x.to(dtype)
     kept = None if routing.kept is None else routing.kept.flatten(0, -2)
     order = permute(routing.experts.flatten(0, -2), len(down), kept)
     h = _SwiGLU.apply(grouped_matmul(x, gate_up.mT, order.offsets, order.pairs, order.places))
     y = grouped_matmul(h, down.mT, order.offsets)
-    return combine(y, order.places, routing.weights.flatten(0, -2))
+    return combine(y, order.places, routing.weights.flatten(0, -2)).to(dtype)
 
 
 def mix(x: Float[Tensor, "N D"], routing: Routing, experts: nn.ModuleList) -> Float[Tensor, "N D"]:

@@ -7,7 +7,7 @@ pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
 from seqlab.attention import attend
 from seqlab.gpu.compile import compile_report
-from seqlab.kernels import flash_attention
+from seqlab.kernels import flash_attention, flash_decode
 from seqlab.kernels.flash_attention import TILES
 from seqlab.kernels.flash_attention_backward import TILES_KV, TILES_Q
 from seqlab.kernels.launch import recorded
@@ -134,6 +134,19 @@ def test_it_is_compiled_for_four_targets_without_spills(width, compiled):
         for c in report.targets.values():
             assert c.spills == 0 and c.occupancy.blocks, report
             assert name == "attend_delta" or c.tensor_cores
+
+
+@pytest.mark.parametrize("form", [flash_attention, flash_decode])
+def test_under_autocast_it_takes_mixed_types(form):
+    """Norms of queries and keys are float32 there, values are not."""
+    plain = Attention(32, 2, qk_norm=True)
+    ours = Attention(32, 2, qk_norm=True, form=form)
+    ours.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 5, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        (y, _), (expected, _) = ours(x), plain(x)
+    assert y.dtype == expected.dtype
+    torch.testing.assert_close(y, expected, rtol=0.03, atol=0.03)
 
 
 @pytest.mark.parametrize("width", [128, pytest.param(256, marks=pytest.mark.slow)])

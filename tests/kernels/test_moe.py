@@ -114,6 +114,15 @@ def layers(name, **options):
     return layer, plain
 
 
+def test_under_autocast_tokens_and_weights_may_have_two_types():
+    layer, plain = layers("Mixtral")
+    x = torch.randn(3, 3, D, dtype=torch.bfloat16)  # as a layer before it gives them
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = layer(x), plain(x)
+    assert y.dtype == expected.dtype
+    torch.testing.assert_close(y, expected, rtol=0.03, atol=0.03)
+
+
 @pytest.mark.parametrize("name", ROUTERS)
 def test_it_is_a_form_of_the_layer_with_every_gradient(name):
     layer, plain = layers(name, n_shared=1)
