@@ -25,8 +25,8 @@ from torch import Tensor
 
 from seqlab.inputs import check_inputs
 from seqlab.kernels.chunk_delta_backward import KEY, delta_backward, of_width
-from seqlab.kernels.launch import check_types, launch
-from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, store_tile
+from seqlab.kernels.launch import check_types, launch, under_autocast
+from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, precision, store_tile
 
 STATES = {128: ((32, 4, 1), (32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)), 256: ((16, 8, 1), (16, 4, 2), (32, 4, 2))}
 OUTPUTS = {128: ((64, 4, 1), (128, 4, 1), (128, 8, 1)), 256: ((32, 4, 1), (64, 4, 1), (128, 8, 1))}
@@ -46,7 +46,7 @@ def merge(b_x, b_l, o_i, o_j, log, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def inverse(b_l, C: tl.constexpr, PRECISION: tl.constexpr, MERGE: tl.constexpr):
+def inverse(b_l, C: tl.constexpr, EXACT: tl.constexpr, MERGE: tl.constexpr):
     """(I + L)⁻¹ of a strictly lower triangular L (C, C): its tiles of 16, all at once, and then larger ones.
 
     No power of L is formed, as in (I - L)(I + L²)…: powers grow even where the inverse does not. Where a key comes
@@ -64,15 +64,15 @@ def inverse(b_l, C: tl.constexpr, PRECISION: tl.constexpr, MERGE: tl.constexpr):
     o_i, o_j = o_c[:, None], o_c[None, :]
     for log in tl.static_range(4, 4 + N // 2):  # N = 1, 2, 4: none, 16 to 32, 32 to 64
         b_x = merge(b_x, b_l, o_i, o_j, log, MERGE)
-    if PRECISION == "ieee":  # one step of Newton's takes back what merging lost
-        b_rest = tl.where(o_i == o_j, 1.0, 0.0) - b_x - tl.dot(b_l, b_x, input_precision=PRECISION)
-        b_x = tl.dot(b_x, b_rest, b_x, input_precision=PRECISION)
+    if EXACT:  # one step of Newton's takes back what merging lost
+        b_rest = tl.where(o_i == o_j, 1.0, 0.0) - b_x - tl.dot(b_l, b_x, input_precision="ieee")
+        b_x = tl.dot(b_x, b_rest, b_x, input_precision="ieee")
     return b_x
 
 
 @triton.jit
 def delta_pairs(p_q, p_k, p_a, p_beta, p_A, p_P, T, H, K: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,
-                PRECISION: tl.constexpr, MERGE: tl.constexpr):  # fmt: skip
+                PRECISION: tl.constexpr, EXACT: tl.constexpr, MERGE: tl.constexpr):  # fmt: skip
     """A and P of one chunk of one head."""
     start, i_head = tl.program_id(0) * C, head(tl.program_id(1), T, T, H, H)[0]
     o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
@@ -85,7 +85,7 @@ def delta_pairs(p_q, p_k, p_a, p_beta, p_A, p_P, T, H, K: tl.constexpr, BK: tl.c
     b_d = decay_between(p_a, i_head, start, C, T, H)
     store_tile(p_P + i_head * C, b_P * b_d, start, C, T, H * C, 0, C, C)
     b_l = b_kk * b_d * load_gate(p_beta, i_head, start, C, T, H)[:, None]
-    b_A = inverse(tl.where(o_i > o_j, b_l, 0.0), C, PRECISION, MERGE)
+    b_A = inverse(tl.where(o_i > o_j, b_l, 0.0), C, EXACT, MERGE)
     store_tile(p_A + i_head * C, b_A, start, C, T, H * C, 0, C, C)
 
 
@@ -143,10 +143,9 @@ class _ChunkDelta(torch.autograd.Function):
         S, last = q.new_empty(B, H, n, K, V), q.new_empty(B, H, V, K, dtype=torch.float32)
         u, y = torch.empty_like(v), torch.empty_like(v)
         BK = max(16, triton.next_power_of_2(K))
-        ieee = q.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
-        precision = "ieee" if ieee else "tf32"  # of float32 operands
-        merging = "ieee" if ieee or q.device.type == "cpu" else "bf16x3"  # which the interpreter does not know
-        sizes = {"K": K, "BK": BK, "C": C, "PRECISION": precision}
+        exact = q.dtype == torch.float32 and precision(q) == "ieee"
+        merging = "ieee" if exact or q.device.type == "cpu" else "bf16x3"  # which the interpreter does not know
+        sizes = {"K": K, "BK": BK, "C": C, "PRECISION": precision(q)}
 
         def walks(meta):
             return triton.cdiv(V, meta["BV"]), B * H
@@ -154,12 +153,12 @@ class _ChunkDelta(torch.autograd.Function):
         def tiles(meta):
             return n, triton.cdiv(V, meta["BV"]), B * H
 
-        blocks = sizes | {"BK": min(64, BK), "MERGE": merging}
+        blocks = sizes | {"BK": min(64, BK), "EXACT": exact, "MERGE": merging}
         launch(delta_pairs, (n, B * H), q, k, a, beta, A, P, T, H, **blocks, configs=PAIRS, key=KEY)
         sizes["V"] = V
         args = k, v, a, beta, A, first, S, u, last, T, H
-        launch(delta_states, walks, *args, **sizes, configs=of_width(STATES, K), key=KEY)
-        launch(delta_outputs, tiles, q, a, P, S, u, y, T, H, **sizes, configs=of_width(OUTPUTS, K), key=KEY)
+        launch(delta_states, walks, *args, **sizes, configs=of_width(STATES, k), key=KEY)
+        launch(delta_outputs, tiles, q, a, P, S, u, y, T, H, **sizes, configs=of_width(OUTPUTS, k), key=KEY)
         ctx.save_for_backward(q, k, v, a, beta, A, P, S, u)
         ctx.first, ctx.sizes = first is not None, sizes
         return y, last
@@ -185,13 +184,11 @@ def chunk_delta(
     float32 inputs are multiplied as `torch.matmul` would: without tf32 that is exact and slow.
     Under autocast q, k and v are taken in its type, as `torch.matmul` takes them.
     """
-    device = q.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        q, k, v, beta = (x if x is None else x.to(torch.get_autocast_dtype(device)) for x in (q, k, v, beta))
-    check_inputs(q, k, v, log_a, beta, state)
-    check_types(q=q, k=k, v=v)
     if beta is None:
         raise ValueError("beta is missing: without the delta rule, use seqlab.kernels.chunk_recurrence")
+    q, k, v, beta = under_autocast(q, k, v, beta)
+    check_inputs(q, k, v, log_a, beta, state)
+    check_types(q=q, k=k, v=v)
     if log_a is not None and log_a.shape != (*q.shape[:3], 1):
         raise ValueError(
             f"log_a has shape {tuple(log_a.shape)}: this kernel takes one decay per head, (B, T, H, 1) = "

@@ -34,9 +34,15 @@ INPUTS = {256: ((32, 8, 1), (32, 4, 1), (64, 8, 1), (64, 4, 2))}
 """BV, warps and stages by the width of a key. The first needs no spills on any target; a GPU tries them all."""
 
 
-def of_width(configs, K):
-    """The configurations for keys of this width, as `launch` takes them."""
-    sizes = next(sizes for width, sizes in configs.items() if width >= K)
+def of_width(configs, k):
+    """The configurations for keys of this width, as `launch` takes them.
+
+    On Blackwell those of one stage: its pipeliner has let a product run before another one of the loop had updated the
+    state that both use (Triton 3.6 to 3.8, issue 10821; pull request 10993, open when this was written).
+    """
+    sizes = next(sizes for width, sizes in configs.items() if width >= k.shape[-1])
+    if k.is_cuda and torch.cuda.get_device_capability(k.device)[0] >= 10:
+        sizes = [(*size, stages) for *size, stages in sizes if stages == 1]
     return tuple(dict(zip(("BV", "num_warps", "num_stages"), size, strict=True)) for size in sizes)
 
 
@@ -164,10 +170,10 @@ def delta_backward(dy, dlast, q, k, v, a, beta, A, P, S, u, first, sizes):
         return triton.cdiv(V, meta["BV"]), B * H
 
     args = q, k, a, beta, A, P, dy, dlast, dS, dr, dfirst, T, H
-    launch(delta_backward_states, walks, *args, **sizes, configs=of_width(WALKS, K), key=KEY)
+    launch(delta_backward_states, walks, *args, **sizes, configs=of_width(WALKS, k), key=KEY)
     args = k, v, a, beta, P, u, dy, dr, dv, M, E, None if a is None else da[0], dbeta[0], T, H, V
-    launch(delta_backward_pairs, (n, B * H), *args, **sizes, configs=of_width(PAIRS, K), key=KEY)
+    launch(delta_backward_pairs, (n, B * H), *args, **sizes, configs=of_width(PAIRS, k), key=KEY)
     args = q, k, a, beta, S, u, dy, dS, dr, M, E, dq, dk, None if a is None else da[1:], dbeta[1:], B, T, H, V
     sizes = sizes | {"BK": BK}
-    launch(delta_backward_inputs, (n_k, n, B * H), *args, **sizes, configs=of_width(INPUTS, K), key=KEY)
+    launch(delta_backward_inputs, (n_k, n, B * H), *args, **sizes, configs=of_width(INPUTS, k), key=KEY)
     return dq, dk, dv, None if a is None else da.sum(0)[..., None], dbeta.sum(0), dfirst

@@ -1,6 +1,7 @@
 """The kernels of the gated delta rule against `seqlab.recurrence.chunkwise`."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ pytest.importorskip("triton", reason="needs Triton (Linux only)")
 from seqlab.gpu.sanitize import sanitize
 from seqlab.gpu.trace import trace
 from seqlab.kernels import chunk_delta
+from seqlab.kernels.chunk_delta_backward import WALKS, of_width
 from seqlab.kernels.launch import recorded
 from seqlab.mixers import DeltaNet, GatedDeltaNet
 from seqlab.recurrence import chunkwise
@@ -247,3 +249,11 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
         return sum(x.numel() for x in kept), max(x.numel() for x in held)
 
     assert all(long <= 4 * short for short, long in zip(most(2048), most(8192), strict=True))
+
+
+def test_on_blackwell_no_loop_is_pipelined(monkeypatch):
+    """Where Triton was seen to get a state wrong that two products of a loop use."""
+    keys = SimpleNamespace(shape=(1, 1, 1, 64), is_cuda=True, device="cuda")
+    for capability, stages in (((9, 0), {1, 2, 3}), ((10, 0), {1})):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert {config["num_stages"] for config in of_width(WALKS, keys)} == stages
