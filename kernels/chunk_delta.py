@@ -25,14 +25,14 @@ from torch import Tensor
 
 from seqlab.inputs import check_inputs
 from seqlab.kernels.chunk_delta_backward import KEY, delta_backward, of_width
-from seqlab.kernels.launch import check_types, launch, under_autocast
-from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, precision, store_tile
+from seqlab.kernels.launch import check_types, configurations, launch, under_autocast
+from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, padded, precision, store_tile
 
 STATES = {128: ((32, 4, 1), (32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)), 256: ((16, 8, 1), (16, 4, 2), (32, 4, 2))}
 OUTPUTS = {128: ((64, 4, 1), (128, 4, 1), (128, 8, 1)), 256: ((32, 4, 1), (64, 4, 1), (128, 8, 1))}
 """BV, warps and stages by the width of a key. The first needs no spills on any target; a GPU tries them all."""
 # Without spills too, but for 8 bytes on sm_80 with keys wider than 128: there every warp holds all of a right operand.
-PAIRS = tuple({"num_warps": warps, "num_stages": stages} for warps, stages in ((4, 1), (8, 1), (4, 2)))
+PAIRS = configurations("", ((4, 1), (8, 1), (4, 2)))
 
 
 @triton.jit
@@ -142,7 +142,7 @@ class _ChunkDelta(torch.autograd.Function):
         A, P = q.new_empty(B, T, H, C), q.new_empty(B, T, H, C)
         S, last = q.new_empty(B, H, n, K, V), q.new_empty(B, H, V, K, dtype=torch.float32)
         u, y = torch.empty_like(v), torch.empty_like(v)
-        BK = max(16, triton.next_power_of_2(K))
+        BK = padded(K)
         exact = q.dtype == torch.float32 and precision(q) == "ieee"
         merging = "ieee" if exact or q.device.type == "cpu" else "bf16x3"  # which the interpreter does not know
         sizes = {"K": K, "BK": BK, "C": C, "PRECISION": precision(q)}

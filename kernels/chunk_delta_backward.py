@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from seqlab.kernels.launch import launch
+from seqlab.kernels.launch import configurations, launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, store_tile
 
 KEY = ("T", "H", "K")
@@ -43,7 +43,7 @@ def of_width(configs, k):
     sizes = next(sizes for width, sizes in configs.items() if width >= k.shape[-1])
     if k.is_cuda and torch.cuda.get_device_capability(k.device)[0] >= 10:
         sizes = [(*size, stages) for *size, stages in sizes if stages == 1]
-    return tuple(dict(zip(("BV", "num_warps", "num_stages"), size, strict=True)) for size in sizes)
+    return configurations("BV", sizes)
 
 
 @triton.jit

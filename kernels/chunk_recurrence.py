@@ -26,7 +26,7 @@ from torch import Tensor
 from seqlab.inputs import check_inputs
 from seqlab.kernels.chunk_recurrence_backward import KEY, chunk_pairs, gradients, tiles
 from seqlab.kernels.launch import check_types, launch, under_autocast
-from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, precision, store_tile
+from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, padded, precision, store_tile
 
 CHUNK = 64
 WALK = ((32, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 4), (64, 32, 4, 3), (32, 32, 2, 3), (64, 128, 8, 3))
@@ -113,7 +113,7 @@ class _ChunkRecurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, log_a, state):
         (B, T, H, K), V = q.shape, v.shape[-1]
-        C = min(CHUNK, max(16, triton.next_power_of_2(T)))
+        C = min(CHUNK, padded(T))
         sizes = {"K": K, "V": V, "A": 1 if log_a is None else log_a.shape[-1], "C": C, "PRECISION": precision(q)}
         S, last = states(k, v, log_a, state, sizes)
         y = torch.empty_like(v)

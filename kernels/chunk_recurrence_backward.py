@@ -24,8 +24,8 @@ import torch
 import triton
 import triton.language as tl
 
-from seqlab.kernels.launch import launch
-from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, store_tile
+from seqlab.kernels.launch import configurations, launch
+from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, padded, store_tile
 
 KEY = ("T", "H", "K", "V", "A")
 BY_HEAD = ((32, 64, 8, 2), (64, 64, 8, 1), (64, 64, 8, 2), (64, 64, 4, 1), (32, 64, 4, 2), (128, 64, 8, 1))
@@ -207,6 +207,5 @@ def gradients(q, k, v, log_a, dy, S, dS, wants_decay, sizes):
 
 def tiles(sizes, q, v):
     """The configurations for `launch` from ((BK, BV, num_warps, num_stages), …), no tile wider than q or v."""
-    widest = [max(16, triton.next_power_of_2(x.shape[-1])) for x in (q, v)]
-    fit = dict.fromkeys((*map(min, widest, size), *size[2:]) for size in sizes)
-    return tuple(dict(zip(("BK", "BV", "num_warps", "num_stages"), size, strict=True)) for size in fit)
+    widest = [padded(x.shape[-1]) for x in (q, v)]
+    return configurations("BK BV", dict.fromkeys((*map(min, widest, size), *size[2:]) for size in sizes))

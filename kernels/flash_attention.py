@@ -17,7 +17,7 @@ from torch import Tensor
 from seqlab.inputs import check_attention
 from seqlab.kernels.flash_attention_backward import attend_backward
 from seqlab.kernels.launch import check_types, launch, under_autocast
-from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, precision, store_rows, visible
+from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, padded, precision, store_rows, visible
 from seqlab.masks import first_query
 
 LEAST = tl.constexpr(-1e30)  # below every score, and not -inf: -inf - -inf would be NaN
@@ -56,6 +56,14 @@ def read_keys(b_y, b_top, b_sum, b_q, b_t, p_k, p_v, begin, end, lo, hi, T_k, h,
 
 
 @triton.jit
+def divided(b_y, b_top, b_sum):
+    """The read and lse, in units of e. A query that may see nothing reads 0, and its lse is -inf."""
+    blind = b_sum == 0.0
+    b_sum = tl.where(blind, 1.0, b_sum)
+    return b_y / b_sum[:, None], tl.where(blind, float("-inf"), (b_top + tl.log2(b_sum)) / LOG2E)
+
+
+@triton.jit
 def attend_forward(p_q, p_k, p_v, p_y, p_lse, T_q, T_k, H, h, lo, hi, scale_2,
                    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
                    WINDOW: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr):  # fmt: skip
@@ -75,9 +83,8 @@ def attend_forward(p_q, p_k, p_v, p_y, p_lse, T_q, T_k, H, h, lo, hi, scale_2,
                                   BS, K, V, BK, BV, PRECISION, False)  # fmt: skip
     b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, b_t, p_k, p_v, whole_end, end, lo, hi, T_k, h, scale_2,
                                   BS, K, V, BK, BV, PRECISION, True)  # fmt: skip
-    blind = b_sum == 0.0  # a query that may see nothing reads 0
-    b_lse = tl.where(blind, float("-inf"), (b_top + tl.log2(tl.where(blind, 1.0, b_sum))) / LOG2E)
-    store_rows(p_y + i_q * V, b_y / tl.where(blind, 1.0, b_sum)[:, None], start, BT, T_q, H * V, V, BV)
+    b_y, b_lse = divided(b_y, b_top, b_sum)
+    store_rows(p_y + i_q * V, b_y, start, BT, T_q, H * V, V, BV)
     tl.store(p_lse + i_bh.to(tl.int64) * T_q + b_t, b_lse, mask=b_t < T_q)
 
 
@@ -85,7 +92,7 @@ class _FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, lo, hi, scale):
         (B, T_q, H, K), (_, T_k, h, V) = q.shape, v.shape
-        widths = {"K": K, "V": V, "BK": max(16, triton.next_power_of_2(K)), "BV": max(16, triton.next_power_of_2(V))}
+        widths = {"K": K, "V": V, "BK": padded(K), "BV": padded(V)}
         widths["PRECISION"] = precision(q)
         y, lse = q.new_empty(B, T_q, H, V), q.new_empty(B, H, T_q, dtype=torch.float32)
 
@@ -102,8 +109,7 @@ class _FlashAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy, dlse):
-        dlse = dlse.transpose(1, 2).float().contiguous()
-        return *attend_backward(dy.contiguous(), dlse, *ctx.saved_tensors, *ctx.options), None, None, None
+        return *attend_backward(dy, dlse, *ctx.saved_tensors, *ctx.options), None, None, None
 
 
 def flash_attention(
@@ -122,18 +128,18 @@ def flash_attention(
     Sums and softmax in float32, the result in q's type. float32 inputs are multiplied as `torch.matmul` would; under
     autocast they take its type.
     """
-    q, k, v = under_autocast(q, k, v)
-    lo, hi = check_heads(q, k, v, causal, window, align)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    y, lse = _FlashAttention.apply(q.contiguous(), k.contiguous(), v.contiguous(), lo, hi, scale)
+    y, lse = _FlashAttention.apply(*prepared(q, k, v, causal, window, align, scale))
     return (y, lse) if return_lse else y
 
 
-def check_heads(q, k, v, causal, window, align):
-    """lo and hi: query i sees the keys i + lo ≤ j < i + hi. One sentence for what the kernels cannot do."""
+def prepared(q, k, v, causal, window, align, scale):
+    """q, k, v, lo, hi and scale, as the kernels take them. One sentence for what they cannot do."""
+    q, k, v = under_autocast(q, k, v)
     check_attention(q, k, v, causal, window)
     check_types(q=q, k=k, v=v)
     if max(q.shape[-1], v.shape[-1]) > 256:
         raise ValueError(f"q and v are {q.shape[-1]} and {v.shape[-1]} wide: this kernel takes 256 at most")
     hi = first_query(q.shape[1], k.shape[1], align) + 1 if causal else ANYWHERE
-    return -ANYWHERE if window is None else max(hi - window, -ANYWHERE), hi
+    lo = -ANYWHERE if window is None else max(hi - window, -ANYWHERE)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return q.contiguous(), k.contiguous(), v.contiguous(), lo, hi, scale

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from seqlab.kernels.launch import launch
-from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, precision, store_rows, visible
+from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, padded, precision, store_rows, visible
 
 TILES_Q = {
     64: ((128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2)),
@@ -108,9 +108,10 @@ def attend_backward_kv(p_q, p_k, p_v, p_dy, p_lse, p_d, p_dk, p_dv, T_q, T_k, H,
 
 
 def attend_backward(dy, dlse, q, k, v, y, lse, lo, hi, scale):
-    """dq, dk, dv. lse and dlse are (B, H, T_q), the rest as `flash_attention` takes and gives it, contiguous."""
+    """dq, dk, dv. lse is (B, H, T_q), the rest as `flash_attention` takes and gives it."""
+    dy, dlse = dy.contiguous(), dlse.transpose(1, 2).float().contiguous()
     (B, T_q, H, K), (_, T_k, h, V) = q.shape, v.shape
-    BK, BV = (max(16, triton.next_power_of_2(width)) for width in (K, V))
+    BK, BV = (padded(width) for width in (K, V))
     dq, dk, dv, D = (torch.empty_like(x) for x in (q, k, v, lse))
     launch(attend_delta, (triton.cdiv(T_q, 64), B * H), y, dy, dlse, D, T_q, H, V, BV, BT=64)
     seen = T_q, T_k, H, h, lo, hi, scale, scale * LOG2E.value

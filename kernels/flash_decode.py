@@ -15,21 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from seqlab.inputs import at_least_one
-from seqlab.kernels.flash_attention import LEAST, check_heads, flash_attention, read_keys
+from seqlab.kernels.flash_attention import LEAST, divided, flash_attention, prepared, read_keys
 from seqlab.kernels.flash_attention_backward import attend_backward
-from seqlab.kernels.launch import launch, under_autocast
-from seqlab.kernels.tiles import LOG2E, precision
+from seqlab.kernels.launch import configurations, launch
+from seqlab.kernels.tiles import LOG2E, padded, precision
 
 ROWS = 64
 """The most rows of a tile. More queries than this in one head of the cache are flash attention's business."""
-CONFIGS = (
-    {"BS": 64, "num_warps": 4, "num_stages": 2},
-    {"BS": 64, "num_warps": 4, "num_stages": 4},
-    {"BS": 128, "num_warps": 4, "num_stages": 3},
-    {"BS": 128, "num_warps": 8, "num_stages": 3},
-    {"BS": 32, "num_warps": 4, "num_stages": 1},
-)
-WIDE = tuple({"BS": BS, "num_warps": warps, "num_stages": 2} for BS, warps in ((32, 4), (64, 8), (16, 4)))
+CONFIGS = configurations("BS", ((64, 4, 2), (64, 4, 4), (128, 4, 3), (128, 8, 3), (32, 4, 1)))
+WIDE = configurations("BS", ((32, 4, 2), (64, 8, 2), (16, 4, 2)))
 """Of heads wider than 128. The last of both fits where the others do not: float32, little shared memory."""
 
 
@@ -50,11 +44,9 @@ def decode_split(p_q, p_k, p_v, p_part, p_lse, T_q, T_k, h, lo, hi, scale_2, beg
     b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, b_t, p_k + i_k * K, p_v + i_k * V, first,
                                   tl.minimum(first + SPAN, end), lo, hi, T_k, h, scale_2,
                                   BS, K, V, BK, BV, PRECISION, True)  # fmt: skip
-    blind = b_sum == 0.0
-    b_lse = tl.where(blind, float("-inf"), (b_top + tl.log2(tl.where(blind, 1.0, b_sum))) / LOG2E)
+    b_y, b_lse = divided(b_y, b_top, b_sum)
     row = (i_bh.to(tl.int64) * tl.num_programs(0) + split) * rows + b_r
-    tl.store(p_part + row[:, None] * V + o_v, b_y / tl.where(blind, 1.0, b_sum)[:, None],
-             mask=(b_r[:, None] < rows) & (o_v < V))  # fmt: skip
+    tl.store(p_part + row[:, None] * V + o_v, b_y, mask=(b_r[:, None] < rows) & (o_v < V))
     tl.store(p_lse + row, b_lse, mask=b_r < rows)
 
 
@@ -82,7 +74,7 @@ class _FlashDecode(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, lo, hi, scale, splits):
         (B, T_q, H, K), (_, T_k, h, V) = q.shape, v.shape
-        BK, BV = (max(16, triton.next_power_of_2(width)) for width in (K, V))
+        BK, BV = (padded(width) for width in (K, V))
         rows = T_q * H // h
         configs = CONFIGS if max(BK, BV) <= 128 else WIDE
         begin, end = min(max(lo, 0), T_k), max(min(T_q - 1 + hi, T_k), 0)
@@ -93,7 +85,7 @@ class _FlashDecode(torch.autograd.Function):
         y, lse = q.new_empty(B, T_q, H, V), q.new_empty(B, H, T_q, dtype=torch.float32)
         sizes = {"G": H // h, "V": V, "BV": BV}
         args = q, k, v, part, parts_lse, T_q, T_k, h, lo, hi, scale * LOG2E.value, begin, end, span
-        tile = {"K": K, "BK": BK, "BR": max(16, triton.next_power_of_2(rows)), "PRECISION": precision(q)}
+        tile = {"K": K, "BK": BK, "BR": padded(rows), "PRECISION": precision(q)}
         launch(decode_split, (splits, B * h), *args, **sizes, **tile, configs=configs, key=("SPAN", "K", "V"))
         launch(decode_merge, (rows, B * h), part, parts_lse, y, lse, T_q, h, splits, **sizes,
                BSPLIT=triton.next_power_of_2(splits))  # fmt: skip
@@ -104,8 +96,7 @@ class _FlashDecode(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy, dlse):
-        dlse = dlse.transpose(1, 2).float().contiguous()
-        return *attend_backward(dy.contiguous(), dlse, *ctx.saved_tensors, *ctx.options), *(None,) * 4
+        return *attend_backward(dy, dlse, *ctx.saved_tensors, *ctx.options), *(None,) * 4
 
 
 def flash_decode(
@@ -124,16 +115,13 @@ def flash_decode(
 
     splits: the most programs that share a head of the cache; by default enough to fill the GPU.
     """
-    q, k, v = under_autocast(q, k, v)
-    lo, hi = check_heads(q, k, v, causal, window, align)
     if splits is not None:
         at_least_one(splits=splits)
     if q.shape[1] * q.shape[2] // k.shape[2] > ROWS:
         return flash_attention(q, k, v, causal=causal, window=window, align=align, scale=scale, return_lse=return_lse)
     if splits is None:
         splits = triton.cdiv(2 * _multiprocessors(q), q.shape[0] * k.shape[2])
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    y, lse = _FlashDecode.apply(q.contiguous(), k.contiguous(), v.contiguous(), lo, hi, scale, min(splits, 128))
+    y, lse = _FlashDecode.apply(*prepared(q, k, v, causal, window, align, scale), min(splits, 128))
     return (y, lse) if return_lse else y
 
 

@@ -23,17 +23,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from seqlab.kernels.launch import check_types, launch
-from seqlab.kernels.matmul import tile_of_program
+from seqlab.kernels.matmul import tile_configs, tile_of_program
 from seqlab.kernels.moe_combine import gather_sum
 from seqlab.kernels.tiles import precision
 
-
-def _configs(*sizes):
-    names = ("BM", "BN", "BK", "num_warps", "num_stages")
-    return tuple({**dict(zip(names, size, strict=True)), "GROUP": 8} for size in sizes)
-
-
-CONFIGS = _configs(
+CONFIGS = tile_configs(
     (128, 128, 32, 8, 3),
     (128, 128, 64, 8, 3),
     (128, 256, 64, 8, 3),
@@ -42,7 +36,7 @@ CONFIGS = _configs(
     (64, 128, 64, 4, 4),
     (16, 128, 64, 4, 4),  # few rows an expert, as in decoding: the matrices are all there is to read
 )
-CONFIGS_W = _configs(
+CONFIGS_W = tile_configs(
     (128, 128, 32, 8, 3),
     (128, 128, 64, 8, 3),
     (128, 128, 64, 8, 5),  # rows read through pairs wait for two loads, one after the other

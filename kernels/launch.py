@@ -62,6 +62,17 @@ def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
             tuned[_checked(kernel, grid)](*args, **named, enable_fp_fusion=True)
 
 
+def configurations(names: str, sizes) -> tuple[dict, ...]:
+    """What `configs` takes, from tuples: the constants of these names, then warps and stages."""
+    return tuple(dict(zip((*names.split(), *OPTIONS), size, strict=True)) for size in sizes)
+
+
+def row_config(D: int) -> dict:
+    """For a program that holds a row of D: warps enough that a thread has a few dozen numbers at most."""
+    BD = triton.next_power_of_2(D)
+    return {"BD": BD, "num_warps": min(16, max(1, BD // 512))}
+
+
 def under_autocast(*tensors):
     """The same where autocast is off; else in the type in which `torch.matmul` would take them."""
     device = tensors[0].device.type

@@ -15,19 +15,22 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.launch import check_types, configurations, launch
 from seqlab.kernels.tiles import precision
 
-CONFIGS = tuple(
-    {"BM": BM, "BN": BN, "BK": BK, "GROUP": 8, "num_warps": warps, "num_stages": stages}
-    for BM, BN, BK, warps, stages in (
-        (128, 128, 32, 8, 3),
-        (128, 128, 64, 8, 3),
-        (128, 256, 64, 8, 3),
-        (256, 128, 64, 8, 3),
-        (64, 128, 64, 4, 4),
-        (64, 64, 64, 4, 4),
-    )
+
+def tile_configs(*sizes):
+    """BM, BN, BK, warps and stages; programs in groups of 8 rows of tiles."""
+    return tuple({**config, "GROUP": 8} for config in configurations("BM BN BK", sizes))
+
+
+CONFIGS = tile_configs(
+    (128, 128, 32, 8, 3),
+    (128, 128, 64, 8, 3),
+    (128, 256, 64, 8, 3),
+    (256, 128, 64, 8, 3),
+    (64, 128, 64, 4, 4),
+    (64, 64, 64, 4, 4),
 )
 
 

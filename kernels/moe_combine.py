@@ -16,7 +16,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.launch import check_types, launch, row_config
 
 WIDEST = 65536
 """The widest row that fits into the registers of one program."""
@@ -51,13 +51,8 @@ def gather_sum(rows, places, weights=None):
     """Σ_j weights_nj rows[places_nj], or the plain sum; not differentiable."""
     N, K = places.shape
     y = rows.new_empty(N, rows.shape[1])
-    launch(combine_forward, (N,), rows, places, weights, y, rows.shape[1], K, configs=(_config(rows),))
+    launch(combine_forward, (N,), rows, places, weights, y, rows.shape[1], K, configs=(row_config(rows.shape[1]),))
     return y
-
-
-def _config(rows):
-    BD = triton.next_power_of_2(rows.shape[1])
-    return {"BD": BD, "num_warps": min(16, max(1, BD // 512))}
 
 
 class _Combine(torch.autograd.Function):
@@ -73,7 +68,7 @@ class _Combine(torch.autograd.Function):
         (N, K), D = places.shape, rows.shape[1]
         drows, dweights = torch.empty_like(rows), torch.empty_like(weights)
         args = rows, places, weights, dy.contiguous(), drows, dweights
-        launch(combine_backward, (N,), *args, D, K, configs=(_config(rows),))
+        launch(combine_backward, (N,), *args, D, K, configs=(row_config(rows.shape[1]),))
         return drows, None, dweights
 
 

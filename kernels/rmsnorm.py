@@ -15,7 +15,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.launch import check_types, launch, row_config
 
 WIDEST = 65536
 """The widest row of one program. Registers hold up to 16384 of it; of a wider one the backward spills a part."""
@@ -71,7 +71,7 @@ class _RMSNorm(torch.autograd.Function):
         y, r = torch.empty_like(x, dtype=dtype), x.new_empty(M, dtype=torch.float32)
         rows = _rows(M, FORWARD)
         args = x, weight, y, r, M, D, eps, rows
-        launch(rms_norm_forward, (triton.cdiv(M, rows),), *args, HELD=D <= 16384, configs=(_config(D),))
+        launch(rms_norm_forward, (triton.cdiv(M, rows),), *args, HELD=D <= 16384, configs=(row_config(D),))
         ctx.save_for_backward(x, weight, r)
         return y
 
@@ -85,7 +85,7 @@ class _RMSNorm(torch.autograd.Function):
         if weight is not None:
             dw = x.new_empty(triton.cdiv(M, rows), D, dtype=torch.float32)
         args = x, weight, r, dy.contiguous(), dx, dw, M, D, rows
-        launch(rms_norm_backward, (triton.cdiv(M, rows),), *args, HELD=D <= 8192, configs=(_config(D),))
+        launch(rms_norm_backward, (triton.cdiv(M, rows),), *args, HELD=D <= 8192, configs=(row_config(D),))
         return dx, None if weight is None else dw.sum(0).to(weight.dtype), None
 
 
@@ -96,11 +96,6 @@ FORWARD, BACKWARD = 1056, 264
 def _rows(M, programs):
     """Rows of a program."""
     return max(1, triton.cdiv(M, programs))
-
-
-def _config(D):
-    BD = triton.next_power_of_2(D)
-    return {"BD": BD, "num_warps": min(16, max(1, BD // 512))}
 
 
 def rms_norm(

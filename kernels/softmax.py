@@ -12,7 +12,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.kernels.launch import check_types, launch
+from seqlab.kernels.launch import check_types, launch, row_config
 
 LONGEST = 16384
 """The longest row that is kept in registers, and the piece in which longer ones are read."""
@@ -89,10 +89,9 @@ class _Softmax(torch.autograd.Function):
 
 
 def _over_rows(whole, pieces, *tensors):
-    """One program a row; warps enough that a thread holds a few dozen numbers at most."""
+    """One program a row."""
     D = tensors[0].shape[-1]
-    BD = min(triton.next_power_of_2(D), LONGEST)
-    config = {"BD": BD, "num_warps": min(16, max(1, BD // 512))}
+    config = row_config(min(D, LONGEST))
     launch(whole if D <= LONGEST else pieces, (tensors[0].numel() // D,), *tensors, D, configs=(config,))
 
 

@@ -1,8 +1,10 @@
-"""What attention kernels share: which tiles a program visits, and how it loads and stores rows of (B, T, H, width)."""
+"""What kernels of attention and recurrences share: tiles of (B, T, H, width), which of them are seen, and decays."""
 
 import torch
 import triton
 import triton.language as tl
+
+from seqlab.kernels.launch import configurations
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -48,8 +50,12 @@ def head(i_bh, T_q, T_k, H, h):
 
 def configs(tiles, *widths):
     """The configurations for `launch` from {width: ((BT, BS, num_warps, num_stages), …)}, for heads of these widths."""
-    sizes = next(sizes for width, sizes in tiles.items() if max(widths) <= width)
-    return tuple(dict(zip(("BT", "BS", "num_warps", "num_stages"), size, strict=True)) for size in sizes)
+    return configurations("BT BS", next(sizes for width, sizes in tiles.items() if max(widths) <= width))
+
+
+def padded(width: int) -> int:
+    """The side of a tile that holds it: a power of two, and 16 at least, as `tl.dot` needs."""
+    return max(16, triton.next_power_of_2(width))
 
 
 def precision(x) -> str:
@@ -59,7 +65,10 @@ def precision(x) -> str:
 
 @triton.jit
 def load_tile(p, row, N: tl.constexpr, rows, stride, column, W: tl.constexpr, BW: tl.constexpr):
-    """(N, BW) of a (rows, W) matrix, from a row and a column on. 0 where there is none."""
+    """(N, BW) of a (rows, W) matrix, from a row and a column on. 0 where there is none.
+
+    Not what `load_rows` calls: with these offsets of 32 bits the backward of attention spills (seen on sm_90).
+    """
     o_r, o_w = tl.arange(0, N)[:, None], tl.arange(0, BW)[None, :]
     p += tl.cast(row, tl.int64) * stride + column  # of the tile: within it 32 bits are enough
     p += o_r * stride + o_w
