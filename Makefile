@@ -10,8 +10,7 @@ WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::DeprecationWarning
 
 # Tests that run again with every shape on every public signature checked.
-SHAPED := tests/mixers tests/ffn $(patsubst %,tests/test_%.py,mixers model blocks identities recurrence scan two_sided shift \
-	dplr convolution discretize attention position_and_norm)
+SHAPED := tests/core tests/layers tests/mixers tests/ffn $(patsubst %,tests/test_%.py,mixers model blocks identities)
 
 .PHONY: lab test build format setup setup-test clean
 .DEFAULT_GOAL := help

@@ -2,7 +2,7 @@
 
     python benchmarks/chunkwise.py            # about two minutes; writes benchmarks/results/chunkwise.json and .md
 
-Scalar decay, B = 1, H = 4, K = V = 64, C = 64, float32. Beside `seqlab.recurrence.chunkwise`: our `recurrent`, and
+Scalar decay, B = 1, H = 4, K = V = 64, C = 64, float32. Beside `seqlab.core.recurrence.chunkwise`: our `recurrent`, and
 `naive_chunk_simple_gla` of flash-linear-attention (where fla-core is installed). Every round times every
 implementation once, in turn, so a busy moment of the machine hits all alike; the figure is the median of the rounds.
 """
@@ -16,7 +16,7 @@ import torch
 from keep import keep, versions
 from tqdm import tqdm
 
-from seqlab.recurrence import chunkwise, recurrent
+from seqlab.core.recurrence import chunkwise, recurrent
 
 LENGTHS = [1024, 2048, 4096, 8192, 16384]
 LONGEST_RECURRENT = 4096

@@ -25,16 +25,16 @@ from keep import keep, versions
 from torch import nn
 from tqdm import tqdm
 
-from seqlab import dplr, two_sided
-from seqlab.feature_maps import Taylor
+from seqlab.core import dplr, two_sided
+from seqlab.core.recurrence import chunkwise
+from seqlab.core.scan import linear_scan
+from seqlab.core.shift import read_before_write
 from seqlab.hub import from_transformers
+from seqlab.layers.feature_maps import Taylor
 from seqlab.mixers.elman import Elman
 from seqlab.mixers.gru import GRU
 from seqlab.mixers.lstm import LSTM
 from seqlab.mixers.ttt_linear import TTTLinear
-from seqlab.recurrence import chunkwise
-from seqlab.scan import linear_scan
-from seqlab.shift import read_before_write
 
 T, D, H, K, ROUNDS = 2048, 256, 4, 64, 5
 

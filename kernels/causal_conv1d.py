@@ -170,7 +170,7 @@ def causal_conv1d(
     bias: Float[Tensor, " D"] | None = None,
     state: Float[Tensor, "B past D"] | None = None,
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B past D"]]:
-    """`seqlab.convolution.causal_conv`, and the gradients of all it is given; 2 to 8 taps.
+    """`seqlab.core.convolution.causal_conv`, and the gradients of all it is given; 2 to 8 taps.
 
     Sums in float32, y in x's type. weight and bias may have another: under autocast they are wider.
     """
@@ -178,7 +178,7 @@ def causal_conv1d(
     check_types(weight=weight, bias=bias)
     (B, T, D), W = x.shape, weight.shape[1]
     if not 2 <= W <= 8:
-        raise ValueError(f"weight has {W} taps: this kernel takes 2 to 8, use seqlab.convolution.causal_conv")
+        raise ValueError(f"weight has {W} taps: this kernel takes 2 to 8, use seqlab.core.convolution.causal_conv")
     if T == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: T must be at least 1")
     for name, tensor, shape in (("weight", weight, (D, W)), ("bias", bias, (D,)), ("state", state, (B, W - 1, D))):

@@ -23,7 +23,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import check_inputs
+from seqlab.core.inputs import check_inputs
 from seqlab.kernels.chunk_delta_backward import KEY, delta_backward, of_width
 from seqlab.kernels.launch import check_types, configurations, launch, under_autocast
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, padded, precision, store_tile
@@ -179,7 +179,7 @@ def chunk_delta(
     state: Float[Tensor, "B H V K"] | None = None,
     chunk_size: int = 64,
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
-    """`seqlab.recurrence.chunkwise` with beta, and its gradients. Gates, sums and the state are float32.
+    """`seqlab.core.recurrence.chunkwise` with beta, and its gradients. Gates, sums and the state are float32.
 
     float32 inputs are multiplied as `torch.matmul` would: without tf32 that is exact and slow.
     Under autocast q, k and v are taken in its type, as `torch.matmul` takes them.
@@ -192,7 +192,7 @@ def chunk_delta(
     if log_a is not None and log_a.shape != (*q.shape[:3], 1):
         raise ValueError(
             f"log_a has shape {tuple(log_a.shape)}: this kernel takes one decay per head, (B, T, H, 1) = "
-            f"{(*q.shape[:3], 1)}; for one per key channel use seqlab.recurrence.chunkwise"
+            f"{(*q.shape[:3], 1)}; for one per key channel use seqlab.core.recurrence.chunkwise"
         )
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size is {chunk_size}: this kernel takes 16, 32 or 64")

@@ -23,7 +23,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import check_inputs
+from seqlab.core.inputs import check_inputs
 from seqlab.kernels.chunk_recurrence_backward import KEY, chunk_pairs, gradients, tiles
 from seqlab.kernels.launch import check_types, launch, under_autocast
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, padded, precision, store_tile
@@ -143,7 +143,7 @@ def chunk_recurrence(
     beta: None = None,
     state: Float[Tensor, "B H V K"] | None = None,
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
-    """`seqlab.recurrence.chunkwise` without beta, and its gradients; values up to 256 wide.
+    """`seqlab.core.recurrence.chunkwise` without beta, and its gradients; values up to 256 wide.
 
     Sums, decays and the last state in float32, y in q's type; under autocast q, k and v take its type. float32 inputs
     are multiplied as `torch.matmul` would.

@@ -14,11 +14,11 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import check_attention
+from seqlab.core.inputs import check_attention
+from seqlab.core.masks import first_query
 from seqlab.kernels.flash_attention_backward import attend_backward
 from seqlab.kernels.launch import check_types, launch, under_autocast
 from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, padded, precision, store_rows, visible
-from seqlab.masks import first_query
 
 LEAST = tl.constexpr(-1e30)  # below every score, and not -inf: -inf - -inf would be NaN
 ANYWHERE = 1 << 30
@@ -123,7 +123,7 @@ def flash_attention(
     scale: float | None = None,
     return_lse: bool = False,
 ):
-    """`seqlab.attention.attend` without mask and bias, and its gradients; heads up to 256 wide.
+    """`seqlab.core.attention.attend` without mask and bias, and its gradients; heads up to 256 wide.
 
     Sums and softmax in float32, the result in q's type. float32 inputs are multiplied as `torch.matmul` would; under
     autocast they take its type.

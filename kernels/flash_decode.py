@@ -2,7 +2,7 @@
 
 One query per head leaves flash attention a program per head, and most of a GPU idle. Here SPLITS programs share each
 head of the cache: each reads its own span of keys, and keeps its read and its lse = log Σ exp(scores). A second kernel
-joins them: a part weighs as much as its Σ exp(scores), as in `seqlab.attention.merge`.
+joins them: a part weighs as much as its Σ exp(scores), as in `seqlab.core.attention.merge`.
 
 All the query heads that share a head of the cache, at all T_q times, are rows of one tile: so every key and value is
 read once, which is the bound, for decoding moves bytes and computes little. Row r is query head r % G at time r // G.
@@ -14,7 +14,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import at_least_one
+from seqlab.core.inputs import at_least_one
 from seqlab.kernels.flash_attention import LEAST, divided, flash_attention, prepared, read_keys
 from seqlab.kernels.flash_attention_backward import attend_backward
 from seqlab.kernels.launch import configurations, launch

@@ -16,8 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
+from seqlab.core.scan import Gates, Sequence, Start, check_scan
 from seqlab.kernels.launch import check_types, launch
-from seqlab.scan import Gates, Sequence, Start, check_scan
 
 CONFIGS = tuple(
     {"BT": BT, "BW": BW, "AHEAD": ahead, "num_warps": warps}
@@ -206,7 +206,7 @@ def _rows(x, width, planes):
 
 
 def linear_scan(a: Gates, b: Sequence, h0: Start | None = None) -> Sequence:
-    """`seqlab.scan.linear_scan` and its gradients: real, or complex as soon as one of the inputs is.
+    """`seqlab.core.scan.linear_scan` and its gradients: real, or complex as soon as one of the inputs is.
 
     a, b and h0 may have different types, none wider than float32 or complex64; the result is float32 or complex64.
     """

@@ -101,11 +101,13 @@ def _rows(M, programs):
 def rms_norm(
     x: Float[Tensor, "*B D"], weight: Float[Tensor, " D"] | None = None, eps: float = 1e-6
 ) -> Float[Tensor, "*B D"]:
-    """`seqlab.norm.rms_norm(x, weight, eps)`, and the gradients of x and weight."""
+    """`seqlab.layers.norm.rms_norm(x, weight, eps)`, and the gradients of x and weight."""
     check_types(x=x)
     D = x.shape[-1]
     if D > WIDEST:
-        raise ValueError(f"x has rows of {D}, this kernel keeps a row in registers, {WIDEST} at most: use seqlab.norm")
+        raise ValueError(
+            f"x has rows of {D}, this kernel keeps a row in registers, {WIDEST} at most: use seqlab.layers.norm"
+        )
     if weight is not None and weight.shape != (D,):
         raise ValueError(f"weight has shape {tuple(weight.shape)}, x has width {D}: weight must be ({D},)")
     return _RMSNorm.apply(x.reshape(-1, D).contiguous(), weight, eps).reshape(x.shape)

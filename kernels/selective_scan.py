@@ -23,7 +23,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import at_least_one
+from seqlab.core.inputs import at_least_one
 from seqlab.kernels.launch import check_types, launch
 from seqlab.kernels.tiles import LOG2E
 

@@ -9,11 +9,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.attention import attend_in_form
+from seqlab.core.attention import attend_in_form
+from seqlab.core.position import rope_frequencies, rotate
+from seqlab.layers.norm import RMSNorm
 from seqlab.mixers.attention import KVCache
 from seqlab.model import Block
-from seqlab.norm import RMSNorm
-from seqlab.position import rope_frequencies, rotate
 
 
 class Adapted(nn.Module):

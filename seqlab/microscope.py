@@ -1,6 +1,6 @@
 """The state microscope's eye: what a mixer holds, writes, reads and still knows after each token of one short sequence.
 
-`observe` works on any mixer. One that offers `project` is seen exactly, through the equation of `seqlab.recurrence` or
+`observe` works on any mixer. One that offers `project` is seen exactly, through the equation of `seqlab.core.recurrence` or
 through the softmax; any other module with forward(x, state) -> (y, state) is run token by token and differentiated.
 The pictures are in `seqlab.figures.microscope`.
 """
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.attention import attend, causal_mask, repeat_heads
-from seqlab.inputs import wide
-from seqlab.recurrence import parallel, step
+from seqlab.core.attention import attend, causal_mask, repeat_heads
+from seqlab.core.inputs import wide
+from seqlab.core.recurrence import parallel, step
 
 COMES_BACK = 0.9
 """A stored value comes back when what its key returns has at least this cosine with it."""

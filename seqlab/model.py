@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seqlab.ffn import SwiGLU
-from seqlab.norm import RMSNorm
+from seqlab.layers.norm import RMSNorm
 
 Make = Callable[[int], nn.Module]  # d_model -> module
 

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from seqlab.recurrence import chunkwise, recurrent
-from seqlab.scan import linear_scan
+from seqlab.core.recurrence import chunkwise, recurrent
+from seqlab.core.scan import linear_scan
 from seqlab.zoo import ZOO
 
 LONG, LONGER, D = 16_384, 100_000, 32

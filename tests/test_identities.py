@@ -7,8 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seqlab import dplr, two_sided
-from seqlab.attention import attend
+from seqlab.core import dplr, two_sided
+from seqlab.core.attention import attend
+from seqlab.core.recurrence import chunkwise, recurrent
+from seqlab.core.scan import linear_scan
+from seqlab.core.shift import read_before_write
 from seqlab.mixers.abc import ABC
 from seqlab.mixers.attention import Attention
 from seqlab.mixers.deltanet import DeltaNet
@@ -34,9 +37,6 @@ from seqlab.mixers.rwkv6 import RWKV6
 from seqlab.mixers.rwkv7 import RWKV7
 from seqlab.mixers.s5 import S5
 from seqlab.mixers.streaming import StreamingLLM
-from seqlab.recurrence import chunkwise, recurrent
-from seqlab.scan import linear_scan
-from seqlab.shift import read_before_write
 
 B, T, D, H = 2, 19, 32, 4
 K = D // H

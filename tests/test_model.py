@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from seqlab.ffn import MLP, DeepSeekV3Router, ExpertChoiceRouter, MoE, SwiGLU, SwitchRouter
+from seqlab.layers.norm import RMSNorm
 from seqlab.mixers import RWKV7, Attention, LinearAttention, Linformer, RetNet
 from seqlab.model import Block, LanguageModel, Parallel, PostNormBlock, generate, stream
-from seqlab.norm import RMSNorm
 from seqlab.zoo import ZOO
 
 HYBRID = [partial(LinearAttention, n_heads=2), partial(RetNet, n_heads=2), partial(Attention, n_heads=2, window=8)]

@@ -21,6 +21,7 @@
 import torch
 
 from seqlab import figures
+from seqlab.core.recurrence import chunkwise, parallel, recurrent
 from seqlab.course import progress
 from seqlab.course.checking import report_on
 from seqlab.course.doctor import examine
@@ -28,7 +29,6 @@ from seqlab.course.exercises import find
 from seqlab.course.syllabus import PARTS, SYLLABUS, written
 from seqlab.figures.course_map import course_map
 from seqlab.mixers import LinearAttention, RetNet
-from seqlab.recurrence import chunkwise, parallel, recurrent
 from seqlab.widgets import explore, microscope
 
 # %% [markdown]

@@ -42,10 +42,10 @@ from einops import rearrange
 from torch import nn
 from tqdm.auto import tqdm
 
-import seqlab.recurrence
-from seqlab.feature_maps import Elu, Identity, RandomFeatures, Taylor
+import seqlab.core.recurrence
 from seqlab.figures import linear_attention as figures
 from seqlab.figures import microscope_frames, timing_lines
+from seqlab.layers.feature_maps import Elu, Identity, RandomFeatures, Taylor
 from seqlab.microscope import observe
 from seqlab.mixers import LinearAttention
 from seqlab.widgets import explore, microscope
@@ -316,14 +316,14 @@ def chunks_of_one_or_of_all_are_the_other_two_forms():
 
 @holds
 def these_are_the_forms_of_seqlab():
-    same(with_gradients(recurrent), with_gradients(seqlab.recurrence.recurrent))
-    same(with_gradients(parallel), with_gradients(seqlab.recurrence.parallel))
+    same(with_gradients(recurrent), with_gradients(seqlab.core.recurrence.recurrent))
+    same(with_gradients(parallel), with_gradients(seqlab.core.recurrence.parallel))
     for C in CHUNKS:
-        same(with_gradients(chunkwise, C), with_gradients(seqlab.recurrence.chunkwise, chunk_size=C))
+        same(with_gradients(chunkwise, C), with_gradients(seqlab.core.recurrence.chunkwise, chunk_size=C))
 
 
 # %% [markdown]
-# The tolerance is 1e-9 in float64, for outputs, states and gradients. `seqlab.recurrence` has the same three
+# The tolerance is 1e-9 in float64, for outputs, states and gradients. `seqlab.core.recurrence` has the same three
 # functions. Its chunkwise form carries the state from chunk to chunk, so that it also works with the decays of the
 # next chapters; and it takes any $T$ and a first state.
 #
@@ -340,7 +340,7 @@ figures.forms(T=16, chunks=[1, 2, 4, 8, 16], K=4, V=4)
 # The bars count the chunkwise row of the table at every $C$. So at both ends they hold a little more than the pure
 # forms: at $C = 1$ each token still meets itself as a pair, and at $C = 16$ an empty state is read and a last one
 # written. The grey bar is the number of chunks: so many steps if they are walked one after the other, as
-# `seqlab.recurrence` does. A cumulative sum needs fewer.
+# `seqlab.core.recurrence` does. A cumulative sum needs fewer.
 #
 # ## 4 · The failure, mended
 #
@@ -366,7 +366,7 @@ torch.manual_seed(0)
 seconds |= time_against_length(
     {
         "linear attention, parallel": Linear(D, parallel),
-        "linear attention, chunk after chunk": Linear(D, seqlab.recurrence.chunkwise),
+        "linear attention, chunk after chunk": Linear(D, seqlab.core.recurrence.chunkwise),
         "linear attention, all chunks at once": Linear(D, chunkwise),
     }
 )
@@ -502,7 +502,7 @@ explore(stored_together, pairs=(1, 64), K=[8, 16, 32, 64, 128])
 # ## 6 · Feature maps: what stands in for exp
 #
 # The derivation needs $\varphi(q) \cdot \varphi(k)$ where softmax has $\exp(s)$, with $s = q \cdot k / \sqrt K$. Four
-# choices, all in `seqlab.feature_maps`:
+# choices, all in `seqlab.layers.feature_maps`:
 #
 # | name | $\varphi(x)$ | features | $\varphi(q)\cdot\varphi(k)$ | from |
 # |---|---|---|---|---|
@@ -865,7 +865,7 @@ class OurLinearAttention(nn.Module):
     def forward(self, x, state=None):
         q, k, v = (rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v))
         v = F.pad(v, (0, 1), value=1.0)
-        y, state = seqlab.recurrence.chunkwise(elu_plus_one(q), elu_plus_one(k), v, state=state)
+        y, state = seqlab.core.recurrence.chunkwise(elu_plus_one(q), elu_plus_one(k), v, state=state)
         y = y[..., :-1] / (y[..., -1:] + 1e-6)  # a guard, far below any sum of weights that occurs
         return self.out(rearrange(y, "b t h v -> b t (h v)")), state
 

@@ -44,13 +44,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from tqdm.auto import tqdm
 
-import seqlab.recurrence
+import seqlab.core.recurrence
+from seqlab.core.position import rope_frequencies, rotate
 from seqlab.figures import loss_curves, timing_lines
 from seqlab.figures import retention as figures
 from seqlab.microscope import observe
 from seqlab.mixers import LinearAttention, RetNet
 from seqlab.model import LanguageModel
-from seqlab.position import rope_frequencies, rotate
 from seqlab.tasks import IGNORE, Recall
 from seqlab.train import evaluate, train
 from seqlab.widgets import explore, microscope
@@ -330,7 +330,7 @@ def the_parallel_form_is_the_recurrent_form():
 
 @holds
 def a_decay_of_one_is_linear_attention():
-    theirs, S = seqlab.recurrence.parallel(q[None, :, None], k[None, :, None], v[None, :, None])
+    theirs, S = seqlab.core.recurrence.parallel(q[None, :, None], k[None, :, None], v[None, :, None])
     same(parallel(q, k, v, 1.0), (theirs[0, :, 0], S[0, 0]))
 
 
@@ -425,9 +425,9 @@ def these_are_the_forms_of_seqlab():
     ours = [recurrent(q, k, v, gamma), parallel(q, k, v, gamma), chunkwise(q, k, v, gamma, 16)]
     log_a = torch.full((1, T, 1, 1), math.log(gamma), dtype=torch.float64)
     core = [
-        partial(seqlab.recurrence.chunkwise, chunk_size=16),
-        seqlab.recurrence.parallel,
-        seqlab.recurrence.recurrent,
+        partial(seqlab.core.recurrence.chunkwise, chunk_size=16),
+        seqlab.core.recurrence.parallel,
+        seqlab.core.recurrence.recurrent,
     ]
     for (y, S), form in zip(ours, reversed(core), strict=True):
         theirs, S_T = form(q[None, :, None], k[None, :, None], v[None, :, None], log_a=log_a)
@@ -435,7 +435,7 @@ def these_are_the_forms_of_seqlab():
 
 
 # %% [markdown]
-# `seqlab.recurrence` takes `log_a` instead of γ, one for each token: a constant decay is the special case in which
+# `seqlab.core.recurrence` takes `log_a` instead of γ, one for each token: a constant decay is the special case in which
 # they are all equal. From here on we use it.
 #
 # ### Three forms, one answer, three prices
@@ -445,9 +445,9 @@ def these_are_the_forms_of_seqlab():
 
 # %% tags=["nbval-check-output"]
 FORMS = {
-    "recurrent": seqlab.recurrence.recurrent,
-    "parallel": seqlab.recurrence.parallel,
-    "chunkwise, C = 64": seqlab.recurrence.chunkwise,
+    "recurrent": seqlab.core.recurrence.recurrent,
+    "parallel": seqlab.core.recurrence.parallel,
+    "chunkwise, C = 64": seqlab.core.recurrence.chunkwise,
 }
 
 
@@ -515,7 +515,7 @@ T = 1024
 with torch.inference_mode():
     inputs = retention_inputs(T)
     dial = {
-        C: seconds(partial(seqlab.recurrence.chunkwise, chunk_size=C), inputs, repeats=2)
+        C: seconds(partial(seqlab.core.recurrence.chunkwise, chunk_size=C), inputs, repeats=2)
         for C in tqdm([1, 4, 16, 32, 64, 128, 256, T])
     }
 figures.chunk_dial(dial, title=f"T = {T:,}: the best chunk here has {min(dial, key=dial.get)} tokens")
@@ -561,7 +561,7 @@ figures.head_decays(gammas)
 
 # %% tags=["nbval-check-output"]
 inputs = retention_inputs(8192, H=8, K=16, V=16, dtype=torch.float64)
-y, _ = seqlab.recurrence.chunkwise(**inputs)
+y, _ = seqlab.core.recurrence.chunkwise(**inputs)
 loud = y[0, -2048:].square().mean((0, 2)).sqrt()  # root mean square of each head, once it has settled
 expected = (1 - gammas**2).rsqrt()
 print(

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from seqlab.core.inputs import wide
 from seqlab.ffn.routers import MixtralRouter, Router, Routing
 from seqlab.ffn.swiglu import SwiGLU
-from seqlab.inputs import wide
 
 
 class MoE(nn.Module):

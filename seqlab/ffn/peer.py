@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from seqlab.norm import RMSNorm
+from seqlab.layers.norm import RMSNorm
 
 
 class PEER(nn.Module):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from seqlab.inputs import wide
+from seqlab.core.inputs import wide
 
 
 class Routing(NamedTuple):

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.shift import token_shift
+from seqlab.core.shift import token_shift
 
 
 class ChannelMix(nn.Module):

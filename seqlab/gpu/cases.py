@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import randn
 
 from seqlab import kernels
-from seqlab.attention import attend
-from seqlab.convolution import causal_conv
+from seqlab.core.attention import attend
+from seqlab.core.convolution import causal_conv
+from seqlab.core.recurrence import chunkwise
+from seqlab.core.scan import linear_scan
 from seqlab.ffn import routers
 from seqlab.ffn.routers import Routing
+from seqlab.layers.norm import rms_norm
 from seqlab.mixers.mamba import selective_scan
-from seqlab.norm import rms_norm
-from seqlab.recurrence import chunkwise
-from seqlab.scan import linear_scan
 
 
 def _plain(**size) -> float:

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from seqlab.core.position import yarn_magnitude
 from seqlab.ffn.moe import MoE
 from seqlab.ffn.routers import DeepSeekV3Router
 from seqlab.ffn.swiglu import SwiGLU
@@ -12,7 +13,6 @@ from seqlab.hub.family import Family
 from seqlab.hub.weights import experts
 from seqlab.mixers.mla import MLA
 from seqlab.model import LanguageModel
-from seqlab.position import yarn_magnitude
 
 FIELDS = llama.FIELDS | {
     "vocab_size": 129280,

@@ -1,13 +1,13 @@
 """Rotary positions as a config asks for them."""
 
-from seqlab.hub.config import Config
-from seqlab.position import (
+from seqlab.core.position import (
     linear_frequencies,
     llama3_frequencies,
     rope_frequencies,
     yarn_frequencies,
     yarn_magnitude,
 )
+from seqlab.hub.config import Config
 
 FIELDS = {"rope_parameters": None, "rope_scaling": None, "rope_theta": None, "max_position_embeddings": 0}
 

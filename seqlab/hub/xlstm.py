@@ -9,9 +9,9 @@ from seqlab.ffn.swiglu import SwiGLU
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
 from seqlab.hub.weights import into
+from seqlab.layers.norm import RMSNorm
 from seqlab.mixers.mlstm import MLSTM
 from seqlab.model import Block, LanguageModel
-from seqlab.norm import RMSNorm
 
 FIELDS = {
     "vocab_size": 50304,

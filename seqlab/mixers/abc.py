@@ -5,8 +5,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.mixer import Mixer, head_width
-from seqlab.two_sided import in_form
+from seqlab.core.two_sided import in_form
+from seqlab.layers.base import Mixer, head_width
 
 
 class ABCState(NamedTuple):
@@ -25,7 +25,7 @@ class ABC(Mixer):
     slots instead of T tokens. What enters a slot is chosen by the token alone, and a slot holds the weighted *mean* of
     all it was given, never less of the old: its gate e^(z_{t-1} - z_t), z = log Σ φ, is what remains of a mean when
     one more joins. So it is two passes of gated linear attention with a softmax between, the slots in the rows of the
-    first table, K̃ (M, K), and in the columns of the second, Ṽᵀ (V, M): `seqlab.two_sided`, whose signature a function
+    first table, K̃ (M, K), and in the columns of the second, Ṽᵀ (V, M): `seqlab.core.two_sided`, whose signature a function
     passed as `form` must have.
     """
 

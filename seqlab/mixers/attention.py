@@ -5,10 +5,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.attention import attend_in_form
-from seqlab.mixer import Mixer, head_width
-from seqlab.norm import RMSNorm
-from seqlab.position import rope_frequencies, rotate
+from seqlab.core.attention import attend_in_form
+from seqlab.core.position import rope_frequencies, rotate
+from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.norm import RMSNorm
 
 
 class KVCache(NamedTuple):
@@ -32,7 +32,7 @@ class Attention(Mixer):
     What real models vary: d_head and d_out apart from d_model; bias on q, k, v (and out, unless out_bias says other);
     qk_norm, an RMS norm per head before the rotation (Qwen 3, arXiv:2505.09388); gate, a sigmoid per channel of y
     (arXiv:2505.06708; Qwen3-Next); scale in place of K^-1/2; d_rotary, how many channels of a head turn;
-    rope_base=None for no positions (Jamba); theta, any frequencies of `seqlab.position`, with their magnitude.
+    rope_base=None for no positions (Jamba); theta, any frequencies of `seqlab.core.position`, with their magnitude.
     """
 
     def __init__(

@@ -3,10 +3,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import ShortConv
-from seqlab.feature_maps import Taylor
-from seqlab.mixer import Mixer, head_width
-from seqlab.recurrence import in_form
+from seqlab.core.recurrence import in_form
+from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.feature_maps import Taylor
+from seqlab.layers.short_conv import ShortConv
 
 
 class Based(Mixer):

@@ -6,11 +6,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import ShortConv
-from seqlab.discretize import draw_dt, softplus_inverse
-from seqlab.mixer import Mixer, head_width
-from seqlab.norm import l2norm, rms_norm
-from seqlab.recurrence import in_form
+from seqlab.core.discretize import draw_dt, softplus_inverse
+from seqlab.core.recurrence import in_form
+from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.norm import l2norm, rms_norm
+from seqlab.layers.short_conv import ShortConv
 
 
 class DeltaProductState(NamedTuple):

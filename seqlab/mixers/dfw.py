@@ -4,8 +4,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.mixer import Mixer, head_width
-from seqlab.two_sided import in_form
+from seqlab.core.two_sided import in_form
+from seqlab.layers.base import Mixer, head_width
 
 
 class DFW(Mixer):
@@ -15,7 +15,7 @@ class DFW(Mixer):
 
     The difference from GLA: rows decay as well as columns, so the gate of a cell is the product of its row's and its
     column's, a matrix of rank one. No feature map, no normaliser, no norm after the read: y = S q goes to the output.
-    The gates start at ½ here. A gate on the rows does not fit `seqlab.recurrence`: `seqlab.two_sided` carries it, and
+    The gates start at ½ here. A gate on the rows does not fit `seqlab.core.recurrence`: `seqlab.core.two_sided` carries it, and
     any function with its signature may stand for `form`. State: S (B, H, V, K).
     """
 

@@ -6,10 +6,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.attention import attend_in_form
-from seqlab.mixer import Mixer, head_width
-from seqlab.norm import RMSNorm
-from seqlab.position import rope_frequencies, rotate
+from seqlab.core.attention import attend_in_form
+from seqlab.core.position import rope_frequencies, rotate
+from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.norm import RMSNorm
 
 
 class DifferentialCache(NamedTuple):

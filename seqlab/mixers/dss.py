@@ -3,10 +3,10 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.convolution import exponential_form
-from seqlab.discretize import as_complex, draw_dt, legs_dplr, zero_order_hold
-from seqlab.inputs import wide
-from seqlab.mixer import Mixer
+from seqlab.core.convolution import exponential_form
+from seqlab.core.discretize import as_complex, draw_dt, legs_dplr, zero_order_hold
+from seqlab.core.inputs import wide
+from seqlab.layers.base import Mixer
 
 
 class DSS(Mixer):

@@ -4,10 +4,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.inputs import at_least_one
-from seqlab.mixer import Mixer
-from seqlab.norm import RMSNorm
-from seqlab.recurrence import in_form
+from seqlab.core.inputs import at_least_one
+from seqlab.core.recurrence import in_form
+from seqlab.layers.base import Mixer
+from seqlab.layers.norm import RMSNorm
 
 
 class GLA(Mixer):

@@ -2,8 +2,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.inputs import full_precision
-from seqlab.mixer import Mixer, check_form, check_shape
+from seqlab.core.inputs import full_precision
+from seqlab.layers.base import Mixer, check_form, check_shape
 
 
 class GRU(Mixer):

@@ -6,9 +6,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.mixer import Mixer, head_width
-from seqlab.norm import RMSNorm
-from seqlab.two_sided import in_form
+from seqlab.core.two_sided import in_form
+from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.norm import RMSNorm
 
 
 class GSAState(NamedTuple):
@@ -25,7 +25,7 @@ class GSA(Mixer):
     The difference from ABC: a slot forgets. Its old content is kept with the share a_t and the new token taken in with
     1 - a_t, chosen by the token, where ABC's share can only shrink. Still two passes of gated linear attention with a
     softmax between, the slots in the rows of the first table, K̃ (M, K), and in the columns of the second, Ṽᵀ (V, M):
-    `seqlab.two_sided`, whose signature a function passed as `form` must have. q, k and v pass silu; output W_o
+    `seqlab.core.two_sided`, whose signature a function passed as `form` must have. q, k and v pass silu; output W_o
     RMSNorm(silu(y)) over all heads together, as in the authors' code, where q is not scaled by default. State: K̃ (B,
     H, M, K) and Ṽᵀ (B, H, V, M).
     """

@@ -3,9 +3,9 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.convolution import exponential_form
-from seqlab.discretize import zero_order_hold
-from seqlab.mixer import Mixer
+from seqlab.core.convolution import exponential_form
+from seqlab.core.discretize import zero_order_hold
+from seqlab.layers.base import Mixer
 
 
 class GSS(Mixer):

@@ -5,9 +5,9 @@ from einops import rearrange
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.convolution import causal_conv, exponential_form
-from seqlab.discretize import draw_dt, s4d_lin, zero_order_hold
-from seqlab.mixer import Mixer
+from seqlab.core.convolution import causal_conv, exponential_form
+from seqlab.core.discretize import draw_dt, s4d_lin, zero_order_hold
+from seqlab.layers.base import Mixer
 
 
 class H3State(NamedTuple):

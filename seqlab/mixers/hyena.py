@@ -7,9 +7,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import ShortConv, direct_conv, fft_conv
-from seqlab.inputs import full_precision
-from seqlab.mixer import Mixer, check_form
+from seqlab.core.convolution import direct_conv, fft_conv
+from seqlab.core.inputs import full_precision
+from seqlab.layers.base import Mixer, check_form
+from seqlab.layers.short_conv import ShortConv
 
 
 class HyenaState(NamedTuple):

@@ -4,9 +4,9 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.mixer import Mixer, check_layer, head_width
-from seqlab.norm import RMSNorm
-from seqlab.recurrence import in_form
+from seqlab.core.recurrence import in_form
+from seqlab.layers.base import Mixer, check_layer, head_width
+from seqlab.layers.norm import RMSNorm
 
 
 class LightningAttention(Mixer):

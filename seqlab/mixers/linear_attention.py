@@ -3,10 +3,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.feature_maps import feature_map as make_feature_map
-from seqlab.mixer import Mixer, head_width
-from seqlab.norm import rms_norm
-from seqlab.recurrence import in_form
+from seqlab.core.recurrence import in_form
+from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.feature_maps import feature_map as make_feature_map
+from seqlab.layers.norm import rms_norm
 
 
 class LinearAttention(Mixer):

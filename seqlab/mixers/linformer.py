@@ -3,8 +3,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.attention import attend
-from seqlab.mixer import Mixer, head_width
+from seqlab.core.attention import attend
+from seqlab.layers.base import Mixer, head_width
 
 
 class Linformer(Mixer):

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.discretize import as_complex, lru_ring
-from seqlab.inputs import full_precision, wide
-from seqlab.mixer import Mixer
-from seqlab.scan import in_form
+from seqlab.core.discretize import as_complex, lru_ring
+from seqlab.core.inputs import full_precision, wide
+from seqlab.core.scan import in_form
+from seqlab.layers.base import Mixer
 
 
 class LRU(Mixer):

@@ -8,13 +8,13 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import ShortConv
-from seqlab.discretize import draw_dt, softplus_inverse
-from seqlab.inputs import full_precision
-from seqlab.mixer import Mixer
-from seqlab.norm import RMSNorm, rms_norm
-from seqlab.recurrence import in_form
-from seqlab.scan import linear_scan
+from seqlab.core.discretize import draw_dt, softplus_inverse
+from seqlab.core.inputs import full_precision
+from seqlab.core.recurrence import in_form
+from seqlab.core.scan import linear_scan
+from seqlab.layers.base import Mixer
+from seqlab.layers.norm import RMSNorm, rms_norm
+from seqlab.layers.short_conv import ShortConv
 
 
 class MambaState(NamedTuple):
@@ -35,7 +35,7 @@ class Mamba(Mixer):
 
     A starts at -1 .. -N in every channel, Δ log-uniform in [0.001, 0.1]. norm_eps: RMS norms on Δ, B and C, without
     weights (Falcon Mamba) or with (`norm_weight`, Jamba). State: S (B, E, 1, N) for E = d_inner channels and the
-    convolution's last inputs. form: "scan", a form of `seqlab.recurrence` by its name, or any function with the
+    convolution's last inputs. form: "scan", a form of `seqlab.core.recurrence` by its name, or any function with the
     signature of `selective_scan` (a kernel); the scan works through chunk_size tokens at a time.
     """
 

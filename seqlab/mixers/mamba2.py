@@ -7,11 +7,11 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import ShortConv
-from seqlab.discretize import draw_dt, softplus_inverse
-from seqlab.mixer import Mixer, head_width
-from seqlab.norm import rms_norm
-from seqlab.recurrence import in_form
+from seqlab.core.discretize import draw_dt, softplus_inverse
+from seqlab.core.recurrence import in_form
+from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.norm import rms_norm
+from seqlab.layers.short_conv import ShortConv
 
 
 class Mamba2State(NamedTuple):

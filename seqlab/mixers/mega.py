@@ -6,9 +6,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import exponential_form
-from seqlab.inputs import at_least_one
-from seqlab.mixer import Mixer
+from seqlab.core.convolution import exponential_form
+from seqlab.core.inputs import at_least_one
+from seqlab.layers.base import Mixer
 
 
 class MEGAState(NamedTuple):

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.convolution import exponential_form
-from seqlab.mixer import Mixer
+from seqlab.core.convolution import exponential_form
+from seqlab.layers.base import Mixer
 
 
 class CEMA(Mixer):

@@ -6,10 +6,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.attention import attend_in_form
-from seqlab.mixer import Mixer, check_form, head_width
-from seqlab.norm import RMSNorm
-from seqlab.position import rope_frequencies, rotate
+from seqlab.core.attention import attend_in_form
+from seqlab.core.position import rope_frequencies, rotate
+from seqlab.layers.base import Mixer, check_form, head_width
+from seqlab.layers.norm import RMSNorm
 
 
 class LatentCache(NamedTuple):
@@ -33,7 +33,7 @@ class MLA(Mixer):
 
     q_rank: queries through a normed bottleneck too (None: directly). The norm is on c alone. `scale` replaces K^-1/2;
     with YaRN DeepSeek takes K^-1/2 yarn_magnitude(factor, mscale_all_dim)². rope_base=None: no positions (Kimi
-    Linear). theta: any frequencies of `seqlab.position`, with their magnitude; interleaved: pairs are channels (2i, 2i
+    Linear). theta: any frequencies of `seqlab.core.position`, with their magnitude; interleaved: pairs are channels (2i, 2i
     + 1), as in DeepSeek's code, else (i, i + rope/2). attend: the softmax inside, "sdpa", "parallel", "tiled" or a
     function. State: LatentCache, T (R + rope) numbers.
     """

@@ -6,9 +6,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.exponential_gates import divide, stabilise
-from seqlab.mixer import Mixer, head_width
-from seqlab.recurrence import in_form
+from seqlab.core.exponential_gates import divide, stabilise
+from seqlab.core.recurrence import in_form
+from seqlab.layers.base import Mixer, head_width
 
 
 class MLSTMState(NamedTuple):
@@ -23,8 +23,8 @@ class MLSTM(Mixer):
     y_t = S_t q_t / max(|n_t·q_t|, 1)        f̃ and ĩ: linear in x_t, one number per head
 
     The difference from gated retention: the write has a gate of its own, an exponential that no sigmoid holds down, so
-    a late token can outweigh all before it. `seqlab.exponential_gates` keeps it in range; beyond that, the decay is one
-    number per head and `seqlab.recurrence` does the rest. n is one more row of S, written by a 1 appended to v.
+    a late token can outweigh all before it. `seqlab.core.exponential_gates` keeps it in range; beyond that, the decay is one
+    number per head and `seqlab.core.recurrence` does the rest. n is one more row of S, written by a 1 appended to v.
 
     q is scaled by K^-1/2. d_key and d_value are per head, ½ d_model / n_heads and d_model / n_heads by default. eps is
     added to the denominator, norm_eps stands in the norm. ĩ and f̃ are capped smoothly to ±15 and start at -10 and at

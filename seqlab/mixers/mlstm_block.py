@@ -6,10 +6,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import ShortConv
-from seqlab.exponential_gates import divide, stabilise
-from seqlab.mixer import Mixer, head_width
-from seqlab.recurrence import in_form
+from seqlab.core.exponential_gates import divide, stabilise
+from seqlab.core.recurrence import in_form
+from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.short_conv import ShortConv
 
 
 class MLSTMBlockState(NamedTuple):

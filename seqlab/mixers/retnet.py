@@ -6,10 +6,10 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.mixer import Mixer, head_width
-from seqlab.norm import rms_norm
-from seqlab.position import rope_frequencies, rotate
-from seqlab.recurrence import in_form
+from seqlab.core.position import rope_frequencies, rotate
+from seqlab.core.recurrence import in_form
+from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.norm import rms_norm
 
 
 class RetNetState(NamedTuple):

@@ -7,10 +7,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import ShortConv
-from seqlab.mixer import Mixer, head_width
-from seqlab.recurrence import in_form
-from seqlab.scan import linear_scan
+from seqlab.core.recurrence import in_form
+from seqlab.core.scan import linear_scan
+from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.short_conv import ShortConv
 
 STEEPEST = 1000.0  # the largest slope of the square root: at a = 1 it is infinite
 
@@ -32,7 +32,7 @@ class RGLRU(Mixer):
     the convolution.
 
     Λ starts so that a channel keeps, per token at r = 1, a^8 with a² uniform in [0.81, 0.998]: the authors' code. The
-    paper's text has the power 8 inside that range. form: "scan", a form of `seqlab.recurrence` by its name, or any
+    paper's text has the power 8 inside that range. form: "scan", a form of `seqlab.core.recurrence` by its name, or any
     function with the signature of `linear_scan` (a kernel).
     """
 

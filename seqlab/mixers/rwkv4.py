@@ -6,9 +6,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.mixer import Mixer, check_form, check_layer
-from seqlab.scan import linear_scan
-from seqlab.shift import token_shift
+from seqlab.core.scan import linear_scan
+from seqlab.core.shift import token_shift
+from seqlab.layers.base import Mixer, check_form, check_layer
 
 
 class RWKV4State(NamedTuple):
@@ -31,7 +31,7 @@ class RWKV4(Mixer):
 
     e^k overflows, so sums are kept in units of e^peak, peak_t = max(peak_{t-1} + w, k_t). A unit, not a value: no
     gradient flows through it. With the peaks known, both sums are one elementwise recurrence with gates at most 1:
-    form="scan" (`seqlab.scan`, about √T steps) or "recurrent". It is its own code, and not `seqlab.recurrence`, whose
+    form="scan" (`seqlab.core.scan`, about √T steps) or "recurrent". It is its own code, and not `seqlab.core.recurrence`, whose
     chunks hold C² numbers for each head: here, for each channel. State: the last input, num, den and peak.
 
     Decays, bonus and mixes start as in the authors' code, from `layer` of `n_layers`: deeper layers remember longer.

@@ -6,9 +6,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.mixer import Mixer, check_layer, head_width
-from seqlab.recurrence import in_form
-from seqlab.shift import read_before_write, token_shift
+from seqlab.core.recurrence import in_form
+from seqlab.core.shift import read_before_write, token_shift
+from seqlab.layers.base import Mixer, check_layer, head_width
 
 
 class RWKV6State(NamedTuple):

@@ -7,9 +7,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.dplr import in_form
-from seqlab.mixer import Mixer, check_layer, head_width
-from seqlab.shift import token_shift
+from seqlab.core.dplr import in_form
+from seqlab.core.shift import token_shift
+from seqlab.layers.base import Mixer, check_layer, head_width
 
 
 class RWKV7State(NamedTuple):
@@ -31,7 +31,7 @@ class RWKV7(Mixer):
     their own, and the strength a_t of erasing is a number per channel: the in-context learning rate. What S returns
     under κ is taken before it fades; w_t stays in (0.545, 1). The read comes after the write, not before as in RWKV-6.
 
-    Erase and write keys do not fit `seqlab.recurrence`: `seqlab.dplr`. State: the last input and S. `ranks`: of d, a,
+    Erase and write keys do not fit `seqlab.core.recurrence`: `seqlab.core.dplr`. State: the last input and S. `ranks`: of d, a,
     the share of v_first, and g (`default_ranks`). Starts as in the authors' code, except that W_o starts as nn.Linear
     does: their 0 would make every output 0. A stack: [partial(RWKV7, layer=l, n_layers=L) for l in range(L)].
     """
@@ -68,7 +68,7 @@ class RWKV7(Mixer):
         return x + (token_shift(x, last) - x) * self.mu[:, None, None]
 
     def _inputs(self, x_q, x_d, x_k, x_v, x_a, shared):
-        """What `seqlab.dplr` takes, each (B, T, H, ·)."""
+        """What `seqlab.core.dplr` takes, each (B, T, H, ·)."""
         k, v, a = self.k(x_k), self.v(x_v), self.a(x_a).sigmoid()
         v_first = v if shared is None else shared.setdefault("v_first", v)
         if self.v_share is not None:
@@ -80,7 +80,7 @@ class RWKV7(Mixer):
         return {"q": q, "k": k, "v": v, "e": -erase, "f": erase * a, "log_a": log_w}
 
     def project(self, x: Float[Tensor, "B T D"], state: RWKV7State | None = None, shared=None) -> dict[str, Tensor]:
-        """What `seqlab.dplr` takes: q, k, v, the key e that reads the old table, f that writes the answer, log w."""
+        """What `seqlab.core.dplr` takes: q, k, v, the key e that reads the old table, f that writes the answer, log w."""
         return self._inputs(*self._mix(x, None if state is None else state.last)[:5], shared)
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:

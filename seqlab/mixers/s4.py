@@ -3,10 +3,10 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.discretize import as_complex, as_pairs, draw_dt, legs_dplr
-from seqlab.inputs import wide
-from seqlab.mixer import Mixer, check_form
-from seqlab.rank_one import System, by_convolution, by_steps
+from seqlab.core.discretize import as_complex, as_pairs, draw_dt, legs_dplr
+from seqlab.core.inputs import wide
+from seqlab.core.rank_one import System, by_convolution, by_steps
+from seqlab.layers.base import Mixer, check_form
 
 
 class S4(Mixer):
@@ -16,7 +16,7 @@ class S4(Mixer):
 
     Each of the D channels is a state space of its own, V = 1: S_t = S_{t-1} Āᵀ + x_t B̄ᵀ. The difference from S4D: the
     low rank P P* lets the modes mix, as HiPPO wants it; the kernel is then no sum of exponentials in known modes, and
-    comes from its generating function instead (`seqlab.rank_one`).
+    comes from its generating function instead (`seqlab.core.rank_one`).
 
     That function is a sum without end; for a kernel of length L, C (1 - Ā^L) must stand for C. The authors train this
     product as it is, which ties the weights to one L. Here C is trained, and the product formed by squaring Ā for

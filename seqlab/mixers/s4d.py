@@ -3,11 +3,11 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab import discretize
-from seqlab.convolution import exponential_form
-from seqlab.discretize import as_complex, as_pairs, zero_order_hold
-from seqlab.inputs import wide
-from seqlab.mixer import Mixer
+from seqlab.core import discretize
+from seqlab.core.convolution import exponential_form
+from seqlab.core.discretize import as_complex, as_pairs, zero_order_hold
+from seqlab.core.inputs import wide
+from seqlab.layers.base import Mixer
 
 
 class S4D(Mixer):

@@ -6,9 +6,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import ShortConv
-from seqlab.inputs import full_precision
-from seqlab.mixer import Mixer, head_width
+from seqlab.core.inputs import full_precision
+from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.short_conv import ShortConv
 
 
 class sLSTMState(NamedTuple):

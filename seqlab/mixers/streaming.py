@@ -5,9 +5,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.attention import attend, attend_in_form, merge
-from seqlab.mixer import Mixer, head_width
-from seqlab.position import rope_frequencies, rotate
+from seqlab.core.attention import attend, attend_in_form, merge
+from seqlab.core.position import rope_frequencies, rotate
+from seqlab.layers.base import Mixer, head_width
 
 
 class StreamingCache(NamedTuple):

@@ -8,10 +8,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import ShortConv
-from seqlab.inputs import at_least_one, full_precision
-from seqlab.mixer import Mixer, check_form, head_width
-from seqlab.norm import RMSNorm, l2norm
+from seqlab.core.inputs import at_least_one, full_precision
+from seqlab.layers.base import Mixer, check_form, head_width
+from seqlab.layers.norm import RMSNorm, l2norm
+from seqlab.layers.short_conv import ShortConv
 
 
 class TitansState(NamedTuple):

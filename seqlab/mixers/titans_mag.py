@@ -1,8 +1,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.mixer import Mixer
-from seqlab.norm import RMSNorm
+from seqlab.layers.base import Mixer
+from seqlab.layers.norm import RMSNorm
 
 
 class MemoryAsGate(Mixer):

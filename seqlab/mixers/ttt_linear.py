@@ -1,8 +1,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inner_loop import InnerLoop
-from seqlab.mixer import head_width
+from seqlab.layers.base import head_width
+from seqlab.layers.inner_loop import InnerLoop
 
 
 class TTTLinear(InnerLoop):
@@ -18,7 +18,7 @@ class TTTLinear(InnerLoop):
     The difference from DeltaNet, whose write is also a gradient step on a squared error: the error is seen through
     the LN, and C tokens take it at one W_s. At C = 1 without the LN it *is* the delta rule, with beta = e_1 η.
 
-    Everything around f: `InnerLoop` in seqlab/inner_loop.py (options base_lr, mini_batch, d_conv, gate, inner_norm,
+    Everything around f: `InnerLoop` in seqlab/layers/inner_loop.py (options base_lr, mini_batch, d_conv, gate, inner_norm,
     form). State: W_s with its bias as a last column, and the sum of gradients since, each (B, H, K, K + 1); the last
     d_conv - 1 inputs.
     """

@@ -3,8 +3,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inner_loop import InnerLoop, one
-from seqlab.mixer import head_width
+from seqlab.layers.base import head_width
+from seqlab.layers.inner_loop import InnerLoop, one
 
 
 class TTTMLP(InnerLoop):
@@ -18,7 +18,7 @@ class TTTMLP(InnerLoop):
     The difference from TTT-Linear: a hidden layer four times as wide, so the error of W₁ comes through W₂, and what
     is stored need no longer be linear in k. Both layers have a dual form, the second in terms of the first's output.
 
-    Everything around f: `InnerLoop` in seqlab/inner_loop.py (options base_lr, mini_batch, d_conv, gate, inner_norm,
+    Everything around f: `InnerLoop` in seqlab/layers/inner_loop.py (options base_lr, mini_batch, d_conv, gate, inner_norm,
     form). State: W₁ (B, H, 4K, K + 1) and W₂ (B, H, K, 4K + 1) with their biases, the sums of gradients since; the
     last d_conv - 1 inputs.
     """

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from seqlab.convolution import EXPONENTIAL_FORMS
+from seqlab.core.convolution import EXPONENTIAL_FORMS
 from seqlab.mixers.mega import MEGA
 from seqlab.mixers.megalodon import CEMA
 from seqlab.mixers.rglru import RGLRU

@@ -147,7 +147,7 @@ ROWS = [
         paper="arXiv:2210.04243",
         year=2022,
         chapter=5,
-        oracle="a head per value channel through seqlab.recurrence; the paper's recurrence in float64",
+        oracle="a head per value channel through seqlab.core.recurrence; the paper's recurrence in float64",
     ),
     Row(
         "Gated RFA",

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from seqlab.convolution import EXPONENTIAL_FORMS
+from seqlab.core.convolution import EXPONENTIAL_FORMS
 from seqlab.mixers.gss import GSS
 from seqlab.mixers.h3 import H3
 from seqlab.mixers.mamba import Mamba

@@ -43,7 +43,7 @@ import torch.nn.functional as F
 from plotly.subplots import make_subplots
 from torch import einsum
 
-import seqlab.recurrence as core
+import seqlab.core.recurrence as core
 from seqlab.course import (  # noqa: F401 (hint and show_solution are for you to call)
     check,
     hint,

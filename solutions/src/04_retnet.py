@@ -45,7 +45,7 @@ import torch
 from einops import rearrange
 from plotly.subplots import make_subplots
 
-from seqlab import position
+from seqlab.core import position
 from seqlab.course import (  # noqa: F401 (hint and show_solution are for you to call)
     check,
     hint,

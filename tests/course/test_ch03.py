@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import seqlab.recurrence as core
+import seqlab.core.recurrence as core
 from seqlab.course import exercises
 from seqlab.course.answer import answers, plan
 from seqlab.course.checking import report_on

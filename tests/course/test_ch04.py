@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import seqlab.recurrence as core
+import seqlab.core.recurrence as core
 from seqlab.course import exercises
 from seqlab.course.checking import report_on
 from seqlab.course.exercises import ch04

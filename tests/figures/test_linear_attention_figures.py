@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from seqlab.core.recurrence import recurrent
 from seqlab.figures import linear_attention as figures
-from seqlab.recurrence import recurrent
 
 rng = torch.Generator().manual_seed(0)
 T, K, V = 6, 4, 3

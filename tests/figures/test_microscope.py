@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from seqlab.core.recurrence import recurrent
 from seqlab.figures import microscope, microscope_frames, state_surface
 from seqlab.figures.microscope import finding
 from seqlab.microscope import observe
 from seqlab.mixers import Attention, LinearAttention, RetNet
-from seqlab.recurrence import recurrent
 
 D, T = 16, 9
 

@@ -1,4 +1,4 @@
-"""The kernels of the short convolution against `seqlab.convolution.causal_conv`."""
+"""The kernels of the short convolution against `seqlab.core.convolution.causal_conv`."""
 
 from importlib import import_module
 
@@ -7,12 +7,12 @@ import torch
 
 pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
-from seqlab.convolution import ShortConv
-from seqlab.convolution import causal_conv as reference
+from seqlab.core.convolution import causal_conv as reference
 from seqlab.gpu.sanitize import sanitize
 from seqlab.gpu.trace import trace
 from seqlab.kernels.causal_conv1d import causal_conv1d
 from seqlab.kernels.launch import recorded
+from seqlab.layers.short_conv import ShortConv
 from seqlab.mixers import GatedDeltaNet, Mamba
 
 BOTH = causal_conv1d, reference

@@ -1,4 +1,4 @@
-"""The kernels of the gated delta rule against `seqlab.recurrence.chunkwise`."""
+"""The kernels of the gated delta rule against `seqlab.core.recurrence.chunkwise`."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -9,13 +9,13 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
+from seqlab.core.recurrence import chunkwise
 from seqlab.gpu.sanitize import sanitize
 from seqlab.gpu.trace import trace
 from seqlab.kernels import chunk_delta
 from seqlab.kernels.chunk_delta_backward import WALKS, of_width
 from seqlab.kernels.launch import recorded
 from seqlab.mixers import DeltaNet, GatedDeltaNet
-from seqlab.recurrence import chunkwise
 
 NAMES = ("q", "k", "v", "beta", "log_a", "state")
 KERNELS = {

@@ -1,4 +1,4 @@
-"""The kernels of the chunked linear recurrence against `seqlab.recurrence`, which keeps every decay of every pair."""
+"""The kernels of the chunked linear recurrence against `seqlab.core.recurrence`, which keeps every decay of every pair."""
 
 import math
 from functools import partial
@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
+from seqlab.core.recurrence import chunkwise
 from seqlab.gpu.sanitize import sanitize
 from seqlab.gpu.trace import trace
 from seqlab.kernels.chunk_recurrence import chunk_recurrence
 from seqlab.kernels.launch import recorded
 from seqlab.mixers import GLA, GatedRetention, LinearAttention, Mamba2, RetNet
-from seqlab.recurrence import chunkwise
 
 K, V = 20, 24
 WIDTHS = {"no decay": 0, "a decay per head": 1, "a decay per channel": K}

@@ -1,11 +1,11 @@
-"""The attention kernels against `seqlab.attention.attend`, which holds the matrix."""
+"""The attention kernels against `seqlab.core.attention.attend`, which holds the matrix."""
 
 import pytest
 import torch
 
 pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
-from seqlab.attention import attend
+from seqlab.core.attention import attend
 from seqlab.gpu.compile import compile_report
 from seqlab.kernels import flash_attention, flash_decode
 from seqlab.kernels.flash_attention import TILES

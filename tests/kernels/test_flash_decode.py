@@ -1,4 +1,4 @@
-"""The decoding kernels against `seqlab.attention.attend`: the keys are split, and the parts merged."""
+"""The decoding kernels against `seqlab.core.attention.attend`: the keys are split, and the parts merged."""
 
 from importlib import import_module
 
@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
-from seqlab.attention import attend, merge
+from seqlab.core.attention import attend, merge
 from seqlab.gpu.sanitize import sanitize
 from seqlab.gpu.trace import trace
 from seqlab.kernels import flash_decode

@@ -1,4 +1,4 @@
-"""The scan kernels against `seqlab.scan.linear_scan`."""
+"""The scan kernels against `seqlab.core.scan.linear_scan`."""
 
 from importlib import import_module
 
@@ -7,14 +7,14 @@ import torch
 
 pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
+from seqlab.core.scan import linear_scan as reference
+from seqlab.core.scan import sequential
 from seqlab.gpu.compile import compile_report
 from seqlab.gpu.sanitize import sanitize
 from seqlab.gpu.trace import trace
 from seqlab.kernels.launch import recorded
 from seqlab.kernels.linear_scan import linear_scan
 from seqlab.mixers import LRU, RGLRU, S5
-from seqlab.scan import linear_scan as reference
-from seqlab.scan import sequential
 
 BOTH = linear_scan, reference
 

@@ -1,4 +1,4 @@
-"""The RMSNorm kernel against `seqlab.norm.rms_norm`."""
+"""The RMSNorm kernel against `seqlab.layers.norm.rms_norm`."""
 
 from importlib import import_module
 
@@ -7,8 +7,8 @@ import torch
 
 pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
-from seqlab import norm
 from seqlab.kernels import rms_norm
+from seqlab.layers import norm
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (2, 3, 64), (9, 33)])

@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 import torch
 
-from seqlab.attention import attend, attend_tiled
+from seqlab.core.attention import attend, attend_tiled
+from seqlab.core.position import llama3_frequencies, rope_frequencies, yarn_frequencies, yarn_magnitude
 from seqlab.mixers import Attention
-from seqlab.position import llama3_frequencies, rope_frequencies, yarn_frequencies, yarn_magnitude
 
 D, H = 32, 4
 FORMS = ["parallel", "tiled", "sdpa"]

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from seqlab.core.recurrence import recurrent
 from seqlab.mixers.deltanet import DeltaNet
-from seqlab.recurrence import recurrent
 
 D, H, T = 32, 4, 23
 

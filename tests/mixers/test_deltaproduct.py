@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from seqlab.core.recurrence import recurrent
 from seqlab.mixers.deltaproduct import DeltaProduct
 from seqlab.mixers.gated_deltanet import GatedDeltaNet
-from seqlab.recurrence import recurrent
 
 D, H, T = 32, 4, 23
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from seqlab import recurrence
+from seqlab.core import recurrence
 from seqlab.mixers.dfw import DFW
 
 D, H, T = 32, 4, 19
@@ -32,7 +32,7 @@ def test_with_open_rows_it_is_gated_linear_attention():
 
 
 def test_a_function_may_stand_for_the_form():
-    from seqlab.two_sided import chunkwise
+    from seqlab.core.two_sided import chunkwise
 
     mixer, x = DFW(D, H), torch.randn(2, T, D)
     y, _ = mixer(x)

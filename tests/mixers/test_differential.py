@@ -4,8 +4,8 @@ import warnings
 import pytest
 import torch
 
+from seqlab.core.position import rope_frequencies
 from seqlab.mixers.differential import Differential
-from seqlab.position import rope_frequencies
 
 D, H, T = 32, 4, 19
 

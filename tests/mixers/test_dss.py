@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seqlab.convolution import exponential_conv
+from seqlab.core.convolution import exponential_conv
 from seqlab.mixers.dss import DSS
 from seqlab.mixers.s4d import S4D
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from seqlab.core.recurrence import chunkwise
 from seqlab.mixers.gated_retention import GatedRetention
-from seqlab.recurrence import chunkwise
 
 D, H, T = 32, 4, 19
 

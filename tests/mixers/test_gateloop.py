@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from seqlab.core.position import rotate
+from seqlab.core.recurrence import chunkwise
 from seqlab.mixers.gateloop import GateLoop
-from seqlab.position import rotate
-from seqlab.recurrence import chunkwise
 
 D, H, T = 32, 4, 19
 

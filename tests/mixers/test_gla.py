@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from seqlab.core.recurrence import chunkwise, recurrent
 from seqlab.mixers.gla import GLA
-from seqlab.recurrence import chunkwise, recurrent
 
 D, H, T = 32, 4, 19
 

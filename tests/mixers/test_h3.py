@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from seqlab.core.recurrence import recurrent
 from seqlab.mixers.h3 import H3
-from seqlab.recurrence import recurrent
 
 D, N, T = 12, 6, 15
 

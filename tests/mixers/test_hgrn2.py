@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from seqlab.core.recurrence import chunkwise
 from seqlab.mixers.hgrn2 import HGRN2
-from seqlab.recurrence import chunkwise
 
 D, H, T = 32, 4, 19
 

@@ -4,8 +4,8 @@ import warnings
 import pytest
 import torch
 
+from seqlab.core.recurrence import recurrent
 from seqlab.mixers.kda import KDA
-from seqlab.recurrence import recurrent
 
 D, T = 32, 23
 

@@ -3,8 +3,8 @@ import warnings
 import pytest
 import torch
 
+from seqlab.core.recurrence import chunkwise
 from seqlab.mixers.lightning import LightningAttention
-from seqlab.recurrence import chunkwise
 
 D, H, T = 32, 4, 19
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from seqlab.feature_maps import RandomFeatures, Taylor, feature_map
+from seqlab.layers.feature_maps import RandomFeatures, Taylor, feature_map
 from seqlab.mixers import LinearAttention
 
 D, H = 24, 3

@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from seqlab.convolution import exponential_conv
+from seqlab.core.convolution import exponential_conv
 from seqlab.mixers.mega import MEGA
 from seqlab.mixers.megalodon import CEMA
 

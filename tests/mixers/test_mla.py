@@ -5,9 +5,9 @@ import warnings
 import pytest
 import torch
 
-from seqlab.attention import attend_tiled
+from seqlab.core.attention import attend_tiled
+from seqlab.core.position import yarn_frequencies, yarn_magnitude
 from seqlab.mixers.mla import MLA
-from seqlab.position import yarn_frequencies, yarn_magnitude
 
 D, H, T = 32, 4, 19
 SIZES = {"kv_rank": 12, "d_nope": 6, "d_rope": 4, "d_v": 5}

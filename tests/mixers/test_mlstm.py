@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seqlab.exponential_gates import divide, stabilise
+from seqlab.core.exponential_gates import divide, stabilise
+from seqlab.core.recurrence import chunkwise
 from seqlab.mixers.mlstm import MLSTM
 from seqlab.mixers.mlstm_block import MLSTMBlock
-from seqlab.recurrence import chunkwise
 
 D, H, T = 32, 4, 19
 

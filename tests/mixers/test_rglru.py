@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
+from seqlab.core.recurrence import recurrent
 from seqlab.mixers.rglru import RGLRU, bounded_sqrt
-from seqlab.recurrence import recurrent
 
 D, H, W = 12, 3, 18
 

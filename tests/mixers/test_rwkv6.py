@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from seqlab.core.recurrence import chunkwise, recurrent
+from seqlab.core.shift import read_before_write
 from seqlab.mixers.rwkv5 import RWKV5
 from seqlab.mixers.rwkv6 import RWKV6
-from seqlab.recurrence import chunkwise, recurrent
-from seqlab.shift import read_before_write
 
 D, H, T = 32, 4, 23
 

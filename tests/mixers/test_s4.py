@@ -2,10 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seqlab.convolution import exponential_conv
-from seqlab.discretize import bilinear
+from seqlab.core.convolution import exponential_conv
+from seqlab.core.discretize import bilinear
+from seqlab.core.rank_one import by_convolution, by_steps
 from seqlab.mixers.s4 import S4
-from seqlab.rank_one import by_convolution, by_steps
 
 D, N, T = 3, 8, 21
 

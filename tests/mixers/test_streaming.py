@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from seqlab.attention import attend, sink_mask
+from seqlab.core.attention import attend, sink_mask
+from seqlab.core.position import rope_frequencies
 from seqlab.mixers.attention import Attention
 from seqlab.mixers.streaming import StreamingLLM
-from seqlab.position import rope_frequencies
 
 D, H, T, SINKS, W = 32, 4, 29, 3, 7
 K = D // H

@@ -3,8 +3,8 @@ from itertools import pairwise
 import pytest
 import torch
 
+from seqlab.core.recurrence import recurrent
 from seqlab.mixers.titans import Titans
-from seqlab.recurrence import recurrent
 
 D, H, C, T = 12, 2, 4, 11
 K = D // H

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from seqlab.inner_loop import one
+from seqlab.core.recurrence import recurrent
+from seqlab.layers.inner_loop import one
 from seqlab.mixers.ttt_linear import TTTLinear
-from seqlab.recurrence import recurrent
 
 D, H, C, T = 24, 3, 4, 14
 K = D // H

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, einsum
 
-import seqlab.recurrence as core
+import seqlab.core.recurrence as core
 from seqlab.course.exercise import Case, Exercise, Property
 from seqlab.course.exercises.shared import LONG, chunks_are_asked
 

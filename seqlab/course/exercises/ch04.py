@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from einops import rearrange
 
-import seqlab.recurrence as core
+import seqlab.core.recurrence as core
 from seqlab.course.exercise import Case, Exercise, Property
 from seqlab.course.exercises.shared import LONG, chunks_are_asked
 

@@ -16,8 +16,8 @@ from einops import rearrange
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from seqlab.convolution import fft_conv
-from seqlab.inputs import full_precision
+from seqlab.core.convolution import fft_conv
+from seqlab.core.inputs import full_precision
 
 
 class System(NamedTuple):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from seqlab import recurrence
-from seqlab.two_sided import chunkwise, in_form
+from seqlab.core import recurrence
+from seqlab.core.two_sided import chunkwise, in_form
 
 B, T, H, K, V = 2, 19, 3, 5, 7
 

@@ -3,7 +3,7 @@
     S_t = S_{t-1} (diag(a_t) + e_t f_tᵀ) + v_t k_tᵀ        y_t = S_t q_t
 
 The old table is read under e_t, before it fades, and the answer is written under f_t. The delta rule of
-`seqlab.recurrence` has one key for both, e = -a k and f = β k; RWKV-7 needs two, so this is its own code. Shapes as
+`seqlab.core.recurrence` has one key for both, e = -a k and f = β k; RWKV-7 needs two, so this is its own code. Shapes as
 there: q, k, e, f (B, T, H, K), v (B, T, H, V), log_a (B, T, H, 1 or K) ≤ 0, S (B, H, V, K). Both forms: (y, S_T).
 """
 
@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import at_least_one, check_inputs, choose, full_precision
+from seqlab.core.inputs import at_least_one, check_inputs, choose, full_precision
 
 Keys = Float[Tensor, "B T H K"]
 Values = Float[Tensor, "B T H V"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seqlab import dplr, recurrence
+from seqlab.core import dplr, recurrence
 
 B, T, H, K, V = 2, 19, 3, 6, 5
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seqlab import discretize
-from seqlab.discretize import hippo_legs, legs_dplr
+from seqlab.core import discretize
+from seqlab.core.discretize import hippo_legs, legs_dplr
 
 RULES = {
     "zero-order hold": (discretize.zero_order_hold, discretize.zero_order_hold_matrix),

@@ -13,10 +13,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.convolution import ShortConv
-from seqlab.inputs import at_least_one, full_precision
-from seqlab.mixer import Mixer, check_form, head_width
-from seqlab.position import rope_frequencies, rotate
+from seqlab.core.inputs import at_least_one, full_precision
+from seqlab.core.position import rope_frequencies, rotate
+from seqlab.layers.base import Mixer, check_form, head_width
+from seqlab.layers.short_conv import ShortConv
 
 
 class InnerState(NamedTuple):

@@ -1,8 +1,8 @@
 import torch
 
-from seqlab.convolution import causal_conv
-from seqlab.recurrence import chunkwise, recurrent
-from seqlab.shift import read_before_write, token_shift
+from seqlab.core.convolution import causal_conv
+from seqlab.core.recurrence import chunkwise, recurrent
+from seqlab.core.shift import read_before_write, token_shift
 
 B, T, H, K, V = 2, 11, 3, 4, 5
 

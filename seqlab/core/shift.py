@@ -24,7 +24,7 @@ def read_before_write(
     """y_t = (S_{t-1} + v_t (u k_t)ᵀ) q_t        S_t = S_{t-1} diag(a_t) + v_t k_tᵀ        with u the bonus
 
     The read meets the table before this token's decay and write, and the token itself through the bonus alone. The
-    recurrence of `seqlab.recurrence` reads after its write. So decays and writes go in one step late: step t + 1 does
+    recurrence of `seqlab.core.recurrence` reads after its write. So decays and writes go in one step late: step t + 1 does
     what token t asks. The first step writes nothing, and one more step, whose read is dropped, leaves S_T as the state.
     """
     late = (0, 0, 0, 0, 1, 0)

@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from seqlab.masks import distances
+from seqlab.core.masks import distances
 
 
 def rope_frequencies(width: int, base: float = 10000.0, *, inclusive: bool = False) -> Float[Tensor, " half"]:

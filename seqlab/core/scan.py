@@ -25,7 +25,7 @@ from jaxtyping import Inexact
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqlab.inputs import choose
+from seqlab.core.inputs import choose
 
 Gates = Inexact[Tensor, "..."]
 Sequence = Inexact[Tensor, "B T *width"]

@@ -1,4 +1,4 @@
-"""Exponential gates that do not overflow: the stabiliser of xLSTM (arXiv:2405.04517), around `seqlab.recurrence`.
+"""Exponential gates that do not overflow: the stabiliser of xLSTM (arXiv:2405.04517), around `seqlab.core.recurrence`.
 
     S_t = f_t S_{t-1} + i_t v_t k_tᵀ,   n_t = f_t n_{t-1} + i_t k_t,   y_t = S_t q_t / max(|n_t·q_t|, 1),   i = exp(ĩ)
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Inexact
-from torch import Tensor, nn
+from torch import Tensor
 
-from seqlab.inputs import choose, full_precision, wide
-from seqlab.scan import linear_scan
+from seqlab.core.inputs import choose, full_precision, wide
+from seqlab.core.scan import linear_scan
 
 
 def causal_conv(
@@ -32,25 +32,6 @@ def causal_conv(
     x = torch.cat([past, x], dim=1)
     y = F.conv1d(rearrange(x, "b t d -> b d t"), rearrange(weight, "d w -> d 1 w"), bias, groups=D)
     return rearrange(y, "b d t -> b t d"), x[:, x.shape[1] - (W - 1) :]
-
-
-class ShortConv(nn.Module):
-    """A causal convolution of a few taps per channel, then an activation: lets a key know its neighbours.
-
-    `weight` (D, W) is `nn.Conv1d(D, D, W, groups=D).weight[:, 0]`. forward(x, state) -> (y, state), state the last
-    W - 1 inputs (B, W - 1, D). activation: any function, or None. form: `causal_conv`, or any function with its
-    signature (a kernel).
-    """
-
-    def __init__(self, d_model: int, d_conv: int = 4, *, bias: bool = False, activation=F.silu, form=causal_conv):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(d_model, d_conv).uniform_(-(d_conv**-0.5), d_conv**-0.5))
-        self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
-        self.activation, self.form = activation, form
-
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        y, state = self.form(x, self.weight, self.bias, state)
-        return (y if self.activation is None else self.activation(y)), state
 
 
 @full_precision

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqlab.attention import (
+from seqlab.core.attention import (
     attend,
     attend_backward,
     attend_in_form,

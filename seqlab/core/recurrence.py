@@ -20,7 +20,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import at_least_one, check_inputs, choose, full_precision
+from seqlab.core.inputs import at_least_one, check_inputs, choose, full_precision
 
 Keys = Float[Tensor, "B T H K"]
 Values = Float[Tensor, "B T H V"]

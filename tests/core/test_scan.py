@@ -4,7 +4,7 @@ import warnings
 import pytest
 import torch
 
-from seqlab import scan
+from seqlab.core import scan
 
 FORMS = {f.__name__: f for f in (scan.sequential, scan.hillis_steele, scan.blelloch, scan.chunked, scan.linear_scan)}
 COSTED = [name for name in FORMS if name != "linear_scan"]

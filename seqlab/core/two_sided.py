@@ -2,9 +2,9 @@
 
     S_t = diag(b_t) S_{t-1} diag(a_t) + v_t k_tᵀ        y_t = S_t q_t
 
-`seqlab.recurrence` decays columns (key channels), which is all that most architectures ask for. Here log_b (B, T, H, V)
+`seqlab.core.recurrence` decays columns (key channels), which is all that most architectures ask for. Here log_b (B, T, H, V)
 is the log decay of each row, a value channel. DFW gates both sides; ABC and GSA keep their slots' keys in the rows.
-Both gates are ≤ 0 in log, of any width 1 or full, and optional. Everything else is as in `seqlab.recurrence`.
+Both gates are ≤ 0 in log, of any width 1 or full, and optional. Everything else is as in `seqlab.core.recurrence`.
 """
 
 from functools import partial
@@ -14,8 +14,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import at_least_one, check_inputs, choose, full_precision
-from seqlab.recurrence import Keys, LogDecay, State, Values, decays, pairs
+from seqlab.core.inputs import at_least_one, check_inputs, choose, full_precision
+from seqlab.core.recurrence import Keys, LogDecay, State, Values, decays, pairs
 
 RowDecay = Float[Tensor, "B T H b"]  # b = 1: all rows alike; b = V: one decay per value channel
 

@@ -10,9 +10,9 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seqlab.attention_tiled import attend_backward, attend_tiled, merge
-from seqlab.inputs import check_attention, choose
-from seqlab.masks import bigbird_mask, causal_mask, longformer_mask, sink_mask, visible_tiles
+from seqlab.core.attention_tiled import attend_backward, attend_tiled, merge
+from seqlab.core.inputs import check_attention, choose
+from seqlab.core.masks import bigbird_mask, causal_mask, longformer_mask, sink_mask, visible_tiles
 
 __all__ = [
     "attend",

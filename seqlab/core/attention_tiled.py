@@ -12,8 +12,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.inputs import check_attention, wide
-from seqlab.masks import Tile, visible_tiles
+from seqlab.core.inputs import check_attention, wide
+from seqlab.core.masks import Tile, visible_tiles
 
 Queries = Float[Tensor, "B T_q H K"]
 Keys = Float[Tensor, "B T_k h K"]

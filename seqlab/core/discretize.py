@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Complex, Float, Inexact
 from torch import Tensor
 
-from seqlab.inputs import wide
+from seqlab.core.inputs import wide
 
 Rate = Inexact[Tensor, "..."]
 Matrix = Inexact[Tensor, "N N"]

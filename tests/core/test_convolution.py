@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from seqlab import convolution
-from seqlab.convolution import ShortConv, causal_conv, direct_conv, exponential_kernel, exponential_state, fft_conv
+from seqlab.core import convolution
+from seqlab.core.convolution import causal_conv, direct_conv, exponential_kernel, exponential_state, fft_conv
+from seqlab.layers.short_conv import ShortConv
 
 D, N = 3, 4
 longs = pytest.mark.parametrize("conv", [fft_conv, direct_conv], ids=lambda f: f.__name__)

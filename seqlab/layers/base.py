@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from seqlab.inputs import at_least_one
+from seqlab.core.inputs import at_least_one
 
 
 class Mixer(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqlab.recurrence import FORMS, chunkwise, in_form, parallel, recurrent, step
+from seqlab.core.recurrence import FORMS, chunkwise, in_form, parallel, recurrent, step
 
 F64 = {"dtype": torch.float64}
 B, H, K, V = 2, 2, 3, 5
