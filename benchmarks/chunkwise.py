@@ -1,10 +1,12 @@
-"""Chunkwise recurrence on CPU: is its time linear in T, and how does it stand beside others in the same run?
+"""Chunkwise recurrence on CPU: is its time linear in T, and how does it stand beside others in the
+same run?
 
     python benchmarks/chunkwise.py            # about two minutes; writes benchmarks/results/chunkwise.json and .md
 
-Scalar decay, B = 1, H = 4, K = V = 64, C = 64, float32. Beside `seqlab.core.recurrence.chunkwise`: our `recurrent`, and
-`naive_chunk_simple_gla` of flash-linear-attention (where fla-core is installed). Every round times every
-implementation once, in turn, so a busy moment of the machine hits all alike; the figure is the median of the rounds.
+Scalar decay, B = 1, H = 4, K = V = 64, C = 64, float32. Beside `seqlab.core.recurrence.chunkwise`:
+our `recurrent`, and `naive_chunk_simple_gla` of flash-linear-attention (where fla-core is
+installed). Every round times every implementation once, in turn, so a busy moment of the machine
+hits all alike; the figure is the median of the rounds.
 """
 
 import statistics
@@ -42,7 +44,9 @@ def implementations(T):
             from fla.ops.simple_gla.naive import naive_chunk_simple_gla
     except ImportError:
         return forms
-    forms["fla naive_chunk_simple_gla"] = lambda q, k, v, a: naive_chunk_simple_gla(q, k, v, a[..., 0], scale=1.0)[0]
+    forms["fla naive_chunk_simple_gla"] = lambda q, k, v, a: naive_chunk_simple_gla(
+        q, k, v, a[..., 0], scale=1.0
+    )[0]
     return forms
 
 
@@ -70,14 +74,18 @@ def measure():
                     rounds[form] += [took] if round_ else []  # the first round warms up
                 bar.update()
             for form, y in outputs.items():
-                assert torch.allclose(y, outputs["seqlab chunkwise"], atol=1e-3), f"{form} gives another answer"
+                assert torch.allclose(y, outputs["seqlab chunkwise"], atol=1e-3), (
+                    f"{form} gives another answer"
+                )
                 times.setdefault((name, form), {})[T] = statistics.median(rounds[form])
     return times
 
 
 def slope(by_length):
     """Least-squares slope of log seconds over log T: 1 is linear."""
-    x, y = (torch.tensor(list(z), dtype=torch.float64).log() for z in (by_length, by_length.values()))
+    x, y = (
+        torch.tensor(list(z), dtype=torch.float64).log() for z in (by_length, by_length.values())
+    )
     return ((x - x.mean()) * (y - y.mean())).sum().item() / (x - x.mean()).square().sum().item()
 
 
@@ -88,22 +96,31 @@ def table(times, where):
         f"Milliseconds, median of {ROUNDS} rounds in one run; {where}.",
         "The ratio is the other's time over seqlab chunkwise's at the same T: above 1, seqlab is faster.",
         "",
-        "| pass | implementation | " + " | ".join(f"T = {T}" for T in LENGTHS) + " | slope | ratio at T = 4096 |",
+        "| pass | implementation | "
+        + " | ".join(f"T = {T}" for T in LENGTHS)
+        + " | slope | ratio at T = 4096 |",
         "|---|---|" + "---:|" * (len(LENGTHS) + 2),
     ]
     for (name, form), by_length in times.items():
         cells = [f"{1e3 * by_length[T]:.1f}" if T in by_length else "" for T in LENGTHS]
         ratio = by_length[4096] / times[name, "seqlab chunkwise"][4096]
-        rows.append(f"| {name} | {form} | {' | '.join(cells)} | {slope(by_length):.2f} | {ratio:.2f} |")
+        rows.append(
+            f"| {name} | {form} | {' | '.join(cells)} | {slope(by_length):.2f} | {ratio:.2f} |"
+        )
     return "\n".join(rows) + "\n"
 
 
 def main():
-    torch.set_num_threads(1)  # one thread: the figures depend less on what else the machine is doing
+    torch.set_num_threads(
+        1
+    )  # one thread: the figures depend less on what else the machine is doing
     where = versions()
     times = measure()
     text = table(times, where)
-    flat = [{"pass": p, "implementation": i, "seconds": s, "slope": slope(s)} for (p, i), s in times.items()]
+    flat = [
+        {"pass": p, "implementation": i, "seconds": s, "slope": slope(s)}
+        for (p, i), s in times.items()
+    ]
     keep("chunkwise", text, where, flat)
 
 

@@ -21,4 +21,6 @@ def keep(name: str, text: str, where: str, results: list) -> None:
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)
-    (RESULTS / f"{name}.json").write_text(json.dumps({"where": where, "results": results}, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps({"where": where, "results": results}, indent=1) + "\n"
+    )

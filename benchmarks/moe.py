@@ -1,11 +1,13 @@
-"""A mixture of experts on CPU: does dispatch by sorting beat the loop over experts, and transformers' Mixtral?
+"""A mixture of experts on CPU: does dispatch by sorting beat the loop over experts, and
+transformers' Mixtral?
 
     python benchmarks/moe.py            # about two minutes; writes benchmarks/results/moe.json and .md
 
-T = 2048, two experts a token, SwiGLU experts, float32, one thread. Beside `seqlab.ffn.MoE`: the loop over experts (find
-the expert's tokens, gather, compute, add) on the very same experts, and the MixtralSparseMoeBlock of transformers,
-eager (its own loop) and with torch's grouped_mm. Every round times every implementation once, in turn; the figure is
-the median of the rounds. It is processor time, not time on the clock, so waiting for a busy machine does not count.
+T = 2048, two experts a token, SwiGLU experts, float32, one thread. Beside `seqlab.ffn.MoE`: the
+loop over experts (find the expert's tokens, gather, compute, add) on the very same experts, and the
+MixtralSparseMoeBlock of transformers, eager (its own loop) and with torch's grouped_mm. Every round
+times every implementation once, in turn; the figure is the median of the rounds. It is processor
+time, not time on the clock, so waiting for a busy machine does not count.
 """
 
 import copy
@@ -28,7 +30,11 @@ class Loop(MoE):
     """The same layer without the sorting: each expert looks for its tokens."""
 
     def mix(self, x, routing):
-        experts, weights, y = routing.experts.flatten(0, -2), routing.weights.flatten(0, -2), torch.zeros_like(x)
+        experts, weights, y = (
+            routing.experts.flatten(0, -2),
+            routing.weights.flatten(0, -2),
+            torch.zeros_like(x),
+        )
         for e, expert in enumerate(self.experts):
             token, slot = torch.where(experts == e)
             y.index_add_(0, token, expert(x[token]) * weights[token, slot, None])
@@ -96,9 +102,13 @@ def measure():
                         rounds[layer] += [took] if round_ else []  # the first round warms up
                     bar.update()
                 for layer, y in outputs.items():
-                    assert torch.allclose(y, outputs[OURS], rtol=1e-4, atol=1e-4), f"{layer} gives another answer"
+                    assert torch.allclose(y, outputs[OURS], rtol=1e-4, atol=1e-4), (
+                        f"{layer} gives another answer"
+                    )
                 times = {layer: statistics.median(took) for layer, took in rounds.items()}
-                results.append({"D": d_model, "d_ff": d_ff, "E": n_experts, "pass": name, "seconds": times})
+                results.append(
+                    {"D": d_model, "d_ff": d_ff, "E": n_experts, "pass": name, "seconds": times}
+                )
     return results
 
 
@@ -116,13 +126,20 @@ def table(results, where):
     ]
     for r in sorted(results, key=lambda r: r["pass"], reverse=True):
         ours = r["seconds"][OURS]
-        cells = [f"{1e3 * r['seconds'][layer]:.1f} ({r['seconds'][layer] / ours:.2f})" for layer in layers[1:]]
-        rows.append(f"| {r['pass']} | {r['D']} | {r['d_ff']} | {r['E']} | {1e3 * ours:.1f} | {' | '.join(cells)} |")
+        cells = [
+            f"{1e3 * r['seconds'][layer]:.1f} ({r['seconds'][layer] / ours:.2f})"
+            for layer in layers[1:]
+        ]
+        rows.append(
+            f"| {r['pass']} | {r['D']} | {r['d_ff']} | {r['E']} | {1e3 * ours:.1f} | {' | '.join(cells)} |"
+        )
     return "\n".join(rows) + "\n"
 
 
 def main():
-    torch.set_num_threads(1)  # one thread: the figures depend less on what else the machine is doing
+    torch.set_num_threads(
+        1
+    )  # one thread: the figures depend less on what else the machine is doing
     where = versions()
     results = measure()
     text = table(results, where)

@@ -2,9 +2,10 @@
 
     python benchmarks/peer.py           # about two minutes; writes benchmarks/results/peer.json and .md
 
-T = 2048, 8 heads of 16 experts each, keys of 128, float32, one thread. Each line is a process of its own: it makes the
-layer, runs forward and backward, and reads its peak memory from the kernel (Linux). Beside it the time to score every
-expert, which the two halves of a key avoid. Processor time, not time on the clock; the median of the rounds.
+T = 2048, 8 heads of 16 experts each, keys of 128, float32, one thread. Each line is a process of
+its own: it makes the layer, runs forward and backward, and reads its peak memory from the kernel
+(Linux). Beside it the time to score every expert, which the two halves of a key avoid. Processor
+time, not time on the clock; the median of the rounds.
 """
 
 import json
@@ -23,7 +24,11 @@ from seqlab.ffn import PEER
 
 T, ROUNDS = 2048, 3
 # (n, D, sparse gradients): n² experts
-LINES = [(n, 128, False) for n in (128, 256, 512, 1024)] + [(1024, 64, False), (1024, 128, True), (1024, 256, True)]
+LINES = [(n, 128, False) for n in (128, 256, 512, 1024)] + [
+    (1024, 64, False),
+    (1024, 128, True),
+    (1024, 256, True),
+]
 
 
 def clock(f):
@@ -43,10 +48,16 @@ def backward(peer, x):
 
 @torch.no_grad()
 def score_all(peer, x, at_once=64):
-    """The scores of all n² experts, the k best of each head: what retrieval by halves gives for 2 n scores."""
-    keys = torch.cat([peer.keys[0].repeat_interleave(peer.n, 0), peer.keys[1].repeat(peer.n, 1)], dim=1)
+    """The scores of all n² experts, the k best of each head: what retrieval by halves gives for 2 n
+    scores.
+    """
+    keys = torch.cat(
+        [peer.keys[0].repeat_interleave(peer.n, 0), peer.keys[1].repeat(peer.n, 1)], dim=1
+    )
     for part in x[0].split(at_once):
-        (peer.query_norm(peer.query(part)).unflatten(-1, (peer.n_heads, -1)) @ keys.T).topk(peer.top_k)
+        (peer.query_norm(peer.query(part)).unflatten(-1, (peer.n_heads, -1)) @ keys.T).topk(
+            peer.top_k
+        )
 
 
 def peak_bytes():
@@ -54,10 +65,17 @@ def peak_bytes():
 
 
 def line(n, d_model, sparse):
-    torch.set_num_threads(1)  # one thread: the figures depend less on what else the machine is doing
+    torch.set_num_threads(
+        1
+    )  # one thread: the figures depend less on what else the machine is doing
     torch.manual_seed(0)
     peer, x = PEER(d_model, n**2, sparse=sparse), torch.randn(1, T, d_model)
-    result = {"experts": n**2, "D": d_model, "sparse": sparse, "parameters": sum(p.numel() for p in peer.parameters())}
+    result = {
+        "experts": n**2,
+        "D": d_model,
+        "sparse": sparse,
+        "parameters": sum(p.numel() for p in peer.parameters()),
+    }
     result["forward + backward"] = clock(lambda: backward(peer, x))
     result["peak_bytes"] = peak_bytes()  # before anything but forward and backward has run
     peer.zero_grad(set_to_none=True)
@@ -84,10 +102,14 @@ def table(results, where):
         "|---:|---:|---:|---|---:|---:|---:|---:|---:|",
     ]
     for r in results:
-        cells = [f"{r[name]:.0f}" for name in ("retrieval", "score all", "forward", "forward + backward")]
+        cells = [
+            f"{r[name]:.0f}" for name in ("retrieval", "score all", "forward", "forward + backward")
+        ]
         size, kind = f"{r['parameters'] / 1e6:.0f} M", "sparse" if r["sparse"] else "dense"
         peak = f"{r['peak_bytes'] / 1e9:.2f} GB"
-        rows.append(f"| {r['experts']:,} | {r['D']} | {size} | {kind} | {' | '.join(cells)} | {peak} |")
+        rows.append(
+            f"| {r['experts']:,} | {r['D']} | {size} | {kind} | {' | '.join(cells)} | {peak} |"
+        )
     return "\n".join(rows) + "\n"
 
 

@@ -1,12 +1,14 @@
-"""Every family of the zoo on CPU, forward and backward, beside the public implementation of the same thing.
+"""Every family of the zoo on CPU, forward and backward, beside the public implementation of the
+same thing.
 
     python benchmarks/zoo.py            # some minutes; writes benchmarks/results/zoo.json and .md
     python benchmarks/zoo.py mamba rwkv # only rows whose name contains one of these; writes nothing
 
-T = 2048, B = 1, float32, one thread. The peers: whole layers of `transformers` with the same weights (loaded through
-`seqlab.hub`), the reference functions of flash-linear-attention, and torch.nn. Before anything is timed both answers
-are compared. Every round times both once, in turn; the figure is the median of the rounds, in processor time, so
-waiting for a busy machine does not count.
+T = 2048, B = 1, float32, one thread. The peers: whole layers of `transformers` with the same
+weights (loaded through `seqlab.hub`), the reference functions of flash-linear-attention, and
+torch.nn. Before anything is timed both answers are compared. Every round times both once, in turn;
+the figure is the median of the rounds, in processor time, so waiting for a busy machine does not
+count.
 """
 
 import argparse
@@ -57,7 +59,12 @@ def draw(*shape):
 
 def heads():
     """q and k of length 1, v, log decays per channel."""
-    return F.normalize(draw(H, K), dim=-1), F.normalize(draw(H, K), dim=-1), draw(H, K), -draw(H, K).exp() / 16
+    return (
+        F.normalize(draw(H, K), dim=-1),
+        F.normalize(draw(H, K), dim=-1),
+        draw(H, K),
+        -draw(H, K).exp() / 16,
+    )
 
 
 def heads_first(f):
@@ -141,7 +148,9 @@ def fla_pairs():
         Pair(
             "RWKV-6",
             "fla naive_recurrent_rwkv6",
-            lambda q, k, v, a, u: read_before_write(partial(chunkwise, chunk_size=16), q, k, v, a, u)[0],
+            lambda q, k, v, a, u: read_before_write(
+                partial(chunkwise, chunk_size=16), q, k, v, a, u
+            )[0],
             lambda q, k, v, a, u: heads_first(
                 lambda q, k, v, a: _first(naive_recurrent_rwkv6(q, k, v, a, u, scale=1.0))
             )(q, k, v, a),
@@ -159,8 +168,9 @@ def fla_pairs():
 
 
 def ttt_pair():
-    """fla's TTT has a step size per token only, not one per pair: e_t = 1. It adds LN(z) to z, the paper to q: so the
-    answers differ, and only the work is the same."""
+    """fla's TTT has a step size per token only, not one per pair: e_t = 1. It adds LN(z) to z, the
+    paper to q: so the answers differ, and only the work is the same.
+    """
     from fla.ops.ttt.naive import chunk_ttt_linear_ref
 
     ours = TTTLinear(D, H)
@@ -173,11 +183,27 @@ def ttt_pair():
         w, b = (u.squeeze(1) for u in ours.inner_norm)
         W, bias = ours.first[0][None, :, :, :-1].mT, ours.first[0][None, :, :, -1][:, :, None]
         y = chunk_ttt_linear_ref(
-            q.clone(), k, v, w, b, eta, scale=1.0, mini_batch_size=16, initial_state=W, initial_state_bias=bias
+            q.clone(),
+            k,
+            v,
+            w,
+            b,
+            eta,
+            scale=1.0,
+            mini_batch_size=16,
+            initial_state=W,
+            initial_state_bias=bias,
         )[0]
         return ours.out(ours.norm(y.flatten(-2)) * F.gelu(ours.g(x), approximate="tanh"))
 
-    return Pair("TTT-Linear", "fla chunk_ttt_linear_ref", lambda x: ours(x)[0], theirs, [draw(D)], tolerance=math.inf)
+    return Pair(
+        "TTT-Linear",
+        "fla chunk_ttt_linear_ref",
+        lambda x: ours(x)[0],
+        theirs,
+        [draw(D)],
+        tolerance=math.inf,
+    )
 
 
 # torch
@@ -192,15 +218,38 @@ def torch_pairs():
     def whole(a, b):
         return associative_scan(combine, (a, b), dim=1, combine_mode="generic")[1]
 
-    pairs = [Pair("linear scan", "torch associative_scan", linear_scan, whole, [torch.rand(1, T, 4096), draw(4096)])]
+    pairs = [
+        Pair(
+            "linear scan",
+            "torch associative_scan",
+            linear_scan,
+            whole,
+            [torch.rand(1, T, 4096), draw(4096)],
+        )
+    ]
     for ours, theirs in ((Elman, nn.RNN), (LSTM, nn.LSTM), (GRU, nn.GRU)):
         peer = theirs(D, D, batch_first=True)
-        mixer = ours(D)  # the second bias of torch.nn is in ours only where it does something: in the GRU
+        mixer = ours(
+            D
+        )  # the second bias of torch.nn is in ours only where it does something: in the GRU
         peer.bias_hh_l0.data.zero_()
-        names = {"W.weight": "weight_ih_l0", "R.weight": "weight_hh_l0", "W.bias": "bias_ih_l0", "R.bias": "bias_hh_l0"}
+        names = {
+            "W.weight": "weight_ih_l0",
+            "R.weight": "weight_hh_l0",
+            "W.bias": "bias_ih_l0",
+            "R.bias": "bias_hh_l0",
+        }
         mixer.load_state_dict({name: peer.state_dict()[names[name]] for name in mixer.state_dict()})
         name = f"torch.nn.{theirs.__name__}"
-        pairs.append(Pair(ours.__name__, name, lambda x, m=mixer: m(x)[0], lambda x, p=peer: p(x)[0], [draw(D)]))
+        pairs.append(
+            Pair(
+                ours.__name__,
+                name,
+                lambda x, m=mixer: m(x)[0],
+                lambda x, p=peer: p(x)[0],
+                [draw(D)],
+            )
+        )
     return pairs
 
 
@@ -234,7 +283,10 @@ CHECKPOINTS = {  # family -> (class, config)
         },
     ),
     "Mamba": ("Mamba", {"state_size": 16}),
-    "Mamba-2": ("Mamba2", {"num_heads": 8, "head_dim": 64, "state_size": 128, "n_groups": 1, "chunk_size": 256}),
+    "Mamba-2": (
+        "Mamba2",
+        {"num_heads": 8, "head_dim": 64, "state_size": 128, "n_groups": 1, "chunk_size": 256},
+    ),
     "RWKV-4": ("Rwkv", {"attention_hidden_size": D, "num_hidden_layers": 2}),
     "mLSTM (xLSTM)": ("xLSTM", {"num_heads": H}),
     "RG-LRU (RecurrentGemma)": (
@@ -243,7 +295,13 @@ CHECKPOINTS = {  # family -> (class, config)
     ),
     "lightning attention (MiniMax)": (
         "MiniMax",
-        HEADS | MOE | {"head_dim": K, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]},
+        HEADS
+        | MOE
+        | {
+            "head_dim": K,
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
     ),
     "Gated DeltaNet (Qwen3-Next)": (
         "Qwen3Next",
@@ -286,7 +344,13 @@ def checkpoint_pairs(wanted):
                 p.data += 0.02 * torch.randn_like(p)
             ours = from_transformers(theirs.eval())
             run = partial(_logits, theirs.train() if family == "xLSTM" else theirs)
-            yield Pair(name, f"transformers {family}", lambda x, m=ours: m(x)[0], run, [torch.randint(64, (1, T))])
+            yield Pair(
+                name,
+                f"transformers {family}",
+                lambda x, m=ours: m(x)[0],
+                run,
+                [torch.randint(64, (1, T))],
+            )
 
 
 def _logits(model, tokens):
@@ -308,14 +372,20 @@ def seconds(f, inputs, backward):
 
 
 def measure(pair, rounds):
-    """Median seconds of ours and theirs, forward alone and with the backward. Their answers agree, or this raises."""
+    """Median seconds of ours and theirs, forward alone and with the backward. Their answers agree,
+    or this raises.
+    """
     result = {}
     for name, backward in (("forward", False), ("forward + backward", True)):
         times = [], []
         for round_ in range(rounds + 1):
-            (a, ours), (b, theirs) = (seconds(f, pair.inputs, backward) for f in (pair.ours, pair.theirs))
+            (a, ours), (b, theirs) = (
+                seconds(f, pair.inputs, backward) for f in (pair.ours, pair.theirs)
+            )
             error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
-            assert error < pair.tolerance, f"{pair.name}: the answers differ by {error:.1e} of the largest value"
+            assert error < pair.tolerance, (
+                f"{pair.name}: the answers differ by {error:.1e} of the largest value"
+            )
             if round_ or b > 20:  # the first round warms up, unless there is nothing to gain
                 times[0].append(a)
                 times[1].append(b)
@@ -337,7 +407,10 @@ def table(results, where):
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, peer, passes in results:
-        cells = [f"{1e3 * p['seqlab']:.0f} | {1e3 * p['peer']:.0f} | {p['ratio']:.2f}" for p in passes.values()]
+        cells = [
+            f"{1e3 * p['seqlab']:.0f} | {1e3 * p['peer']:.0f} | {p['ratio']:.2f}"
+            for p in passes.values()
+        ]
         lines.append(f"| {name} | {peer} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -353,7 +426,9 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fla warns that this machine has no GPU, transformers of slow paths
+        warnings.simplefilter(
+            "ignore"
+        )  # fla warns that this machine has no GPU, transformers of slow paths
         pairs = [p for p in [*torch_pairs(), *fla_pairs()] if wanted(p.name)]
         for module in [m for m in sys.modules if m == "fla" or m.startswith("fla.")]:
             del sys.modules[module]

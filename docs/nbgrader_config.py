@@ -1,4 +1,5 @@
-"""nbgrader for this course: copy this file into your nbgrader folder, and solutions/NN_name.ipynb into source/NN/.
+"""nbgrader for this course: copy this file into your nbgrader folder, and solutions/NN_name.ipynb
+into source/NN/.
 
 With SEQLAB_STRICT=1, set below, `check` raises where an answer is not right, so its cell scores 0.
 """
@@ -16,7 +17,8 @@ c.Execute.timeout = 30  # seconds a cell may take
 c.Execute.interrupt_on_timeout = True
 c.Execute.raise_on_iopub_timeout = False
 
-# The explained solutions stay with the instructor: cells tagged `explanation` are removed from the released notebook.
+# The explained solutions stay with the instructor: cells tagged `explanation` are removed from the
+# released notebook.
 c.GenerateAssignment.preprocessors = [TagRemovePreprocessor, *GenerateAssignment().preprocessors]
 c.TagRemovePreprocessor.enabled = True
 c.TagRemovePreprocessor.remove_cell_tags = {"explanation"}

@@ -1,7 +1,7 @@
 """Draw docs/microscope.png, the picture in the README: `python docs/picture.py` (needs Chromium).
 
-Linear attention with the identity map, its weights set by hand so that a letter is a key of its own: 12 pairs
-letter → value are written, and two letters are written twice.
+Linear attention with the identity map, its weights set by hand so that a letter is a key of its
+own: 12 pairs letter → value are written, and two letters are written twice.
 """
 
 import shutil
@@ -45,7 +45,10 @@ def photograph(fig, path: Path):
             "--hide-scrollbars",
             f"--user-data-dir={folder}/profile",
         ]
-        options += [f"--window-size={WIDTH},{fig.layout.height}", f"--force-device-scale-factor={SCALE}"]
+        options += [
+            f"--window-size={WIDTH},{fig.layout.height}",
+            f"--force-device-scale-factor={SCALE}",
+        ]
         options += [f"--screenshot={path}", "--virtual-time-budget=4000", page.as_uri()]
         subprocess.run([chromium, *options], check=True, capture_output=True, timeout=120)
 

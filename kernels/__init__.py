@@ -1,6 +1,8 @@
-"""Triton kernels, imported as `seqlab.kernels`. Each has the signature of its reference in `seqlab` or PyTorch.
+"""Triton kernels, imported as `seqlab.kernels`. Each has the signature of its reference in `seqlab`
+or PyTorch.
 
-They run on the GPU where their tensors are, and in Triton's interpreter, slowly, for tensors on CPU. See `launch.py`.
+They run on the GPU where their tensors are, and in Triton's interpreter, slowly, for tensors on
+CPU. See `launch.py`.
 """
 
 from importlib.util import find_spec

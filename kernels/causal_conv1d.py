@@ -1,16 +1,18 @@
-"""The short causal convolution of each channel, forward and backward: y_t = Σ_{j<W} w_j u_{t+j} + bias.
+"""The short causal convolution of each channel, forward and backward: y_t = Σ_{j<W} w_j u_{t+j} +
+bias.
 
-u is the state, W - 1 inputs from before, and then x. A program takes BD channels of a segment of tokens and walks along
-it, BT rows at once; the last W - 1 of them stay in registers as the window slides. The gradients are windows again,
-now over dy, which is 0 before the first token and after the last:
+u is the state, W - 1 inputs from before, and then x. A program takes BD channels of a segment of
+tokens and walks along it, BT rows at once; the last W - 1 of them stay in registers as the window
+slides. The gradients are windows again, now over dy, which is 0 before the first token and after
+the last:
 
     du_r = Σ_j w_j dy_{r-j}        dw_j = Σ_r u_r dy_{r-j}        dbias = Σ_t dy_t
 
-The first rows of du belong to the state, the rest to x. Each segment leaves its part of dw and dbias; PyTorch adds them
-up. No atomics: the result is the same on every run.
+The first rows of du belong to the state, the rest to x. Each segment leaves its part of dw and
+dbias; PyTorch adds them up. No atomics: the result is the same on every run.
 
-Bytes: x is read and y written once; backward x and dy are read and dx is written once. A segment of TOKENS reads W - 1
-rows of its neighbour again.
+Bytes: x is read and y written once; backward x and dy are read and dx is written once. A segment of
+TOKENS reads W - 1 rows of its neighbour again.
 """
 
 import torch
@@ -44,7 +46,9 @@ def channels(D, BD: tl.constexpr):
 def load_row(p, r, end, D, BD: tl.constexpr):
     """Row r of a (end, D) matrix; 0 where there is none."""
     o_d, there = channels(D, BD)
-    return tl.load(p + tl.cast(r, tl.int64) * D + o_d, mask=there & (r >= 0) & (r < end), other=0.0).to(tl.float32)
+    return tl.load(
+        p + tl.cast(r, tl.int64) * D + o_d, mask=there & (r >= 0) & (r < end), other=0.0
+    ).to(tl.float32)
 
 
 @triton.jit
@@ -89,7 +93,9 @@ def conv_forward(p_x, p_past, p_w, p_bias, p_y, T, D, TOKENS: tl.constexpr,
 @triton.jit
 def conv_backward(p_x, p_past, p_w, p_dy, p_dnew, p_dx, p_dpast, p_dw, p_dbias, T, D, TOKENS: tl.constexpr,
                   W: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr):  # fmt: skip
-    """The rows of du of a segment. p_dnew: the gradient of the last W - 1 rows of u, given out as the state."""
+    """The rows of du of a segment. p_dnew: the gradient of the last W - 1 rows of u, given out as
+    the state.
+    """
     i_b, start = tl.program_id(2).to(tl.int64), tl.program_id(1) * TOKENS
     p_x, p_dy, p_dx = p_x + i_b * T * D, p_dy + i_b * T * D, p_dx + i_b * T * D
     p_past, p_dpast = p_past + i_b * (W - 1) * D, p_dpast + i_b * (W - 1) * D
@@ -138,7 +144,21 @@ class _CausalConv(torch.autograd.Function):
     def forward(ctx, x, weight, bias, past):
         (B, T, D), W = x.shape, weight.shape[1]
         y = torch.empty_like(x)
-        launch(conv_forward, _grid(T, B, D), x, past, weight, bias, y, T, D, TOKENS, W, configs=FORWARD, key=KEY)
+        launch(
+            conv_forward,
+            _grid(T, B, D),
+            x,
+            past,
+            weight,
+            bias,
+            y,
+            T,
+            D,
+            TOKENS,
+            W,
+            configs=FORWARD,
+            key=KEY,
+        )
         ctx.save_for_backward(x, weight, bias, past)
         ctx.set_materialize_grads(False)
         return y, torch.cat([past, x[:, 1 - W :]], dim=1)[:, 1 - W :]
@@ -178,11 +198,19 @@ def causal_conv1d(
     check_types(weight=weight, bias=bias)
     (B, T, D), W = x.shape, weight.shape[1]
     if not 2 <= W <= 8:
-        raise ValueError(f"weight has {W} taps: this kernel takes 2 to 8, use seqlab.core.convolution.causal_conv")
+        raise ValueError(
+            f"weight has {W} taps: this kernel takes 2 to 8, use seqlab.core.convolution.causal_conv"
+        )
     if T == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: T must be at least 1")
-    for name, tensor, shape in (("weight", weight, (D, W)), ("bias", bias, (D,)), ("state", state, (B, W - 1, D))):
+    for name, tensor, shape in (
+        ("weight", weight, (D, W)),
+        ("bias", bias, (D,)),
+        ("state", state, (B, W - 1, D)),
+    ):
         if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: {shape} is needed for x {tuple(x.shape)}")
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}: {shape} is needed for x {tuple(x.shape)}"
+            )
     past = x.new_zeros(B, W - 1, D) if state is None else state.contiguous()
     return _CausalConv.apply(x.contiguous(), weight.contiguous(), bias, past)

@@ -1,20 +1,24 @@
-"""The gated delta rule in chunks (Yang et al. 2024, arXiv:2406.06484 and arXiv:2412.06464): the forward.
+"""The gated delta rule in chunks (Yang et al. 2024, arXiv:2406.06484 and arXiv:2412.06464): the
+forward.
 
     S_t = a_t S_{t-1} + u_t k_tᵀ        u_t = β_t (v_t - a_t S_{t-1} k_t)        y_t = S_t q_t
 
-u_t depends on every earlier u of its chunk, through keys that overlap. With d_ij the decay after token j up to i, e_i
-from the start of the chunk up to i, f_j after j to its end, and S the state before the chunk, all are solved at once:
+u_t depends on every earlier u of its chunk, through keys that overlap. With d_ij the decay after
+token j up to i, e_i from the start of the chunk up to i, f_j after j to its end, and S the state
+before the chunk, all are solved at once:
 
     (I + L) U = R        L_ij = β_i d_ij k_i·k_j, j < i        R = β (V - e K Sᵀ)        P_ij = d_ij q_i·k_j, j ≤ i
     Y = e Q Sᵀ + P U        S ← e_C S + Uᵀ (f K)
 
-`delta_pairs` makes A = (I + L)⁻¹ and P of all chunks in parallel; `delta_states` walks along the chunks with S in
-registers, U = A R; `delta_outputs` reads all chunks in parallel. The papers multiply A into β V and e β K first, which
-takes one product out of the walk. Here A stays by itself: it has C columns, the two products K + V, and each has to be
-written, read, and kept or made again for the backward.
+`delta_pairs` makes A = (I + L)⁻¹ and P of all chunks in parallel; `delta_states` walks along the
+chunks with S in registers, U = A R; `delta_outputs` reads all chunks in parallel. The papers
+multiply A into β V and e β K first, which takes one product out of the walk. Here A stays by
+itself: it has C columns, the two products K + V, and each has to be written, read, and kept or made
+again for the backward.
 
-Numbers to move per token and head, gates and rounding aside: 2K + 2C, then (K + C) n + 2V + KV/C in n = V / BV
-programs a head, then K + C + 2V + KV/C. S is held transposed, (K, V), as the products take it.
+Numbers to move per token and head, gates and rounding aside: 2K + 2C, then (K + C) n + 2V + KV/C in
+n = V / BV programs a head, then K + C + 2V + KV/C. S is held transposed, (K, V), as the products
+take it.
 """
 
 import torch
@@ -26,12 +30,25 @@ from torch import Tensor
 from seqlab.core.inputs import check_inputs
 from seqlab.kernels.chunk_delta_backward import KEY, delta_backward, of_width
 from seqlab.kernels.launch import check_types, configurations, launch, under_autocast
-from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, padded, precision, store_tile
+from seqlab.kernels.tiles import (
+    decay_between,
+    decay_ends,
+    head,
+    load_gate,
+    load_tile,
+    padded,
+    precision,
+    store_tile,
+)
 
-STATES = {128: ((32, 4, 1), (32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)), 256: ((16, 8, 1), (16, 4, 2), (32, 4, 2))}
+STATES = {
+    128: ((32, 4, 1), (32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)),
+    256: ((16, 8, 1), (16, 4, 2), (32, 4, 2)),
+}
 OUTPUTS = {128: ((64, 4, 1), (128, 4, 1), (128, 8, 1)), 256: ((32, 4, 1), (64, 4, 1), (128, 8, 1))}
 """BV, warps and stages by the width of a key. The first needs no spills on any target; a GPU tries them all."""
-# Without spills too, but for 8 bytes on sm_80 with keys wider than 128: there every warp holds all of a right operand.
+# Without spills too, but for 8 bytes on sm_80 with keys wider than 128: there every warp holds all
+# of a right operand.
 PAIRS = configurations("", ((4, 1), (8, 1), (4, 2)))
 
 
@@ -41,16 +58,20 @@ def merge(b_x, b_l, o_i, o_j, log, PRECISION: tl.constexpr):
 
     [[X, 0], [N, Y]]⁻¹ = [[X⁻¹, 0], [-Y⁻¹ N X⁻¹, Y⁻¹]]
     """
-    b_n = tl.where((o_i ^ o_j) >> log == 1, -b_l, 0.0)  # i and j share the larger tile and not the smaller one
+    b_n = tl.where(
+        (o_i ^ o_j) >> log == 1, -b_l, 0.0
+    )  # i and j share the larger tile and not the smaller one
     return tl.dot(tl.dot(b_x, b_n, input_precision=PRECISION), b_x, b_x, input_precision=PRECISION)
 
 
 @triton.jit
 def inverse(b_l, C: tl.constexpr, EXACT: tl.constexpr, MERGE: tl.constexpr):
-    """(I + L)⁻¹ of a strictly lower triangular L (C, C): its tiles of 16, all at once, and then larger ones.
+    """(I + L)⁻¹ of a strictly lower triangular L (C, C): its tiles of 16, all at once, and then
+    larger ones.
 
-    No power of L is formed, as in (I - L)(I + L²)…: powers grow even where the inverse does not. Where a key comes
-    again with β near 2, what is multiplied here cancels: each product has 16 bits or more, where tf32 has 11.
+    No power of L is formed, as in (I - L)(I + L²)…: powers grow even where the inverse does not.
+    Where a key comes again with β near 2, what is multiplied here cancels: each product has 16 bits
+    or more, where tf32 has 11.
     """
     N: tl.constexpr = C // 16
     o_n, o_16, o_c = tl.arange(0, N), tl.arange(0, 16), tl.arange(0, C)
@@ -92,7 +113,9 @@ def delta_pairs(p_q, p_k, p_a, p_beta, p_A, p_P, T, H, K: tl.constexpr, BK: tl.c
 @triton.jit
 def delta_states(p_k, p_v, p_a, p_beta, p_A, p_first, p_S, p_u, p_last, T, H, K: tl.constexpr, V: tl.constexpr,
                  BK: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr, BV: tl.constexpr):  # fmt: skip
-    """BV columns of Sᵀ (K, V) before every chunk and after the last, and of U, along the chunks of one head."""
+    """BV columns of Sᵀ (K, V) before every chunk and after the last, and of U, along the chunks of
+    one head.
+    """
     column, i_bh = tl.program_id(0) * BV, tl.program_id(1)
     i_head = head(i_bh, T, T, H, H)[0]
     i_state = i_bh.to(tl.int64) * K * V
@@ -102,7 +125,17 @@ def delta_states(p_k, p_v, p_a, p_beta, p_A, p_first, p_S, p_u, p_last, T, H, K:
         b_S = tl.trans(load_tile(p_first + i_state, column, BV, V, K, 0, K, BK))
     for i_t in range(0, tl.cdiv(T, C)):
         start = i_t * C
-        store_tile(p_S + i_state * tl.cdiv(T, C) + tl.cast(i_t, tl.int64) * K * V, b_S, 0, BK, K, V, column, V, BV)
+        store_tile(
+            p_S + i_state * tl.cdiv(T, C) + tl.cast(i_t, tl.int64) * K * V,
+            b_S,
+            0,
+            BK,
+            K,
+            V,
+            column,
+            V,
+            BV,
+        )
         b_k = load_tile(p_k + i_head * K, start, C, T, H * K, 0, K, BK)
         b_v = load_tile(p_v + i_head * V, start, C, T, H * V, column, V, BV)
         b_A = load_tile(p_A + i_head * C, start, C, T, H * C, 0, C, C)
@@ -144,7 +177,9 @@ class _ChunkDelta(torch.autograd.Function):
         u, y = torch.empty_like(v), torch.empty_like(v)
         BK = padded(K)
         exact = q.dtype == torch.float32 and precision(q) == "ieee"
-        merging = "ieee" if exact or q.device.type == "cpu" else "bf16x3"  # which the interpreter does not know
+        merging = (
+            "ieee" if exact or q.device.type == "cpu" else "bf16x3"
+        )  # which the interpreter does not know
         sizes = {"K": K, "BK": BK, "C": C, "PRECISION": precision(q)}
 
         def walks(meta):
@@ -158,7 +193,21 @@ class _ChunkDelta(torch.autograd.Function):
         sizes["V"] = V
         args = k, v, a, beta, A, first, S, u, last, T, H
         launch(delta_states, walks, *args, **sizes, configs=of_width(STATES, k), key=KEY)
-        launch(delta_outputs, tiles, q, a, P, S, u, y, T, H, **sizes, configs=of_width(OUTPUTS, k), key=KEY)
+        launch(
+            delta_outputs,
+            tiles,
+            q,
+            a,
+            P,
+            S,
+            u,
+            y,
+            T,
+            H,
+            **sizes,
+            configs=of_width(OUTPUTS, k),
+            key=KEY,
+        )
         ctx.save_for_backward(q, k, v, a, beta, A, P, S, u)
         ctx.first, ctx.sizes = first is not None, sizes
         return y, last
@@ -166,7 +215,9 @@ class _ChunkDelta(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy, dlast):
-        return *delta_backward(dy.contiguous(), dlast.contiguous(), *ctx.saved_tensors, ctx.first, ctx.sizes), None
+        return *delta_backward(
+            dy.contiguous(), dlast.contiguous(), *ctx.saved_tensors, ctx.first, ctx.sizes
+        ), None
 
 
 def chunk_delta(
@@ -179,13 +230,16 @@ def chunk_delta(
     state: Float[Tensor, "B H V K"] | None = None,
     chunk_size: int = 64,
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
-    """`seqlab.core.recurrence.chunkwise` with beta, and its gradients. Gates, sums and the state are float32.
+    """`seqlab.core.recurrence.chunkwise` with beta, and its gradients. Gates, sums and the state
+    are float32.
 
     float32 inputs are multiplied as `torch.matmul` would: without tf32 that is exact and slow.
     Under autocast q, k and v are taken in its type, as `torch.matmul` takes them.
     """
     if beta is None:
-        raise ValueError("beta is missing: without the delta rule, use seqlab.kernels.chunk_recurrence")
+        raise ValueError(
+            "beta is missing: without the delta rule, use seqlab.kernels.chunk_recurrence"
+        )
     q, k, v, beta = under_autocast(q, k, v, beta)
     check_inputs(q, k, v, log_a, beta, state)
     check_types(q=q, k=k, v=v)
@@ -197,7 +251,11 @@ def chunk_delta(
     if chunk_size not in (16, 32, 64):
         raise ValueError(f"chunk_size is {chunk_size}: this kernel takes 16, 32 or 64")
     if max(q.shape[-1], v.shape[-1]) > 256:
-        raise ValueError(f"q and v are {q.shape[-1]} and {v.shape[-1]} wide: this kernel takes 256 at most")
+        raise ValueError(
+            f"q and v are {q.shape[-1]} and {v.shape[-1]} wide: this kernel takes 256 at most"
+        )
     q, k, v = (x.contiguous() for x in (q, k, v))
-    log_a, beta, state = (None if x is None else x.float().contiguous() for x in (log_a, beta, state))
+    log_a, beta, state = (
+        None if x is None else x.float().contiguous() for x in (log_a, beta, state)
+    )
     return _ChunkDelta.apply(q, k, v, log_a, beta, state, chunk_size)

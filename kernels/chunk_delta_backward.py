@@ -1,23 +1,27 @@
-"""The gated delta rule in chunks: the backward. Letters as in `chunk_delta.py`; D is the gradient of what follows it.
+"""The gated delta rule in chunks: the backward. Letters as in `chunk_delta.py`; D is the gradient
+of what follows it.
 
-`delta_backward_states` walks back along the chunks with DS in registers, DS that of the state after the chunk:
+`delta_backward_states` walks back along the chunks with DS in registers, DS that of the state after
+the chunk:
 
     DU = Pᵀ DY + f K DSᵀ        DR = Aᵀ DU        DS ← e_C DS + DYᵀ (e Q) - (e β DR)ᵀ K
 
-The others take all chunks in parallel. (I + L) U = R gives DL = -DR Uᵀ, and DP = DY Uᵀ. `delta_backward_pairs` has
-what is (C, C), and DV; `delta_backward_inputs` the rest. It reads its (C, V) inputs again, but one kernel with all four
-sums, (C, C) and (C, K), would not fit into registers.
+The others take all chunks in parallel. (I + L) U = R gives DL = -DR Uᵀ, and DP = DY Uᵀ.
+`delta_backward_pairs` has what is (C, C), and DV; `delta_backward_inputs` the rest. It reads its
+(C, V) inputs again, but one kernel with all four sums, (C, C) and (C, K), would not fit into
+registers.
 
     M = d DP        E_ij = β_i d_ij DL_ij, j < i        DV = β DR
     DQ = e DY S + M K        DK = f U DS - e β DR S + Mᵀ Q + (E + Eᵀ) K
     Dβ_i = DR_i·(v_i - e_i S k_i) + Σ_j DL_ij d_ij k_i·k_j
 
-log a_m is in every decay whose span holds it: in d_ij for j < m ≤ i, in e_i for m ≤ i, in f_j for j < m, in e_C. What
-it gets is the sum over these of decay · its gradient; no difference of large sums is taken. Each kernel, and each of
-the n_k blocks of K, writes its part of D log a and Dβ once, and PyTorch adds these up: no atomics.
+log a_m is in every decay whose span holds it: in d_ij for j < m ≤ i, in e_i for m ≤ i, in f_j for j
+< m, in e_C. What it gets is the sum over these of decay · its gradient; no difference of large sums
+is taken. Each kernel, and each of the n_k blocks of K, writes its part of D log a and Dβ once, and
+PyTorch adds these up: no atomics.
 
-Numbers to move per token and head, gates aside: (2K + 2C) n + 2V + KV/C in n = V / BV programs a head, then
-K + 5V + 3C, then 4K + 2KV/C + (3V + 2C) n_k.
+Numbers to move per token and head, gates aside: (2K + 2C) n + 2V + KV/C in n = V / BV programs a
+head, then K + 5V + 3C, then 4K + 2KV/C + (3V + 2C) n_k.
 """
 
 import torch
@@ -28,7 +32,10 @@ from seqlab.kernels.launch import configurations, launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_gate, load_tile, store_tile
 
 KEY = ("T", "H", "K")
-WALKS = {128: ((32, 4, 1), (32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)), 256: ((16, 8, 1), (16, 4, 2), (32, 4, 2))}
+WALKS = {
+    128: ((32, 4, 1), (32, 4, 2), (64, 4, 2), (32, 4, 3), (64, 8, 2)),
+    256: ((16, 8, 1), (16, 4, 2), (32, 4, 2)),
+}
 PAIRS = {256: ((64, 8, 1), (32, 4, 1), (64, 8, 2))}
 INPUTS = {256: ((32, 8, 1), (32, 4, 1), (64, 8, 1), (64, 4, 2))}
 """BV, warps and stages by the width of a key. The first needs no spills on any target; a GPU tries them all."""
@@ -37,8 +44,9 @@ INPUTS = {256: ((32, 8, 1), (32, 4, 1), (64, 8, 1), (64, 4, 2))}
 def of_width(configs, k):
     """The configurations for keys of this width, as `launch` takes them.
 
-    On Blackwell those of one stage: its pipeliner has let a product run before another one of the loop had updated the
-    state that both use (Triton 3.6 to 3.8, issue 10821; pull request 10993, open when this was written).
+    On Blackwell those of one stage: its pipeliner has let a product run before another one of the
+    loop had updated the state that both use (Triton 3.6 to 3.8, issue 10821; pull request 10993,
+    open when this was written).
     """
     sizes = next(sizes for width, sizes in configs.items() if width >= k.shape[-1])
     if k.is_cuda and torch.cuda.get_device_capability(k.device)[0] >= 10:
@@ -50,7 +58,9 @@ def of_width(configs, k):
 def delta_backward_states(p_q, p_k, p_a, p_beta, p_A, p_P, p_dy, p_dlast, p_dS, p_dr, p_dfirst, T, H,
                           K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,
                           PRECISION: tl.constexpr, BV: tl.constexpr):  # fmt: skip
-    """BV columns of DSᵀ (K, V) after every chunk and before the first, and of DR, back along the chunks of one head."""
+    """BV columns of DSᵀ (K, V) after every chunk and before the first, and of DR, back along the
+    chunks of one head.
+    """
     column, i_bh = tl.program_id(0) * BV, tl.program_id(1)
     i_head = head(i_bh, T, T, H, H)[0]
     i_state, n = i_bh.to(tl.int64) * K * V, tl.cdiv(T, C)
@@ -58,7 +68,9 @@ def delta_backward_states(p_q, p_k, p_a, p_beta, p_A, p_P, p_dy, p_dlast, p_dS, 
     for i in range(0, n):
         i_t = n - 1 - i
         start = i_t * C
-        store_tile(p_dS + i_state * n + tl.cast(i_t, tl.int64) * K * V, b_dS, 0, BK, K, V, column, V, BV)
+        store_tile(
+            p_dS + i_state * n + tl.cast(i_t, tl.int64) * K * V, b_dS, 0, BK, K, V, column, V, BV
+        )
         b_beta = load_gate(p_beta, i_head, start, C, T, H)
         b_e, b_f, whole = decay_ends(p_a, i_head, start, C, T, H)
         b_k = load_tile(p_k + i_head * K, start, C, T, H * K, 0, K, BK)
@@ -108,7 +120,9 @@ def delta_backward_pairs(p_k, p_v, p_a, p_beta, p_P, p_u, p_dy, p_dr, p_dv, p_M,
     tl.store(p_dbeta + i_head + o_t * H, b_dbeta + tl.sum(b_dL, 1), mask=o_t < T)
     if p_a is not None:
         b_P = load_tile(p_P + i_head * C, start, C, T, H * C, 0, C, C).to(tl.float32)
-        b_span = tl.cumsum(b_dP * b_P + b_dL * b_beta[:, None], 0, reverse=True)  # (m, j): the sum over i ≥ m
+        b_span = tl.cumsum(
+            b_dP * b_P + b_dL * b_beta[:, None], 0, reverse=True
+        )  # (m, j): the sum over i ≥ m
         tl.store(p_da + i_head + o_t * H, tl.sum(tl.where(o_i > o_j, b_span, 0.0), 1), mask=o_t < T)
 
 
@@ -116,7 +130,9 @@ def delta_backward_pairs(p_k, p_v, p_a, p_beta, p_P, p_u, p_dy, p_dr, p_dv, p_M,
 def delta_backward_inputs(p_q, p_k, p_a, p_beta, p_S, p_u, p_dy, p_dS, p_dr, p_M, p_E, p_dq, p_dk, p_da, p_dbeta,
                           B, T, H, columns, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, C: tl.constexpr,
                           PRECISION: tl.constexpr, BV: tl.constexpr):  # fmt: skip
-    """BK columns of DQ and DK of one chunk of one head, and what these columns of S give to D log a and Dβ."""
+    """BK columns of DQ and DK of one chunk of one head, and what these columns of S give to D log a
+    and Dβ.
+    """
     i_k, i_t, i_bh = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     o_k, start, i_head = i_k * BK, i_t * C, head(i_bh, T, T, H, H)[0]
     i_state = (i_bh.to(tl.int64) * tl.cdiv(T, C) + i_t) * K * V
@@ -129,12 +145,18 @@ def delta_backward_inputs(p_q, p_k, p_a, p_beta, p_S, p_u, p_dy, p_dS, p_dr, p_M
         b_S = load_tile(p_S + i_state, o_k, BK, K, V, o_v, V, BV)
         b_dy = load_tile(p_dy + i_head * V, start, C, T, H * V, o_v, V, BV)
         b_dq = tl.dot(b_dy, tl.trans(b_S), b_dq, input_precision=PRECISION)
-        b_dr = load_tile(p_dr + i_head * V, start, C, T, H * V, o_v, V, BV).to(tl.float32) * b_e[:, None]
+        b_dr = (
+            load_tile(p_dr + i_head * V, start, C, T, H * V, o_v, V, BV).to(tl.float32)
+            * b_e[:, None]
+        )
         b_old += tl.sum(b_dr * tl.dot(b_k, b_S, input_precision=PRECISION), 1)
         b_dr = (b_dr * -b_beta[:, None]).to(b_k.dtype)
         b_dk = tl.dot(b_dr, tl.trans(b_S), b_dk, input_precision=PRECISION)
         b_dS = load_tile(p_dS + i_state, o_k, BK, K, V, o_v, V, BV)
-        b_u = load_tile(p_u + i_head * V, start, C, T, H * V, o_v, V, BV).to(tl.float32) * b_f[:, None]
+        b_u = (
+            load_tile(p_u + i_head * V, start, C, T, H * V, o_v, V, BV).to(tl.float32)
+            * b_f[:, None]
+        )
         b_dk = tl.dot(b_u.to(b_k.dtype), tl.trans(b_dS), b_dk, input_precision=PRECISION)
         if p_a is not None:
             b_to += tl.sum(b_u * tl.dot(b_k, b_dS, input_precision=PRECISION), 1)
@@ -159,7 +181,11 @@ def delta_backward_inputs(p_q, p_k, p_a, p_beta, p_S, p_u, p_dy, p_dS, p_dr, p_M
 def delta_backward(dy, dlast, q, k, v, a, beta, A, P, S, u, first, sizes):
     """Of q, k, v, a, beta and, where there was one, the first state. first: whether there was."""
     (B, T, H, K), V, n = q.shape, v.shape[-1], S.shape[2]
-    dS, dr, dfirst = torch.empty_like(S), torch.empty_like(u), torch.empty_like(dlast) if first else None
+    dS, dr, dfirst = (
+        torch.empty_like(S),
+        torch.empty_like(u),
+        torch.empty_like(dlast) if first else None,
+    )
     dq, dk, dv, M, E = (torch.empty_like(x) for x in (q, k, v, P, P))
     BK = min(64, sizes["BK"])
     n_k = triton.cdiv(K, BK)
@@ -173,7 +199,29 @@ def delta_backward(dy, dlast, q, k, v, a, beta, A, P, S, u, first, sizes):
     launch(delta_backward_states, walks, *args, **sizes, configs=of_width(WALKS, k), key=KEY)
     args = k, v, a, beta, P, u, dy, dr, dv, M, E, None if a is None else da[0], dbeta[0], T, H, V
     launch(delta_backward_pairs, (n, B * H), *args, **sizes, configs=of_width(PAIRS, k), key=KEY)
-    args = q, k, a, beta, S, u, dy, dS, dr, M, E, dq, dk, None if a is None else da[1:], dbeta[1:], B, T, H, V
+    args = (
+        q,
+        k,
+        a,
+        beta,
+        S,
+        u,
+        dy,
+        dS,
+        dr,
+        M,
+        E,
+        dq,
+        dk,
+        None if a is None else da[1:],
+        dbeta[1:],
+        B,
+        T,
+        H,
+        V,
+    )
     sizes = sizes | {"BK": BK}
-    launch(delta_backward_inputs, (n_k, n, B * H), *args, **sizes, configs=of_width(INPUTS, k), key=KEY)
+    launch(
+        delta_backward_inputs, (n_k, n, B * H), *args, **sizes, configs=of_width(INPUTS, k), key=KEY
+    )
     return dq, dk, dv, None if a is None else da.sum(0)[..., None], dbeta.sum(0), dfirst

@@ -1,20 +1,24 @@
-"""The chunked linear recurrence S_t = S_{t-1} A_t + v_t k_tᵀ, y_t = S_t q_t: the forward, and what starts the backward.
+"""The chunked linear recurrence S_t = S_{t-1} A_t + v_t k_tᵀ, y_t = S_t q_t: the forward, and what
+starts the backward.
 
-Linear attention (no decay), RetNet (arXiv:2307.08621), gated retention and Mamba-2 (a decay per head,
-arXiv:2405.21060), GLA (a decay per key channel, arXiv:2312.06635). Two kernels, over chunks of C = 64 tokens:
+Linear attention (no decay), RetNet (arXiv:2307.08621), gated retention and Mamba-2 (a decay per
+head, arXiv:2405.21060), GLA (a decay per key channel, arXiv:2312.06635). Two kernels, over chunks
+of C = 64 tokens:
 
     walk_states    S' = S diag(a_1 … a_C) + Σ_j v_j (k_j a_{j+1} … a_C)ᵀ     chunk after chunk; S kept before each
     read_chunks    y_i = S (q_i a_1 … a_i) + Σ_{j ≤ i} P_ij v_j               all chunks at once
 
-P_ij = Σ_k q_ik k_jk a_{j+1} … a_i. Each sum of logs runs over its own span, so no exponent is positive, and a gate of 0
-is allowed. For a decay per head it factors out of the sum over k. For one per channel see `pairs_by_channel`.
+P_ij = Σ_k q_ik k_jk a_{j+1} … a_i. Each sum of logs runs over its own span, so no exponent is
+positive, and a gate of 0 is allowed. For a decay per head it factors out of the sum over k. For one
+per channel see `pairs_by_channel`.
 
-The least to move, in numbers a token: walk_states K + V in and K V / C out, the states; read_chunks 2 K + V + K V / C
-in and V out; the log decays both times. The backward walks twice, for S again and for dS, and then takes all gradients
-of a chunk in one program.
+The least to move, in numbers a token: walk_states K + V in and K V / C out, the states; read_chunks
+2 K + V + K V / C in and V out; the log decays both times. The backward walks twice, for S again and
+for dS, and then takes all gradients of a chunk in one program.
 
-The states have the type of q: in half precision they are rounded for the tensor cores in any case. The sum they are
-taken from, the first and the last state are float32. In float16 a state must stay below 65504.
+The states have the type of q: in half precision they are rounded for the tensor cores in any case.
+The sum they are taken from, the first and the last state are float32. In float16 a state must stay
+below 65504.
 """
 
 import torch
@@ -26,10 +30,25 @@ from torch import Tensor
 from seqlab.core.inputs import check_inputs
 from seqlab.kernels.chunk_recurrence_backward import KEY, chunk_pairs, gradients, tiles
 from seqlab.kernels.launch import check_types, launch, under_autocast
-from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, padded, precision, store_tile
+from seqlab.kernels.tiles import (
+    decay_between,
+    decay_ends,
+    head,
+    load_tile,
+    padded,
+    precision,
+    store_tile,
+)
 
 CHUNK = 64
-WALK = ((32, 64, 4, 3), (64, 64, 4, 3), (64, 64, 4, 4), (64, 32, 4, 3), (32, 32, 2, 3), (64, 128, 8, 3))
+WALK = (
+    (32, 64, 4, 3),
+    (64, 64, 4, 3),
+    (64, 64, 4, 4),
+    (64, 32, 4, 3),
+    (32, 32, 2, 3),
+    (64, 128, 8, 3),
+)
 READ = ((32, 64, 4, 2), (64, 64, 4, 2), (64, 64, 8, 2), (64, 128, 8, 2), (128, 64, 4, 2))
 """BK, BV, warps and stages. The first needs no spills on any target; a GPU tries them all."""
 
@@ -40,8 +59,8 @@ def walk_states(p_k, p_v, p_a, p_first, p_S, p_last, T, H, K: tl.constexpr, V: t
                 BV: tl.constexpr):  # fmt: skip
     """The state before each chunk and after the last, a tile (BV, BK) of it a program.
 
-    BACK: from the last chunk to the first, where q and dy write what becomes dS. A write decays from its token to the
-    end of its chunk; on the way back to the start, its own decay included.
+    BACK: from the last chunk to the first, where q and dy write what becomes dS. A write decays
+    from its token to the end of its chunk; on the way back to the start, its own decay included.
     """
     i_k, i_v, i_bh = tl.program_id(0) * BK, tl.program_id(1) * BV, tl.program_id(2)
     i_head = head(i_bh, T, T, H, H)[0]
@@ -53,12 +72,16 @@ def walk_states(p_k, p_v, p_a, p_first, p_S, p_last, T, H, K: tl.constexpr, V: t
     for n in range(0, chunks):
         c = chunks - 1 - n if BACK else n
         start = c * C
-        store_tile(p_S + i_state * chunks + tl.cast(c, tl.int64) * V * K, b_S, i_v, BV, V, K, i_k, K, BK)
+        store_tile(
+            p_S + i_state * chunks + tl.cast(c, tl.int64) * V * K, b_S, i_v, BV, V, K, i_k, K, BK
+        )
         b_k = load_tile(p_k + i_head * K, start, C, T, H * K, i_k, K, BK)
         b_v = load_tile(p_v + i_head * V, start, C, T, H * V, i_v, V, BV)
         if p_a is not None:
             i_a, end = (i_k if A > 1 else 0), tl.minimum(start + C, T)
-            b_a = load_tile(p_a + i_head * A, start if BACK else start + 1, C, end, H * A, i_a, A, BA)
+            b_a = load_tile(
+                p_a + i_head * A, start if BACK else start + 1, C, end, H * A, i_a, A, BA
+            )
             b_whole = tl.sum(b_a, 0)
             if not BACK:
                 b_whole += tl.sum(load_tile(p_a + i_head * A, start, 1, T, H * A, i_a, A, BA), 0)
@@ -96,7 +119,9 @@ def read_chunks(p_q, p_k, p_v, p_a, p_S, p_y, T, H, K: tl.constexpr, V: tl.const
 
 
 def states(k, v, log_a, first, sizes, BACK=False):
-    """The states before every chunk (B, H, chunks, V, K) in the type of k, and the last (B, H, V, K) in float32."""
+    """The states before every chunk (B, H, chunks, V, K) in the type of k, and the last (B, H, V,
+    K) in float32.
+    """
     (B, T, H, K), V = k.shape, v.shape[-1]
     S = k.new_empty(B, H, triton.cdiv(T, sizes["C"]), V, K)
     last = k.new_empty(B, H, V, K, dtype=torch.float32)
@@ -114,11 +139,24 @@ class _ChunkRecurrence(torch.autograd.Function):
     def forward(ctx, q, k, v, log_a, state):
         (B, T, H, K), V = q.shape, v.shape[-1]
         C = min(CHUNK, padded(T))
-        sizes = {"K": K, "V": V, "A": 1 if log_a is None else log_a.shape[-1], "C": C, "PRECISION": precision(q)}
+        sizes = {
+            "K": K,
+            "V": V,
+            "A": 1 if log_a is None else log_a.shape[-1],
+            "C": C,
+            "PRECISION": precision(q),
+        }
         S, last = states(k, v, log_a, state, sizes)
         y = torch.empty_like(v)
         args = q, k, v, log_a, S, y, T, H
-        launch(read_chunks, (triton.cdiv(T, C), B * H), *args, **sizes, configs=tiles(READ, q, v), key=KEY)
+        launch(
+            read_chunks,
+            (triton.cdiv(T, C), B * H),
+            *args,
+            **sizes,
+            configs=tiles(READ, q, v),
+            key=KEY,
+        )
         ctx.save_for_backward(q, k, v, log_a, state)
         ctx.sizes = sizes
         return y, last
@@ -128,7 +166,9 @@ class _ChunkRecurrence(torch.autograd.Function):
     def backward(ctx, dy, dlast):
         q, k, v, log_a, state = ctx.saved_tensors
         dy = dy.contiguous()
-        S, _ = states(k, v, log_a, state, ctx.sizes)  # made again: kept, they would weigh as much as q, k, v and y
+        S, _ = states(
+            k, v, log_a, state, ctx.sizes
+        )  # made again: kept, they would weigh as much as q, k, v and y
         dS, dstate = states(q, dy, log_a, dlast.contiguous(), ctx.sizes, BACK=True)
         dq, dk, dv, da = gradients(q, k, v, log_a, dy, S, dS, ctx.needs_input_grad[3], ctx.sizes)
         return dq, dk, dv, da, None if state is None else dstate
@@ -145,8 +185,8 @@ def chunk_recurrence(
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
     """`seqlab.core.recurrence.chunkwise` without beta, and its gradients; values up to 256 wide.
 
-    Sums, decays and the last state in float32, y in q's type; under autocast q, k and v take its type. float32 inputs
-    are multiplied as `torch.matmul` would.
+    Sums, decays and the last state in float32, y in q's type; under autocast q, k and v take its
+    type. float32 inputs are multiplied as `torch.matmul` would.
     """
     if beta is not None:
         raise ValueError("beta makes this the delta rule: use seqlab.kernels.chunk_delta")
@@ -154,6 +194,8 @@ def chunk_recurrence(
     check_inputs(q, k, v, log_a, None, state)
     check_types(q=q, k=k, v=v)
     if v.shape[-1] > 256:
-        raise ValueError(f"v is {v.shape[-1]} wide: this kernel takes 256 at most, a head's values in one program")
+        raise ValueError(
+            f"v is {v.shape[-1]} wide: this kernel takes 256 at most, a head's values in one program"
+        )
     log_a, state = (x if x is None else x.float().contiguous() for x in (log_a, state))
     return _ChunkRecurrence.apply(q.contiguous(), k.contiguous(), v.contiguous(), log_a, state)

@@ -1,23 +1,28 @@
-"""The chunked linear recurrence: how pairs meet under a decay per channel, and the gradients of a chunk.
+"""The chunked linear recurrence: how pairs meet under a decay per channel, and the gradients of a
+chunk.
 
-With S the state before a chunk, dS the gradient of the one after it, both kept by `walk_states`, b_i the decay from the
-chunk's start up to i, f_j the one after j to its end, d_ij the one after j up to i, and dP = dY Vᵀ for j ≤ i:
+With S the state before a chunk, dS the gradient of the one after it, both kept by `walk_states`,
+b_i the decay from the chunk's start up to i, f_j the one after j to its end, d_ij the one after j
+up to i, and dP = dY Vᵀ for j ≤ i:
 
     dq_i = Σ_j dP_ij d_ij k_j + b_i dy_i S
     dk_j = Σ_i dP_ij d_ij q_i + f_j v_j dS
     dv_j = Σ_i P_ij dy_i + dS (f_j k_j)
 
-A decay a_t stands in four kinds of paths: from before the chunk to a read in it, from a write in it to after it, from
-before to after, and from j to i. The gradient of log a_t is the sum of those that pass t, each with its decay:
+A decay a_t stands in four kinds of paths: from before the chunk to a read in it, from a write in it
+to after it, from before to after, and from j to i. The gradient of log a_t is the sum of those that
+pass t, each with its decay:
 
     dlog a_t = Σ_{i ≥ t} b_i q_i · dy_i S + Σ_{j < t} f_j k_j · v_j dS + b_C ⟨S, dS⟩ + Σ_{i ≥ t > j} W_ij,  W = d P dP
 
-Not the usual Σ_{i ≥ t} (q_i · dq_i - k_i · dk_i) over all that follows: there large numbers cancel, all of them where
-decays are strong. Of that only a part is left, for a decay per channel: W is never held for each, so its sum there is
-that of rows less that of columns, inside one chunk and off its diagonal.
+Not the usual Σ_{i ≥ t} (q_i · dq_i - k_i · dk_i) over all that follows: there large numbers cancel,
+all of them where decays are strong. Of that only a part is left, for a decay per channel: W is
+never held for each, so its sum there is that of rows less that of columns, inside one chunk and off
+its diagonal.
 
-A chunk is read from memory once: q, k, v, dy, log a, S and dS. Parts of it are read again for each tile across, while
-they are still in a cache, so that a program needs no more registers than it has. dq, dk, dv, dlog a are written once.
+A chunk is read from memory once: q, k, v, dy, log a, S and dS. Parts of it are read again for each
+tile across, while they are still in a cache, so that a program needs no more registers than it has.
+dq, dk, dv, dlog a are written once.
 """
 
 import torch
@@ -28,27 +33,40 @@ from seqlab.kernels.launch import configurations, launch
 from seqlab.kernels.tiles import decay_between, decay_ends, head, load_tile, padded, store_tile
 
 KEY = ("T", "H", "K", "V", "A")
-BY_HEAD = ((32, 64, 8, 2), (64, 64, 8, 1), (64, 64, 8, 2), (64, 64, 4, 1), (32, 64, 4, 2), (128, 64, 8, 1))
+BY_HEAD = (
+    (32, 64, 8, 2),
+    (64, 64, 8, 1),
+    (64, 64, 8, 2),
+    (64, 64, 4, 1),
+    (32, 64, 4, 2),
+    (128, 64, 8, 1),
+)
 BY_CHANNEL = ((16, 64, 8, 1), (32, 64, 8, 1), (32, 64, 4, 1), (64, 64, 8, 1))
 """BK, BV, warps and stages by the kind of decay. The first needs no spills on any target; a GPU tries them all."""
 
 
 @triton.jit
 def doubled(b_in, b_out, SIZE, N: tl.constexpr):
-    """Sums of logs in blocks of rows, up to each row and from after it to the block's end: from SIZE rows to 2 SIZE."""
+    """Sums of logs in blocks of rows, up to each row and from after it to the block's end: from
+    SIZE rows to 2 SIZE.
+    """
     o_t = tl.arange(0, N)[:, None]
     late = (o_t & SIZE) != 0  # in the second block of the two
-    b_other = tl.gather(b_in + b_out, tl.broadcast_to(o_t ^ SIZE, b_in.shape), 0)  # all of the other block
+    b_other = tl.gather(
+        b_in + b_out, tl.broadcast_to(o_t ^ SIZE, b_in.shape), 0
+    )  # all of the other block
     return b_in + tl.where(late, b_other, 0.0), b_out + tl.where(late, 0.0, b_other)
 
 
 @triton.jit
 def meeting(b_in, b_out, SIZE, N: tl.constexpr):
-    """Where pairs meet between blocks of SIZE: the decay of each row from or to the border, and which pairs do (N, N).
+    """Where pairs meet between blocks of SIZE: the decay of each row from or to the border, and
+    which pairs do (N, N).
 
-    Rows i > j meet where i is in the second and j in the first block of two: d_ij is the decay from j to the border
-    times that from the border to i. Every pair of a chunk does so for one SIZE of 1, 2, 4, …: the highest bit in which
-    i and j differ. So a decay per channel takes log₂ C products for the tensor cores, and no exponent is positive.
+    Rows i > j meet where i is in the second and j in the first block of two: d_ij is the decay from
+    j to the border times that from the border to i. Every pair of a chunk does so for one SIZE of
+    1, 2, 4, …: the highest bit in which i and j differ. So a decay per channel takes log₂ C
+    products for the tensor cores, and no exponent is positive.
     """
     o_i, o_j = tl.arange(0, N)[:, None], tl.arange(0, N)[None, :]
     late = (o_i & SIZE) != 0
@@ -73,7 +91,9 @@ def pairs_by_channel(b_P, b_q, b_k, b_a, N: tl.constexpr, PRECISION: tl.constexp
 
 @triton.jit
 def pair_gradients_by_channel(b_dp, b_q, b_k, b_a, N: tl.constexpr, PRECISION: tl.constexpr):
-    """What q and k get through P from dP (N, N) between different rows, and the decays up to each and after each."""
+    """What q and k get through P from dP (N, N) between different rows, and the decays up to each
+    and after each.
+    """
     b_dq, b_dk = tl.zeros_like(b_a), tl.zeros_like(b_a)
     b_in, b_out = b_a, tl.zeros_like(b_a)
     SIZE = 1
@@ -108,7 +128,9 @@ def chunk_pairs(p_q, p_k, p_a, i_head, start, T, H, K: tl.constexpr, A: tl.const
 def chunk_gradients(p_q, p_k, p_v, p_a, p_dy, p_S, p_dS, p_dq, p_dk, p_dv, p_da, T, H, K: tl.constexpr,
                     V: tl.constexpr, A: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
                     BV: tl.constexpr):  # fmt: skip
-    """All gradients of one chunk of one head: of v by tiles of V, of its pairs, then of q and k by tiles of K."""
+    """All gradients of one chunk of one head: of v by tiles of V, of its pairs, then of q and k by
+    tiles of K.
+    """
     start, i_bh = tl.program_id(0) * C, tl.program_id(1)
     i_head = head(i_bh, T, T, H, H)[0]
     i_state = (i_bh.to(tl.int64) * tl.cdiv(T, C) + tl.program_id(0)) * V * K
@@ -125,7 +147,9 @@ def chunk_gradients(p_q, p_k, p_v, p_a, p_dy, p_S, p_dS, p_dq, p_dk, p_dv, p_da,
         b_d = decay_between(p_a, i_head, start, C, T, H)
         b_P *= b_d
         if p_da is not None:
-            b_W = tl.cumsum(tl.where(o_i > o_j, b_P * b_dP, 0.0), 0, reverse=True)  # Σ_{i ≥ t} W_ij, at (t, j)
+            b_W = tl.cumsum(
+                tl.where(o_i > o_j, b_P * b_dP, 0.0), 0, reverse=True
+            )  # Σ_{i ≥ t} W_ij, at (t, j)
             b_da = tl.sum(tl.where(o_i > o_j, b_W, 0.0), 1)
         b_dP *= b_d
     else:
@@ -138,7 +162,9 @@ def chunk_gradients(p_q, p_k, p_v, p_a, p_dy, p_S, p_dS, p_dq, p_dk, p_dv, p_da,
             b_k = load_tile(p_k + i_head * K, start, C, T, H * K, i_k, K, BK)
             b_dS = load_tile(p_dS + i_state, i_v, BV, V, K, i_k, K, BK)
             if A > 1:
-                b_next = load_tile(p_a + i_head * K, start + 1, C, tl.minimum(start + C, T), H * K, i_k, K, BK)
+                b_next = load_tile(
+                    p_a + i_head * K, start + 1, C, tl.minimum(start + C, T), H * K, i_k, K, BK
+                )
                 b_k = (b_k * tl.exp(tl.cumsum(b_next, 0, reverse=True))).to(b_k.dtype)
             b_dv = tl.dot(b_k, tl.trans(b_dS), b_dv, input_precision=PRECISION)
         if A == 1:
@@ -152,7 +178,9 @@ def chunk_gradients(p_q, p_k, p_v, p_a, p_dy, p_S, p_dS, p_dq, p_dk, p_dv, p_da,
         b_k = load_tile(p_k + i_head * K, start, C, T, H * K, i_k, K, BK)
         if A > 1:
             b_a = load_tile(p_a + i_head * K, start, C, T, H * K, i_k, K, BK)
-            b_near_q, b_near_k, b_since, b_until = pair_gradients_by_channel(b_dp, b_q, b_k, b_a, C, PRECISION)
+            b_near_q, b_near_k, b_since, b_until = pair_gradients_by_channel(
+                b_dp, b_q, b_k, b_a, C, PRECISION
+            )
         b_dq, b_dk = tl.zeros((C, BK), tl.float32), tl.zeros((C, BK), tl.float32)
         b_through = tl.zeros((BK,), tl.float32)
         for i_v in range(0, V, BV):
@@ -177,7 +205,9 @@ def chunk_gradients(p_q, p_k, p_v, p_a, p_dy, p_S, p_dS, p_dq, p_dk, p_dv, p_da,
             b_near_q += b_dq
             if p_da is not None:
                 o_last = tl.broadcast_to(tl.maximum(o_i - 1, 0), (C, BK))
-                b_dak = tl.where(o_i > 0, tl.gather(tl.cumsum(b_k * b_dk, 0), o_last, 0), 0.0)  # Σ_{j < t}
+                b_dak = tl.where(
+                    o_i > 0, tl.gather(tl.cumsum(b_k * b_dk, 0), o_last, 0), 0.0
+                )  # Σ_{j < t}
                 # Pairs that pass t: those read from t on, less those also written from t on.
                 b_dak += tl.cumsum(b_q * b_near_q - b_k * b_near_k, 0, reverse=True)
                 b_dak += (tl.exp(tl.sum(b_a, 0)) * b_through)[None, :]
@@ -194,7 +224,9 @@ def chunk_gradients(p_q, p_k, p_v, p_a, p_dy, p_S, p_dS, p_dq, p_dk, p_dv, p_da,
 
 
 def gradients(q, k, v, log_a, dy, S, dS, wants_decay, sizes):
-    """dq, dk, dv and dlog_a, or None for it, from the states before every chunk and the gradients of those after."""
+    """dq, dk, dv and dlog_a, or None for it, from the states before every chunk and the gradients
+    of those after.
+    """
     B, T, H, _ = q.shape
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     da = torch.empty_like(log_a) if wants_decay else None
@@ -206,6 +238,10 @@ def gradients(q, k, v, log_a, dy, S, dS, wants_decay, sizes):
 
 
 def tiles(sizes, q, v):
-    """The configurations for `launch` from ((BK, BV, num_warps, num_stages), …), no tile wider than q or v."""
+    """The configurations for `launch` from ((BK, BV, num_warps, num_stages), …), no tile wider than
+    q or v.
+    """
     widest = [padded(x.shape[-1]) for x in (q, v)]
-    return configurations("BK BV", dict.fromkeys((*map(min, widest, size), *size[2:]) for size in sizes))
+    return configurations(
+        "BK BV", dict.fromkeys((*map(min, widest, size), *size[2:]) for size in sizes)
+    )

@@ -1,11 +1,13 @@
-"""Softmax attention without the matrix of scores (FlashAttention-2, Dao 2023, arXiv:2307.08691): the forward.
+"""Softmax attention without the matrix of scores (FlashAttention-2, Dao 2023, arXiv:2307.08691):
+the forward.
 
-A program holds BT queries and walks along the keys, BS at a time. As larger scores appear, the sum and the read of a
-query shrink; they are divided once, at the end. lse = log Σ exp(scores) is kept, and is all the backward needs.
+A program holds BT queries and walks along the keys, BS at a time. As larger scores appear, the sum
+and the read of a query shrink; they are divided once, at the end. lse = log Σ exp(scores) is kept,
+and is all the backward needs.
 
-Query i sees the keys i + lo ≤ j < i + hi: that is all a kernel knows of causality, window and alignment. Tiles that
-every query of the program sees whole need no mask; those on an edge do: MASKED. Inside, scores are in units of log 2,
-because GPUs compute 2ˣ: scale_2 = scale log₂ e.
+Query i sees the keys i + lo ≤ j < i + hi: that is all a kernel knows of causality, window and
+alignment. Tiles that every query of the program sees whole need no mask; those on an edge do:
+MASKED. Inside, scores are in units of log 2, because GPUs compute 2ˣ: scale_2 = scale log₂ e.
 """
 
 import torch
@@ -18,7 +20,16 @@ from seqlab.core.inputs import check_attention
 from seqlab.core.masks import first_query
 from seqlab.kernels.flash_attention_backward import attend_backward
 from seqlab.kernels.launch import check_types, launch, under_autocast
-from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, padded, precision, store_rows, visible
+from seqlab.kernels.tiles import (
+    LOG2E,
+    configs,
+    head,
+    load_rows,
+    padded,
+    precision,
+    store_rows,
+    visible,
+)
 
 LEAST = tl.constexpr(-1e30)  # below every score, and not -inf: -inf - -inf would be NaN
 ANYWHERE = 1 << 30
@@ -37,7 +48,9 @@ The last fits where the others do not: float32, and less than 100 KB of shared m
 def read_keys(b_y, b_top, b_sum, b_q, b_t, p_k, p_v, begin, end, lo, hi, T_k, h, scale_2,
               BS: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
               BV: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """Keys begin … end into the read of the queries at b_t: b_y = Σ_j 2^(score_j - b_top) v_j, b_sum the same of 1."""
+    """Keys begin … end into the read of the queries at b_t: b_y = Σ_j 2^(score_j - b_top) v_j,
+    b_sum the same of 1.
+    """
     for j in range(begin, end, BS):
         b_k = load_rows(p_k, j, BS, T_k, h * K, K, BK, MASKED)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_2  # (BT, BS)
@@ -57,7 +70,9 @@ def read_keys(b_y, b_top, b_sum, b_q, b_t, p_k, p_v, begin, end, lo, hi, T_k, h,
 
 @triton.jit
 def divided(b_y, b_top, b_sum):
-    """The read and lse, in units of e. A query that may see nothing reads 0, and its lse is -inf."""
+    """The read and lse, in units of e. A query that may see nothing reads 0, and its lse is
+    -inf.
+    """
     blind = b_sum == 0.0
     b_sum = tl.where(blind, 1.0, b_sum)
     return b_y / b_sum[:, None], tl.where(blind, float("-inf"), (b_top + tl.log2(b_sum)) / LOG2E)
@@ -67,7 +82,9 @@ def divided(b_y, b_top, b_sum):
 def attend_forward(p_q, p_k, p_v, p_y, p_lse, T_q, T_k, H, h, lo, hi, scale_2,
                    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
                    WINDOW: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr):  # fmt: skip
-    start = (tl.num_programs(0) - 1 - tl.program_id(0)) * BT  # the last queries see most: they go first
+    start = (
+        tl.num_programs(0) - 1 - tl.program_id(0)
+    ) * BT  # the last queries see most: they go first
     i_bh = tl.program_id(1)
     i_q, i_k = head(i_bh, T_q, T_k, H, h)
     p_k, p_v = p_k + i_k * K, p_v + i_k * V
@@ -123,10 +140,11 @@ def flash_attention(
     scale: float | None = None,
     return_lse: bool = False,
 ):
-    """`seqlab.core.attention.attend` without mask and bias, and its gradients; heads up to 256 wide.
+    """`seqlab.core.attention.attend` without mask and bias, and its gradients; heads up to 256
+    wide.
 
-    Sums and softmax in float32, the result in q's type. float32 inputs are multiplied as `torch.matmul` would; under
-    autocast they take its type.
+    Sums and softmax in float32, the result in q's type. float32 inputs are multiplied as
+    `torch.matmul` would; under autocast they take its type.
     """
     y, lse = _FlashAttention.apply(*prepared(q, k, v, causal, window, align, scale))
     return (y, lse) if return_lse else y
@@ -138,7 +156,9 @@ def prepared(q, k, v, causal, window, align, scale):
     check_attention(q, k, v, causal, window)
     check_types(q=q, k=k, v=v)
     if max(q.shape[-1], v.shape[-1]) > 256:
-        raise ValueError(f"q and v are {q.shape[-1]} and {v.shape[-1]} wide: this kernel takes 256 at most")
+        raise ValueError(
+            f"q and v are {q.shape[-1]} and {v.shape[-1]} wide: this kernel takes 256 at most"
+        )
     hi = first_query(q.shape[1], k.shape[1], align) + 1 if causal else ANYWHERE
     lo = -ANYWHERE if window is None else max(hi - window, -ANYWHERE)
     scale = q.shape[-1] ** -0.5 if scale is None else scale

@@ -1,11 +1,13 @@
-"""The backward of attention without the matrix of scores (FlashAttention-2, Dao 2023, arXiv:2307.08691).
+"""The backward of attention without the matrix of scores (FlashAttention-2, Dao 2023,
+arXiv:2307.08691).
 
 lse, kept by the forward, brings back the weights of any tile, P = exp(scores - lse):
 
     dV = Pᵀ dY      dP = dY Vᵀ      dS = P (dP - D)      dQ = scale dS K      dK = scale dSᵀ Q      D = Σ_v dY Y - dlse
 
-One kernel walks along the keys for dQ, one along the queries for dK and dV, so that nothing is added atomically: two
-runs give the same bits. What a query sees, and what MASKED means: see `flash_attention.py`.
+One kernel walks along the keys for dQ, one along the queries for dK and dV, so that nothing is
+added atomically: two runs give the same bits. What a query sees, and what MASKED means: see
+`flash_attention.py`.
 """
 
 import torch
@@ -13,7 +15,16 @@ import triton
 import triton.language as tl
 
 from seqlab.kernels.launch import launch
-from seqlab.kernels.tiles import LOG2E, configs, head, load_rows, padded, precision, store_rows, visible
+from seqlab.kernels.tiles import (
+    LOG2E,
+    configs,
+    head,
+    load_rows,
+    padded,
+    precision,
+    store_rows,
+    visible,
+)
 
 TILES_Q = {
     64: ((128, 32, 8, 2), (64, 64, 4, 2), (128, 64, 8, 2)),
@@ -30,7 +41,9 @@ KEY = ("T_q", "T_k", "K", "V")
 
 
 @triton.jit
-def attend_delta(p_y, p_dy, p_dlse, p_d, T_q, H, V: tl.constexpr, BV: tl.constexpr, BT: tl.constexpr):
+def attend_delta(
+    p_y, p_dy, p_dlse, p_d, T_q, H, V: tl.constexpr, BV: tl.constexpr, BT: tl.constexpr
+):
     """D = Σ_v dy y - dlse, one number of each query."""
     start, i_bh = tl.program_id(0) * BT, tl.program_id(1)
     i_q, _ = head(i_bh, T_q, T_q, H, H)
@@ -67,11 +80,17 @@ def attend_backward_q(p_q, p_k, p_v, p_dy, p_lse, p_d, p_dq, T_q, T_k, H, h, lo,
         b_k = load_rows(p_k + i_k * K, j, BS, T_k, h * K, K, BK, True)
         b_v = load_rows(p_v + i_k * V, j, BS, T_k, h * V, V, BV, True)
         away = j + tl.arange(0, BS)[None, :] - (start + tl.arange(0, BT)[:, None])
-        b_p = tl.exp2(tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_2 - b_lse[:, None])
-        b_p = tl.where((away >= lo) & (away < hi), b_p, 0.0)  # after the 2ˣ: a query that sees nothing has lse = -inf
+        b_p = tl.exp2(
+            tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_2 - b_lse[:, None]
+        )
+        b_p = tl.where(
+            (away >= lo) & (away < hi), b_p, 0.0
+        )  # after the 2ˣ: a query that sees nothing has lse = -inf
         b_dp = tl.dot(b_dy, tl.trans(b_v), input_precision=PRECISION)
         b_ds = b_p * (b_dp - b_d[:, None])
-        b_dq = tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)  # no such key: b_k is 0
+        b_dq = tl.dot(
+            b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION
+        )  # no such key: b_k is 0
     store_rows(p_dq + i_q * K, b_dq * scale, start, BT, T_q, H * K, K, BK)
 
 
@@ -81,7 +100,8 @@ def attend_backward_kv(p_q, p_k, p_v, p_dy, p_lse, p_d, p_dk, p_dv, T_q, T_k, H,
                        BT: tl.constexpr, BS: tl.constexpr):  # fmt: skip
     """dK and dV of BS keys of one head, along the queries of all the heads that share it.
 
-    Everything is transposed, (BS, BT): so Pᵀ and dSᵀ come out of their dots as the next ones take them in.
+    Everything is transposed, (BS, BT): so Pᵀ and dSᵀ come out of their dots as the next ones take
+    them in.
     """
     start, i_bh = tl.program_id(0) * BS, tl.program_id(1)
     i_k = (i_bh // h).to(tl.int64) * T_k * h + i_bh % h
@@ -98,9 +118,13 @@ def attend_backward_kv(p_q, p_k, p_v, p_dy, p_lse, p_d, p_dk, p_dv, T_q, T_k, H,
             b_dy = load_rows(p_dy + i_q * V, i, BT, T_q, H * V, V, BV, True)
             b_lse, b_d = load_lse(p_lse + row, p_d + row, i, BT, T_q)
             away = start + tl.arange(0, BS)[:, None] - (i + tl.arange(0, BT)[None, :])
-            b_p = tl.exp2(tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * scale_2 - b_lse[None, :])
+            b_p = tl.exp2(
+                tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * scale_2 - b_lse[None, :]
+            )
             b_p = tl.where((away >= lo) & (away < hi), b_p, 0.0)
-            b_dv = tl.dot(b_p.to(b_dy.dtype), b_dy, b_dv, input_precision=PRECISION)  # no such query: b_dy is 0
+            b_dv = tl.dot(
+                b_p.to(b_dy.dtype), b_dy, b_dv, input_precision=PRECISION
+            )  # no such query: b_dy is 0
             b_ds = b_p * (tl.dot(b_v, tl.trans(b_dy), input_precision=PRECISION) - b_d[None, :])
             b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
     store_rows(p_dk + i_k * K, b_dk * scale, start, BS, T_k, h * K, K, BK)
@@ -124,9 +148,34 @@ def attend_backward(dy, dlse, q, k, v, y, lse, lo, hi, scale):
         return triton.cdiv(T_k, meta["BS"]), B * h
 
     launch(
-        attend_backward_q, queries, q, k, v, dy, lse, D, dq, *seen, **widths, configs=configs(TILES_Q, K, V), key=KEY
+        attend_backward_q,
+        queries,
+        q,
+        k,
+        v,
+        dy,
+        lse,
+        D,
+        dq,
+        *seen,
+        **widths,
+        configs=configs(TILES_Q, K, V),
+        key=KEY,
     )
     launch(
-        attend_backward_kv, keys, q, k, v, dy, lse, D, dk, dv, *seen, **widths, configs=configs(TILES_KV, K, V), key=KEY
+        attend_backward_kv,
+        keys,
+        q,
+        k,
+        v,
+        dy,
+        lse,
+        D,
+        dk,
+        dv,
+        *seen,
+        **widths,
+        configs=configs(TILES_KV, K, V),
+        key=KEY,
     )
     return dq, dk, dv

@@ -1,11 +1,14 @@
-"""Attention of a few queries over a long cache: the keys are split among programs (Flash-Decoding, Dao et al. 2023).
+"""Attention of a few queries over a long cache: the keys are split among programs (Flash-Decoding,
+Dao et al. 2023).
 
-One query per head leaves flash attention a program per head, and most of a GPU idle. Here SPLITS programs share each
-head of the cache: each reads its own span of keys, and keeps its read and its lse = log Σ exp(scores). A second kernel
-joins them: a part weighs as much as its Σ exp(scores), as in `seqlab.core.attention.merge`.
+One query per head leaves flash attention a program per head, and most of a GPU idle. Here SPLITS
+programs share each head of the cache: each reads its own span of keys, and keeps its read and its
+lse = log Σ exp(scores). A second kernel joins them: a part weighs as much as its Σ exp(scores), as
+in `seqlab.core.attention.merge`.
 
-All the query heads that share a head of the cache, at all T_q times, are rows of one tile: so every key and value is
-read once, which is the bound, for decoding moves bytes and computes little. Row r is query head r % G at time r // G.
+All the query heads that share a head of the cache, at all T_q times, are rows of one tile: so every
+key and value is read once, which is the bound, for decoding moves bytes and computes little. Row r
+is query head r % G at time r // G.
 """
 
 import torch
@@ -31,7 +34,9 @@ WIDE = configurations("BS", ((32, 4, 2), (64, 8, 2), (16, 4, 2)))
 def decode_split(p_q, p_k, p_v, p_part, p_lse, T_q, T_k, h, lo, hi, scale_2, begin, end, SPAN,
                  G: tl.constexpr, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
                  BR: tl.constexpr, PRECISION: tl.constexpr, BS: tl.constexpr):  # fmt: skip
-    """The read of SPAN keys by all the queries of one head of the cache, in float32, and its log-sum-exp."""
+    """The read of SPAN keys by all the queries of one head of the cache, in float32, and its
+    log-sum-exp.
+    """
     split, i_bh = tl.program_id(0), tl.program_id(1)
     i_b, i_h = (i_bh // h).to(tl.int64), i_bh % h
     b_r, o_k, o_v = tl.arange(0, BR), tl.arange(0, BK), tl.arange(0, BV)
@@ -39,7 +44,11 @@ def decode_split(p_q, p_k, p_v, p_part, p_lse, T_q, T_k, h, lo, hi, scale_2, beg
     o_q = ((i_b * T_q + b_t) * h + i_h) * G + b_r % G  # the row's place among the heads of q
     b_q = tl.load(p_q + o_q[:, None] * K + o_k, mask=(b_r[:, None] < rows) & (o_k < K), other=0.0)
     i_k = i_b * T_k * h + i_h
-    b_y, b_top, b_sum = tl.zeros((BR, BV), tl.float32), tl.full((BR,), LEAST, tl.float32), tl.zeros((BR,), tl.float32)
+    b_y, b_top, b_sum = (
+        tl.zeros((BR, BV), tl.float32),
+        tl.full((BR,), LEAST, tl.float32),
+        tl.zeros((BR,), tl.float32),
+    )
     first = begin + split * SPAN
     b_y, b_top, b_sum = read_keys(b_y, b_top, b_sum, b_q, b_t, p_k + i_k * K, p_v + i_k * V, first,
                                   tl.minimum(first + SPAN, end), lo, hi, T_k, h, scale_2,
@@ -62,12 +71,21 @@ def decode_merge(p_part, p_parts_lse, p_y, p_lse, T_q, h, SPLITS,
     top = tl.maximum(tl.max(b_lse, 0), LEAST)
     b_w = tl.exp(b_lse - top)
     total = tl.sum(b_w, 0)
-    b_y = tl.load(p_part + part[:, None] * V + o_v, mask=(o_s[:, None] < SPLITS) & (o_v < V), other=0.0)
-    b_y = tl.sum(b_w[:, None] * b_y, 0) / tl.maximum(total, 1e-30)  # a query that may see nothing reads 0
+    b_y = tl.load(
+        p_part + part[:, None] * V + o_v, mask=(o_s[:, None] < SPLITS) & (o_v < V), other=0.0
+    )
+    b_y = tl.sum(b_w[:, None] * b_y, 0) / tl.maximum(
+        total, 1e-30
+    )  # a query that may see nothing reads 0
     t, head = r // G, (i_bh % h) * G + r % G
     i_b, H = (i_bh // h).to(tl.int64), h * G
-    tl.store(p_y + ((i_b * T_q + t) * H + head) * V + o_v, b_y.to(p_y.dtype.element_ty), mask=o_v < V)
-    tl.store(p_lse + (i_b * H + head) * T_q + t, tl.where(total == 0.0, float("-inf"), top + tl.log(total)))
+    tl.store(
+        p_y + ((i_b * T_q + t) * H + head) * V + o_v, b_y.to(p_y.dtype.element_ty), mask=o_v < V
+    )
+    tl.store(
+        p_lse + (i_b * H + head) * T_q + t,
+        tl.where(total == 0.0, float("-inf"), top + tl.log(total)),
+    )
 
 
 class _FlashDecode(torch.autograd.Function):
@@ -86,7 +104,15 @@ class _FlashDecode(torch.autograd.Function):
         sizes = {"G": H // h, "V": V, "BV": BV}
         args = q, k, v, part, parts_lse, T_q, T_k, h, lo, hi, scale * LOG2E.value, begin, end, span
         tile = {"K": K, "BK": BK, "BR": padded(rows), "PRECISION": precision(q)}
-        launch(decode_split, (splits, B * h), *args, **sizes, **tile, configs=configs, key=("SPAN", "K", "V"))
+        launch(
+            decode_split,
+            (splits, B * h),
+            *args,
+            **sizes,
+            **tile,
+            configs=configs,
+            key=("SPAN", "K", "V"),
+        )
         launch(decode_merge, (rows, B * h), part, parts_lse, y, lse, T_q, h, splits, **sizes,
                BSPLIT=triton.next_power_of_2(splits))  # fmt: skip
         ctx.save_for_backward(q, k, v, y, lse)
@@ -111,14 +137,17 @@ def flash_decode(
     return_lse: bool = False,
     splits: int | None = None,
 ):
-    """`flash_attention` for few queries over a long cache. With more than 64 rows, T_q · H / h, it is that function.
+    """`flash_attention` for few queries over a long cache. With more than 64 rows, T_q · H / h, it
+    is that function.
 
     splits: the most programs that share a head of the cache; by default enough to fill the GPU.
     """
     if splits is not None:
         at_least_one(splits=splits)
     if q.shape[1] * q.shape[2] // k.shape[2] > ROWS:
-        return flash_attention(q, k, v, causal=causal, window=window, align=align, scale=scale, return_lse=return_lse)
+        return flash_attention(
+            q, k, v, causal=causal, window=window, align=align, scale=scale, return_lse=return_lse
+        )
     if splits is None:
         splits = triton.cdiv(2 * _multiprocessors(q), q.shape[0] * k.shape[2])
     y, lse = _FlashDecode.apply(*prepared(q, k, v, causal, window, align, scale), min(splits, 128))

@@ -1,19 +1,22 @@
-"""Matrix multiplication in groups: the rows of expert e, offsets[e] … offsets[e + 1], times its own matrix w[e].
+"""Matrix multiplication in groups: the rows of expert e, offsets[e] … offsets[e + 1], times its own
+matrix w[e].
 
-One launch for all experts. How many rows each has is known to the device alone, so the grid is an upper bound,
+One launch for all experts. How many rows each has is known to the device alone, so the grid is an
+upper bound,
 
     Σ_e ⌈rows_e / BM⌉ ≤ ⌈P / BM⌉ + E      tiles of BM rows,
 
-and a program finds its expert in a running sum of tiles: that of tile i is the number of experts whose tiles have all
-come before i. Programs left over do nothing. Otherwise it is `matmul.py`, launch order included. (CUTLASS's grouped
-GEMM; MegaBlocks, Gale et al. 2022, arXiv:2211.15841.)
+and a program finds its expert in a running sum of tiles: that of tile i is the number of experts
+whose tiles have all come before i. Programs left over do nothing. Otherwise it is `matmul.py`,
+launch order included. (CUTLASS's grouped GEMM; MegaBlocks, Gale et al. 2022, arXiv:2211.15841.)
 
-Rows may be read through the permutation: row i of the product is then that of the token of pair i, and no permuted
-copy of the tokens is made. Rows behind the last expert, dropped ones, give 0.
+Rows may be read through the permutation: row i of the product is then that of the token of pair i,
+and no permuted copy of the tokens is made. Rows behind the last expert, dropped ones, give 0.
 
     dx = dy w[e]ᵀ, grouped as the forward        dw[e] = Σ_{rows of e} xᵀ dy: a program walks along an expert's rows
 
-Bytes, least: a row of x once for each BN columns of the product, a matrix once for each BM rows of its expert.
+Bytes, least: a row of x once for each BN columns of the product, a matrix once for each BM rows of
+its expert.
 """
 
 import torch
@@ -34,7 +37,13 @@ CONFIGS = tile_configs(
     (128, 256, 64, 8, 4),
     (256, 128, 64, 8, 3),
     (64, 128, 64, 4, 4),
-    (16, 128, 64, 4, 4),  # few rows an expert, as in decoding: the matrices are all there is to read
+    (
+        16,
+        128,
+        64,
+        4,
+        4,
+    ),  # few rows an expert, as in decoding: the matrices are all there is to read
 )
 CONFIGS_W = tile_configs(
     (128, 128, 32, 8, 3),
@@ -60,7 +69,9 @@ def load_tile(p, rows, cols, left, WIDTH: tl.constexpr, STEP: tl.constexpr):
 
 @triton.jit
 def group_of_tile(p_offsets, i_m, P, E: tl.constexpr, BE: tl.constexpr, BM: tl.constexpr):
-    """The expert of row tile i_m, the tile's first row and the expert's end. Dropped rows: expert E; no rows: P, P."""
+    """The expert of row tile i_m, the tile's first row and the expert's end. Dropped rows: expert
+    E; no rows: P, P.
+    """
     o_e = tl.arange(0, BE)
     b_begin = tl.load(p_offsets + o_e, mask=o_e <= E, other=P)
     b_end = tl.load(p_offsets + o_e + 1, mask=o_e < E, other=P)
@@ -85,7 +96,11 @@ def grouped_tile(p_x, p_w, p_y, p_offsets, p_pairs, P, s_we, s_wk, s_wn, SLOTS,
     if p_pairs is not None:
         b_row = tl.load(p_pairs + o_m, mask=there, other=0) // SLOTS  # the pair's token
     p_x += b_row.to(tl.int64)[:, None] * K + o_k[None, :]
-    p_w += i_e.to(tl.int64) * s_we + o_k[:, None].to(tl.int64) * s_wk + o_n[None, :].to(tl.int64) * s_wn
+    p_w += (
+        i_e.to(tl.int64) * s_we
+        + o_k[:, None].to(tl.int64) * s_wk
+        + o_n[None, :].to(tl.int64) * s_wn
+    )
     b_y = tl.zeros((BM, BN), tl.float32)
     for k in range(0, tl.where(i_e < E, K, 0), BK):
         b_x = load_tile(p_x, there[:, None], o_k[None, :], K - k, K, BK)
@@ -112,13 +127,18 @@ def grouped_weight_tile(p_x, p_dy, p_dw, p_offsets, p_pairs, P, s_we, s_wk, s_wn
         b_row = start + o_k
         if p_pairs is not None:
             b_row = tl.load(p_pairs + start + o_k, mask=there, other=0) // SLOTS
-        # xᵀ, read as it is multiplied: a tile turned in registers could not be fetched ahead on sm_80
+        # xᵀ, read as it is multiplied: a tile turned in registers could not be fetched ahead on
+        # sm_80
         b_x = tl.load(p_x + b_row.to(tl.int64)[None, :] * K + o_m[:, None],
                       mask=there[None, :] & (o_m[:, None] < K), other=0.0)  # fmt: skip
         b_dy = tl.load(p_dy + (start + o_k).to(tl.int64)[:, None] * N + o_n[None, :],
                        mask=there[:, None] & (o_n[None, :] < N), other=0.0)  # fmt: skip
         b_dw = tl.dot(b_x, b_dy, b_dw, input_precision=PRECISION)
-    p_dw += i_e.to(tl.int64) * s_we + o_m[:, None].to(tl.int64) * s_wk + o_n[None, :].to(tl.int64) * s_wn
+    p_dw += (
+        i_e.to(tl.int64) * s_we
+        + o_m[:, None].to(tl.int64) * s_wk
+        + o_n[None, :].to(tl.int64) * s_wn
+    )
     tl.store(p_dw, b_dw.to(p_dw.dtype.element_ty), mask=(o_m[:, None] < K) & (o_n[None, :] < N))
 
 
@@ -143,7 +163,17 @@ def _multiply_transposed(x, dy, w, offsets, pairs=None):
         return triton.cdiv(K, meta["BM"]) * triton.cdiv(N, meta["BN"]), E
 
     args = x, dy, dw, offsets, pairs, P, *dw.stride(), P // x.shape[0]
-    launch(grouped_weight_tile, grid, *args, E=E, K=K, N=N, PRECISION=precision(x), configs=CONFIGS_W, key=KEY)
+    launch(
+        grouped_weight_tile,
+        grid,
+        *args,
+        E=E,
+        K=K,
+        N=N,
+        PRECISION=precision(x),
+        configs=CONFIGS_W,
+        key=KEY,
+    )
     return dw
 
 
@@ -160,7 +190,9 @@ class _GroupedMatmul(torch.autograd.Function):
         dy, dx, dw = dy.contiguous(), None, None
         if ctx.needs_input_grad[0]:
             dx = _multiply(dy, w.mT, offsets, len(dy))
-            dx = dx if places is None else gather_sum(dx, places)  # a token was read once for each of its slots
+            dx = (
+                dx if places is None else gather_sum(dx, places)
+            )  # a token was read once for each of its slots
         if ctx.needs_input_grad[1]:
             dw = _multiply_transposed(x, dy, w, offsets, pairs)
         return dx, dw, None, None, None
@@ -173,9 +205,11 @@ def grouped_matmul(
     pairs: Int[Tensor, " P"] | None = None,
     places: Int[Tensor, "R k"] | None = None,
 ) -> Float[Tensor, "P F"]:
-    """x[offsets[e] : offsets[e + 1]] w[e] for every expert e, and the gradients of x and w; 0 behind the last.
+    """x[offsets[e] : offsets[e + 1]] w[e] for every expert e, and the gradients of x and w; 0
+    behind the last.
 
-    pairs and places, from `permute`: x holds tokens, and row i of the product is w[e] times the token of pairs[i].
+    pairs and places, from `permute`: x holds tokens, and row i of the product is w[e] times the
+    token of pairs[i].
     """
     check_types(x=x, w=w)
     if w.ndim != 3 or x.ndim != 2 or x.shape[1] != w.shape[1] or offsets.shape != (len(w) + 1,):
@@ -183,7 +217,9 @@ def grouped_matmul(
             f"x has shape {tuple(x.shape)}, w {tuple(w.shape)}, offsets {tuple(offsets.shape)}: "
             "(rows, D), (E, D, F) and (E + 1,) are needed"
         )
-    if (pairs is None) != (places is None) or (places is not None and places.shape != (len(x), len(pairs) // len(x))):
+    if (pairs is None) != (places is None) or (
+        places is not None and places.shape != (len(x), len(pairs) // len(x))
+    ):
         raise ValueError(
             "pairs and places belong together: pass both as `permute` gives them for the tokens x, or none"
         )

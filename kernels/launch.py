@@ -1,4 +1,5 @@
-"""How the kernels here are started: on a GPU where their tensors are, on CPU in the interpreter, on "meta" not at all.
+"""How the kernels here are started: on a GPU where their tensors are, on CPU in the interpreter, on
+"meta" not at all.
 
 with recorded() as launches:                  # what a function would start, for the lab to look at
     softmax(torch.empty(4096, 4096, dtype=torch.bfloat16, device="meta"))
@@ -20,7 +21,9 @@ MOST_PROGRAMS = 65535
 
 
 class Launch(NamedTuple):
-    """kernel[grid](*args, **named), with the constants and options of the first configuration among the named."""
+    """kernel[grid](*args, **named), with the constants and options of the first configuration among
+    the named.
+    """
 
     kernel: Any
     grid: Any
@@ -33,7 +36,9 @@ _listening: list[list[Launch]] = []
 
 @contextlib.contextmanager
 def recorded():
-    """Collects the launches made inside. With "meta" tensors nothing runs, so sizes may be those of real models."""
+    """Collects the launches made inside. With "meta" tensors nothing runs, so sizes may be those of
+    real models.
+    """
     launches = []
     _listening.append(launches)
     try:
@@ -43,10 +48,12 @@ def recorded():
 
 
 def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
-    """kernel[grid](*args, **named) with one of `configs`, dicts of constants, num_warps and num_stages.
+    """kernel[grid](*args, **named) with one of `configs`, dicts of constants, num_warps and
+    num_stages.
 
-    On a GPU it is the fastest of them; elsewhere the first. They are timed again for other types, and where an argument
-    named in `key` doubles: not for every length of a sequence. grid: a tuple, or a function of the constants.
+    On a GPU it is the fastest of them; elsewhere the first. They are timed again for other types,
+    and where an argument named in `key` doubles: not for every length of a sequence. grid: a tuple,
+    or a function of the constants.
     """
     first = Launch(kernel, grid, args, {**named, **configs[0]})
     for launches in _listening:
@@ -58,7 +65,9 @@ def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
         values = dict(zip(kernel.arg_names, args, strict=False)) | named
         sizes = tuple(triton.next_power_of_2(values[name]) for name in key)
         tuned = _tuned(kernel, tuple(tuple(config.items()) for config in configs), sizes)
-        with torch.cuda.device(device):  # Triton launches on the current device, wherever the tensors are
+        with torch.cuda.device(
+            device
+        ):  # Triton launches on the current device, wherever the tensors are
             tuned[_checked(kernel, grid)](*args, **named, enable_fp_fusion=True)
 
 
@@ -68,7 +77,9 @@ def configurations(names: str, sizes) -> tuple[dict, ...]:
 
 
 def row_config(D: int) -> dict:
-    """For a program that holds a row of D: warps enough that a thread has a few dozen numbers at most."""
+    """For a program that holds a row of D: warps enough that a thread has a few dozen numbers at
+    most.
+    """
     BD = triton.next_power_of_2(D)
     return {"BD": BD, "num_warps": min(16, max(1, BD // 512))}
 
@@ -86,7 +97,9 @@ def check_types(**tensors) -> None:
     dtypes = {name: x.dtype for name, x in tensors.items() if x is not None}
     for name, dtype in dtypes.items():
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise TypeError(f"{name} is {dtype}: the kernels take float32, float16 and bfloat16; use the reference")
+            raise TypeError(
+                f"{name} is {dtype}: the kernels take float32, float16 and bfloat16; use the reference"
+            )
     if len(set(dtypes.values())) > 1:
         said = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
         raise TypeError(f"{said}: use one dtype for all")
@@ -99,7 +112,9 @@ def _checked(kernel, grid):
         programs = grid(constants) if callable(grid) else grid
         if max(programs[1:], default=1) > MOST_PROGRAMS:
             said = f"{kernel.fn.__name__} would need {' × '.join(map(str, programs))} programs"
-            raise ValueError(f"{said}: after the first axis {MOST_PROGRAMS} at most can be started; split the batch")
+            raise ValueError(
+                f"{said}: after the first axis {MOST_PROGRAMS} at most can be started; split the batch"
+            )
         return programs
 
     return checked
@@ -107,6 +122,13 @@ def _checked(kernel, grid):
 
 @cache
 def _tuned(kernel, configs, sizes):
-    """The kernel behind an autotuner of its own for these sizes. A single configuration is taken untimed."""
-    split = [({k: v for k, v in c if k not in OPTIONS}, {k: v for k, v in c if k in OPTIONS}) for c in configs]
-    return triton.autotune([triton.Config(constants, **options) for constants, options in split], [])(kernel)
+    """The kernel behind an autotuner of its own for these sizes. A single configuration is taken
+    untimed.
+    """
+    split = [
+        ({k: v for k, v in c if k not in OPTIONS}, {k: v for k, v in c if k in OPTIONS})
+        for c in configs
+    ]
+    return triton.autotune(
+        [triton.Config(constants, **options) for constants, options in split], []
+    )(kernel)

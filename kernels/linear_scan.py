@@ -1,15 +1,18 @@
-"""h_t = a_t h_{t-1} + b_t, each channel on its own, real or complex: the scan of RG-LRU, LRU and S5.
+"""h_t = a_t h_{t-1} + b_t, each channel on its own, real or complex: the scan of RG-LRU, LRU and
+S5.
 
-Two steps in a row are one step: (a₂, b₂) ∘ (a₁, b₁) = (a₂ a₁, a₂ b₁ + b₂), and any pair may be joined first (Blelloch
-1990). So a program takes BW channels and walks along time, BT tokens at once: inside a tile the steps are joined as a
-tree, from tile to tile one row h is carried. The gradient is the same scan from the end, with ā the conjugate of a:
+Two steps in a row are one step: (a₂, b₂) ∘ (a₁, b₁) = (a₂ a₁, a₂ b₁ + b₂), and any pair may be
+joined first (Blelloch 1990). So a program takes BW channels and walks along time, BT tokens at
+once: inside a tile the steps are joined as a tree, from tile to tile one row h is carried. The
+gradient is the same scan from the end, with ā the conjugate of a:
 
     dh_t = g_t + ā_{t+1} dh_{t+1}        db_t = dh_t        da_t = dh_t h̄_{t-1}        dh_0 = ā_1 dh_1
 
-Bytes: a and b are read once, h is written once; backward, a, g and h are read once, da and db are written once. An a
-that is constant over time is one row, its da summed in registers.
+Bytes: a and b are read once, h is written once; backward, a, g and h are read once, da and db are
+written once. An a that is constant over time is one row, its da summed in registers.
 
-A real number is one plane (re,), a complex number two (re, im): what is written here in tuples holds for both.
+A real number is one plane (re,), a complex number two (re, im): what is written here in tuples
+holds for both.
 """
 
 import torch
@@ -85,18 +88,24 @@ def sum_rows(x, keep):
 
 @triton.jit
 def scan_tile(a, b, h, REVERSE: tl.constexpr):
-    """h_t of every row of a tile (BT, BW), from the h before its first, (1, BW). REVERSE: after its last."""
+    """h_t of every row of a tile (BT, BW), from the h before its first, (1, BW). REVERSE: after its
+    last.
+    """
     if len(a) == 1:
         b_a, b_h = tl.associative_scan((a[0], b[0]), 0, join, reverse=REVERSE)
         return (b_a * h[0] + b_h,)
     else:
-        b_a, b_a_i, b_h, b_h_i = tl.associative_scan((a[0], a[1], b[0], b[1]), 0, join_complex, reverse=REVERSE)
+        b_a, b_a_i, b_h, b_h_i = tl.associative_scan(
+            (a[0], a[1], b[0], b[1]), 0, join_complex, reverse=REVERSE
+        )
         return plus(times((b_a, b_a_i), h), (b_h, b_h_i))
 
 
 @triton.jit
 def place(begin, start, end, stride, W, N: tl.constexpr, PLANES: tl.constexpr, BW: tl.constexpr):
-    """Offsets of N rows from `start`, in the channels of this program; the rows [begin, end) are there."""
+    """Offsets of N rows from `start`, in the channels of this program; the rows [begin, end) are
+    there.
+    """
     o_t = start + tl.arange(0, N)[:, None]
     o_w = tl.program_id(0) * BW * PLANES + tl.arange(0, BW * PLANES)[None, :]
     return o_t.to(tl.int64) * stride + o_w, (o_t >= begin) & (o_t < end) & (o_w < W * PLANES)
@@ -141,17 +150,26 @@ def linear_scan_backward(p_a, p_h0, p_h, p_g, p_da, p_db, p_dh0, T, W, a_b, a_t,
                          PLANES: tl.constexpr, BT: tl.constexpr, BW: tl.constexpr, AHEAD: tl.constexpr):  # fmt: skip
     """FIXED: a is constant over time, da one row for each sequence."""
     i_b, row = tl.program_id(1).to(tl.int64), W * PLANES
-    p_a, p_h, p_g, p_db = p_a + i_b * a_b, p_h + i_b * T * row, p_g + i_b * T * row, p_db + i_b * T * row
+    p_a, p_h, p_g, p_db = (
+        p_a + i_b * a_b,
+        p_h + i_b * T * row,
+        p_g + i_b * T * row,
+        p_db + i_b * T * row,
+    )
     o_t = tl.arange(0, BT)[:, None]
     dh = load(p_g, 0, 0, 0, row, W, 1, PLANES, BW)  # of no row: 0
     da = dh
     for i in tl.range(tl.cdiv(T, BT), num_stages=AHEAD):
         start = (tl.cdiv(T, BT) - 1 - i) * BT
-        a = load(p_a + a_t, 0, start, T - 1, a_t, W, BT, PLANES, BW)  # a_{t+1}; after the last token nothing comes
+        a = load(
+            p_a + a_t, 0, start, T - 1, a_t, W, BT, PLANES, BW
+        )  # a_{t+1}; after the last token nothing comes
         g = load(p_g, 0, start, T, row, W, BT, PLANES, BW)
         dhs = scan_tile(conj(a), g, dh, True)
         store(p_db, dhs, start, T, row, W, BT, PLANES, BW)
-        before = load(p_h - row, 1, start, T, row, W, BT, PLANES, BW)  # h_{t-1}, and at the start h0
+        before = load(
+            p_h - row, 1, start, T, row, W, BT, PLANES, BW
+        )  # h_{t-1}, and at the start h0
         before = plus(before, load(p_h0 + i_b * row, 0, start, 1, row, W, BT, PLANES, BW))
         das = times(dhs, conj(before))
         dh = sum_rows(dhs, o_t == 0)
@@ -172,9 +190,14 @@ class _LinearScan(torch.autograd.Function):
     def forward(ctx, a, b, h0, planes):
         T, row = b.shape[1:]
         h = torch.empty_like(b, dtype=torch.float32)
-        steps = tuple(stride if size > 1 else 0 for size, stride in zip(a.shape[:2], a.stride()[:2], strict=True))
+        steps = tuple(
+            stride if size > 1 else 0
+            for size, stride in zip(a.shape[:2], a.stride()[:2], strict=True)
+        )
         ctx.sizes, ctx.planes = (T, row // planes, *steps), planes
-        launch(linear_scan_forward, _grid(b, planes), a, b, h0, h, *ctx.sizes, PLANES=planes, **TUNED)
+        launch(
+            linear_scan_forward, _grid(b, planes), a, b, h0, h, *ctx.sizes, PLANES=planes, **TUNED
+        )
         ctx.save_for_backward(a, h0, h)
         ctx.dtype = b.dtype
         return h
@@ -187,7 +210,14 @@ class _LinearScan(torch.autograd.Function):
         da, db = h.new_empty(len(h), *a.shape[1:]), torch.empty_like(h, dtype=ctx.dtype)
         dh0 = torch.empty_like(h0)
         args = a, h0, h, g.contiguous(), da, db, dh0, *ctx.sizes
-        launch(linear_scan_backward, _grid(h, ctx.planes), *args, FIXED=fixed, PLANES=ctx.planes, **TUNED)
+        launch(
+            linear_scan_backward,
+            _grid(h, ctx.planes),
+            *args,
+            FIXED=fixed,
+            PLANES=ctx.planes,
+            **TUNED,
+        )
         return da.sum_to_size(a.shape).to(a.dtype), db, dh0, None
 
 
@@ -197,7 +227,9 @@ def _grid(b, planes):
 
 
 def _rows(x, width, planes):
-    """x, one step or more in front of its channels, as contiguous rows of real numbers; `width`: the channels of b."""
+    """x, one step or more in front of its channels, as contiguous rows of real numbers; `width`:
+    the channels of b.
+    """
     x = x.expand(*x.shape[: x.ndim - len(width)], *width)
     front = x.shape[: x.ndim - len(width)]
     if planes == 2:
@@ -206,15 +238,21 @@ def _rows(x, width, planes):
 
 
 def linear_scan(a: Gates, b: Sequence, h0: Start | None = None) -> Sequence:
-    """`seqlab.core.scan.linear_scan` and its gradients: real, or complex as soon as one of the inputs is.
+    """`seqlab.core.scan.linear_scan` and its gradients: real, or complex as soon as one of the
+    inputs is.
 
-    a, b and h0 may have different types, none wider than float32 or complex64; the result is float32 or complex64.
+    a, b and h0 may have different types, none wider than float32 or complex64; the result is
+    float32 or complex64.
     """
     check_scan(a, b, h0)
     h0, width = torch.zeros_like(b[:, 0]) if h0 is None else h0, b.shape[2:]
     planes = 2 if any(x.is_complex() for x in (a, b, h0)) else 1
-    rows = {name: _rows(x.resolve_conj(), width, planes) for name, x in (("a", a), ("b", b), ("h0", h0))}
+    rows = {
+        name: _rows(x.resolve_conj(), width, planes) for name, x in (("a", a), ("b", b), ("h0", h0))
+    }
     for name, x in rows.items():
         check_types(**{name: x})
     h = _LinearScan.apply(*rows.values(), planes)
-    return torch.view_as_complex(h.unflatten(-1, (-1, 2))).view_as(b) if planes == 2 else h.view_as(b)
+    return (
+        torch.view_as_complex(h.unflatten(-1, (-1, 2))).view_as(b) if planes == 2 else h.view_as(b)
+    )

@@ -1,12 +1,15 @@
-"""Matrix multiplication by tiles: c (M, N) = a (M, K) b (K, N), a program for each BM × BN tile of c.
+"""Matrix multiplication by tiles: c (M, N) = a (M, K) b (K, N), a program for each BM × BN tile of
+c.
 
-A program walks along K and adds the product of a BM × BK tile of a and a BK × BN tile of b to its tile of c, which
-stays in registers. So each number of a is read N / BN times and each of b M / BM times, where one program per element
-would read them N and M times: BM BN / (BM + BN) multiplications for each number read.
+A program walks along K and adds the product of a BM × BK tile of a and a BK × BN tile of b to its
+tile of c, which stays in registers. So each number of a is read N / BN times and each of b M / BM
+times, where one program per element would read them N and M times: BM BN / (BM + BN)
+multiplications for each number read.
 
-The programs are numbered in groups of GROUP tile rows, column by column inside a group: those that run at the same
-time then share their tiles of a and b in the L2 cache. Strides are arguments, so a transposed matrix is no copy; that
-is also how the gradients da = dc bᵀ and db = aᵀ dc use the same kernel.
+The programs are numbered in groups of GROUP tile rows, column by column inside a group: those that
+run at the same time then share their tiles of a and b in the L2 cache. Strides are arguments, so a
+transposed matrix is no copy; that is also how the gradients da = dc bᵀ and db = aᵀ dc use the same
+kernel.
 """
 
 import torch
@@ -57,7 +60,9 @@ def matmul_tile(p_a, p_b, p_c, M, N, K, s_am, s_ak, s_bk, s_bn,
 
 @triton.jit
 def tile_of_program(rows, cols, GROUP: tl.constexpr):
-    """Row and column of this program's tile: down GROUP rows, then the next column, then the next group."""
+    """Row and column of this program's tile: down GROUP rows, then the next column, then the next
+    group.
+    """
     i = tl.program_id(0)
     first = i // (GROUP * cols) * GROUP
     height = tl.minimum(rows - first, GROUP)  # the last group may be lower
@@ -92,7 +97,9 @@ class _Matmul(torch.autograd.Function):
 
 
 def matmul(a: Float[Tensor, "*B M K"], b: Float[Tensor, "K N"]) -> Float[Tensor, "*B M N"]:
-    """`torch.matmul(a, b)` for a matrix b, and the gradients of both. Sums in float32, the result in a's type."""
+    """`torch.matmul(a, b)` for a matrix b, and the gradients of both. Sums in float32, the result
+    in a's type.
+    """
     if b.ndim != 2 or a.shape[-1] != b.shape[0]:
         raise ValueError(
             f"a has shape {tuple(a.shape)}, b {tuple(b.shape)}: b must be a matrix with as many rows as a has columns"

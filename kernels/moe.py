@@ -1,11 +1,14 @@
-"""A mixture of SwiGLU experts as kernels: y_n = Σ_j p_nj E_e(x_n), E_e(x) = W_down(silu(W_gate x) · W_up x).
+"""A mixture of SwiGLU experts as kernels: y_n = Σ_j p_nj E_e(x_n), E_e(x) = W_down(silu(W_gate x) ·
+W_up x).
 
-Permute, multiply in groups, gate, multiply in groups, combine: `mix_stacked` reads like that sentence. The host never
-waits for the device: which expert has how many tokens stays there. The tokens are read through the permutation, and
-gate and up are one matrix of 2 F columns, so a row of x is read once for both.
+Permute, multiply in groups, gate, multiply in groups, combine: `mix_stacked` reads like that
+sentence. The host never waits for the device: which expert has how many tokens stays there. The
+tokens are read through the permutation, and gate and up are one matrix of 2 F columns, so a row of
+x is read once for both.
 
-The forward keeps for the backward what autograd needs of k rows a token: W_gate x, W_up x, their product and E_e(x).
-Bytes, least: those of the products (see `grouped_matmul.py`), of combine, and 3 P F between the two products.
+The forward keeps for the backward what autograd needs of k rows a token: W_gate x, W_up x, their
+product and E_e(x). Bytes, least: those of the products (see `grouped_matmul.py`), of combine, and 3
+P F between the two products.
 """
 
 import torch
@@ -29,7 +32,9 @@ def swiglu_forward(p_gu, p_h, F, BF: tl.constexpr):
     i, o_f = tl.program_id(0).to(tl.int64), tl.program_id(1) * BF + tl.arange(0, BF)
     b_g = tl.load(p_gu + i * 2 * F + o_f, mask=o_f < F, other=0.0).to(tl.float32)
     b_u = tl.load(p_gu + i * 2 * F + F + o_f, mask=o_f < F, other=0.0).to(tl.float32)
-    tl.store(p_h + i * F + o_f, (b_g * tl.sigmoid(b_g) * b_u).to(p_h.dtype.element_ty), mask=o_f < F)
+    tl.store(
+        p_h + i * F + o_f, (b_g * tl.sigmoid(b_g) * b_u).to(p_h.dtype.element_ty), mask=o_f < F
+    )
 
 
 @triton.jit
@@ -42,13 +47,21 @@ def swiglu_backward(p_gu, p_dh, p_dgu, F, BF: tl.constexpr):
     b_s = tl.sigmoid(b_g)
     b_dg = b_dh * b_u * b_s * (1 + b_g * (1 - b_s))
     tl.store(p_dgu + i * 2 * F + o_f, b_dg.to(p_dgu.dtype.element_ty), mask=o_f < F)
-    tl.store(p_dgu + i * 2 * F + F + o_f, (b_dh * b_g * b_s).to(p_dgu.dtype.element_ty), mask=o_f < F)
+    tl.store(
+        p_dgu + i * 2 * F + F + o_f, (b_dh * b_g * b_s).to(p_dgu.dtype.element_ty), mask=o_f < F
+    )
 
 
 def _over_rows(kernel, *tensors):
     P, F = tensors[0].shape[0], tensors[0].shape[1] // 2
     BF = min(1024, triton.next_power_of_2(F))
-    launch(kernel, (P, triton.cdiv(F, BF)), *tensors, F, configs=({"BF": BF, "num_warps": max(1, BF // 256)},))
+    launch(
+        kernel,
+        (P, triton.cdiv(F, BF)),
+        *tensors,
+        F,
+        configs=({"BF": BF, "num_warps": max(1, BF // 256)},),
+    )
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -69,12 +82,20 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def mix_stacked(
-    x: Float[Tensor, "N D"], routing: Routing, gate_up: Float[Tensor, "E F2 D"], down: Float[Tensor, "E D F"]
+    x: Float[Tensor, "N D"],
+    routing: Routing,
+    gate_up: Float[Tensor, "E F2 D"],
+    down: Float[Tensor, "E D F"],
 ) -> Float[Tensor, "N D"]:
-    """Σ_j p_nj E_e(x_n) for experts that lie in two tensors: W_gate above W_up, and W_down, rows as `nn.Linear` has."""
+    """Σ_j p_nj E_e(x_n) for experts that lie in two tensors: W_gate above W_up, and W_down, rows as
+    `nn.Linear` has.
+    """
     dtype, (x, gate_up, down) = x.dtype, under_autocast(x, gate_up, down)
     check_types(x=x, gate_up=gate_up, down=down)
-    if gate_up.shape != (down.shape[0], 2 * down.shape[2], x.shape[1]) or down.shape[1] != x.shape[1]:
+    if (
+        gate_up.shape != (down.shape[0], 2 * down.shape[2], x.shape[1])
+        or down.shape[1] != x.shape[1]
+    ):
         raise ValueError(
             f"x has width {x.shape[1]}, gate_up has shape {tuple(gate_up.shape)}, down {tuple(down.shape)}: "
             "(E, 2 F, D) and (E, D, F) are needed"
@@ -89,14 +110,19 @@ def mix_stacked(
 
 
 def mix(x: Float[Tensor, "N D"], routing: Routing, experts: nn.ModuleList) -> Float[Tensor, "N D"]:
-    """`seqlab.ffn.moe.mix_sorted(x, routing, experts)`, and the gradients of x, the weights and every expert.
+    """`seqlab.ffn.moe.mix_sorted(x, routing, experts)`, and the gradients of x, the weights and
+    every expert.
 
-    The experts are modules, each with matrices of its own: they are copied into two tensors first, once a call. That
-    moves 2 · 3 E D F numbers, as the products move 3 E D F of them at least. Keep them stacked (`mix_stacked`) where
-    that counts: where an expert has few tokens.
+    The experts are modules, each with matrices of its own: they are copied into two tensors first,
+    once a call. That moves 2 · 3 E D F numbers, as the products move 3 E D F of them at least. Keep
+    them stacked (`mix_stacked`) where that counts: where an expert has few tokens.
     """
     for expert in experts:
-        if not isinstance(expert, SwiGLU) or expert.activation is not F.silu or expert.down.bias is not None:
+        if (
+            not isinstance(expert, SwiGLU)
+            or expert.activation is not F.silu
+            or expert.down.bias is not None
+        ):
             raise TypeError(
                 f"an expert is a {type(expert).__name__}: this kernel knows SwiGLU with silu and without biases; "
                 "leave MoE's form as it is for others"

@@ -1,13 +1,16 @@
 """The experts' rows brought home: y_n = Σ_j p_nj row_(place of pair n, j), and its gradients.
 
-A token fetches its k rows from where the permutation put them. The other way round, each row added to its token, needs
-atomic additions, and their order is chance; here each sum is one program's, in float32, in the order of the slots.
+A token fetches its k rows from where the permutation put them. The other way round, each row added
+to its token, needs atomic additions, and their order is chance; here each sum is one program's, in
+float32, in the order of the slots.
 
     drow_place = p_nj dy_n        dp_nj = dy_n · row_place
 
-Without weights it is the gradient of reading tokens through the permutation, as `grouped_matmul` does.
+Without weights it is the gradient of reading tokens through the permutation, as `grouped_matmul`
+does.
 
-Bytes, least: every row and token once, in or out; the backward reads the rows again and writes their gradient.
+Bytes, least: every row and token once, in or out; the backward reads the rows again and writes
+their gradient.
 """
 
 import torch
@@ -36,7 +39,9 @@ def combine_forward(p_rows, p_places, p_w, p_y, D, K: tl.constexpr, BD: tl.const
 
 
 @triton.jit
-def combine_backward(p_rows, p_places, p_w, p_dy, p_drows, p_dw, D, K: tl.constexpr, BD: tl.constexpr):
+def combine_backward(
+    p_rows, p_places, p_w, p_dy, p_drows, p_dw, D, K: tl.constexpr, BD: tl.constexpr
+):
     i, o_d = tl.program_id(0).to(tl.int64), tl.arange(0, BD)
     b_dy = tl.load(p_dy + i * D + o_d, mask=o_d < D, other=0.0).to(tl.float32)
     for j in range(K):
@@ -51,7 +56,17 @@ def gather_sum(rows, places, weights=None):
     """Σ_j weights_nj rows[places_nj], or the plain sum; not differentiable."""
     N, K = places.shape
     y = rows.new_empty(N, rows.shape[1])
-    launch(combine_forward, (N,), rows, places, weights, y, rows.shape[1], K, configs=(row_config(rows.shape[1]),))
+    launch(
+        combine_forward,
+        (N,),
+        rows,
+        places,
+        weights,
+        y,
+        rows.shape[1],
+        K,
+        configs=(row_config(rows.shape[1]),),
+    )
     return y
 
 
@@ -77,7 +92,8 @@ def combine(
 ) -> Float[Tensor, "N D"]:
     """Σ_j weights_nj rows[places_nj] in the rows' type, and the gradients of rows and weights.
 
-    places: a permutation of the P = N k rows, as `permute` gives it; weights may be wider than the rows.
+    places: a permutation of the P = N k rows, as `permute` gives it; weights may be wider than the
+    rows.
     """
     check_types(rows=rows)
     check_types(weights=weights)
@@ -87,7 +103,9 @@ def combine(
             "both must be (N, k) with a place for each row"
         )
     if rows.shape[1] > WIDEST:
-        raise ValueError(f"rows are {rows.shape[1]} wide, this kernel keeps one in registers, {WIDEST} at most")
+        raise ValueError(
+            f"rows are {rows.shape[1]} wide, this kernel keeps one in registers, {WIDEST} at most"
+        )
     if rows.numel() == 0:
         return rows.new_zeros(places.shape[0], rows.shape[1])
     return _Combine.apply(rows.contiguous(), places.contiguous(), weights.contiguous())

@@ -1,15 +1,16 @@
-"""The gate of a mixture of experts: of each token's E logits the k largest, and their softmax (Shazeer et al. 2017,
-arXiv:1701.06538; Switch, arXiv:2101.03961; Mixtral, arXiv:2401.04088).
+"""The gate of a mixture of experts: of each token's E logits the k largest, and their softmax
+(Shazeer et al. 2017, arXiv:1701.06538; Switch, arXiv:2101.03961; Mixtral, arXiv:2401.04088).
 
-A token's logits are read once and wait in registers. k times the largest is taken and struck out. Each logit carries
-its expert's number in one 64-bit integer, score above, number below: so one maximum finds both, and of equal logits
-the first expert wins, always. `torch.topk` promises no order there.
+A token's logits are read once and wait in registers. k times the largest is taken and struck out.
+Each logit carries its expert's number in one 64-bit integer, score above, number below: so one
+maximum finds both, and of equal logits the first expert wins, always. `torch.topk` promises no
+order there.
 
     normalise: p_j = exp x_j / Σ_{chosen} exp x      dx_j = p_j (dp_j - Σ_c p_c dp_c) for the chosen, else 0
     not:       p_j = exp x_j / Σ_{all} exp x         dx_e = [e chosen] p_e dp_e - softmax(x)_e Σ_c p_c dp_c
 
-Bytes, least: the logits in, k weights and experts out, and a log-sum-exp for each token; the backward writes the
-gradient of all E, and reads the logits only where not normalised.
+Bytes, least: the logits in, k weights and experts out, and a log-sum-exp for each token; the
+backward writes the gradient of all E, and reads the logits only where not normalised.
 """
 
 import torch
@@ -27,13 +28,17 @@ STRUCK = tl.constexpr(-(1 << 63))  # below every logit, also -inf
 
 @triton.jit
 def upside_down(b_bits):
-    """Floats compare as their bits do, but negative ones the wrong way round: this turns those over, and back."""
+    """Floats compare as their bits do, but negative ones the wrong way round: this turns those
+    over, and back.
+    """
     return b_bits ^ ((b_bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
 def numbered(b_x, o_e, BE: tl.constexpr):
-    """A logit and its expert as one integer that sorts by logit, then by the lower expert. NaN is above all."""
+    """A logit and its expert as one integer that sorts by logit, then by the lower expert. NaN is
+    above all.
+    """
     b_x = tl.where(b_x == b_x, b_x + 0.0, float("nan"))  # one NaN, and one zero: -0.0 + 0.0 is 0.0
     b_score = upside_down(b_x.to(tl.int32, bitcast=True)).to(tl.int64)
     return (b_score << 32) | (BE - 1 - o_e)
@@ -42,7 +47,9 @@ def numbered(b_x, o_e, BE: tl.constexpr):
 @triton.jit
 def load_logits(p_x, o_n, o_e, N, E: tl.constexpr):
     there = (o_n[:, None] < N) & (o_e[None, :] < E)
-    return tl.load(p_x + o_n[:, None] * E + o_e[None, :], mask=there, other=float("-inf")).to(tl.float32)
+    return tl.load(p_x + o_n[:, None] * E + o_e[None, :], mask=there, other=float("-inf")).to(
+        tl.float32
+    )
 
 
 @triton.jit
@@ -85,7 +92,9 @@ def gate_backward(p_x, p_lse, p_w, p_e, p_dw, p_dx, N, E: tl.constexpr, K: tl.co
         b_dx = -tl.exp(load_logits(p_x, o_n, o_e, N, E) - b_lse[:, None]) * b_sum
     for j in range(K):
         expert = tl.sum(tl.where(o_k[None, :] == j, b_e, 0), 1)[:, None]
-        b_dx += tl.where(o_e[None, :] == expert, tl.sum(tl.where(o_k[None, :] == j, b_g, 0.0), 1)[:, None], 0.0)
+        b_dx += tl.where(
+            o_e[None, :] == expert, tl.sum(tl.where(o_k[None, :] == j, b_g, 0.0), 1)[:, None], 0.0
+        )
     p_dx += o_n[:, None] * E + o_e[None, :]
     tl.store(p_dx, b_dx.to(p_dx.dtype.element_ty), mask=(o_n[:, None] < N) & (o_e[None, :] < E))
 
@@ -98,7 +107,9 @@ def _tokens(BN: tl.constexpr):
 def _gate(kernel, *args, N, E, K, normalise):
     BE = triton.next_power_of_2(E)
     tile = {"BN": max(1, 1024 // BE), "BE": BE, "BK": triton.next_power_of_2(K)}
-    launch(kernel, (triton.cdiv(N, tile["BN"]),), *args, N, E, K, NORMALISE=normalise, configs=(tile,))
+    launch(
+        kernel, (triton.cdiv(N, tile["BN"]),), *args, N, E, K, NORMALISE=normalise, configs=(tile,)
+    )
 
 
 class _Gate(torch.autograd.Function):
@@ -118,20 +129,33 @@ class _Gate(torch.autograd.Function):
     def backward(ctx, dweights, _):
         logits, lse, weights, experts = ctx.saved_tensors
         dlogits = weights.new_empty(ctx.sizes["N"], ctx.sizes["E"])
-        _gate(gate_backward, logits, lse, weights, experts, dweights.contiguous(), dlogits, **ctx.sizes)
+        _gate(
+            gate_backward,
+            logits,
+            lse,
+            weights,
+            experts,
+            dweights.contiguous(),
+            dlogits,
+            **ctx.sizes,
+        )
         return dlogits, None, None
 
 
 def top_k_gate(
     logits: Float[Tensor, "*N E"], k: int, normalise: bool = True
 ) -> tuple[Float[Tensor, "*N k"], Int[Tensor, "*N k"]]:
-    """`seqlab.ffn.routers.top_k_gate(logits, k, normalise)`: weights and experts, and the gradient of the logits."""
+    """`seqlab.ffn.routers.top_k_gate(logits, k, normalise)`: weights and experts, and the gradient
+    of the logits.
+    """
     check_types(logits=logits)
     *shape, E = logits.shape
     if not 1 <= k <= E:
         raise ValueError(f"k is {k}, logits has {E} experts: a token takes 1 to {E} of them")
     if E > MOST:
-        raise ValueError(f"logits has {E} experts, this kernel keeps them in registers, {MOST} at most: use seqlab.ffn")
+        raise ValueError(
+            f"logits has {E} experts, this kernel keeps them in registers, {MOST} at most: use seqlab.ffn"
+        )
     if logits.numel() == 0:
         return logits[..., :k], logits.new_empty(*shape, k, dtype=torch.int64)
     weights, experts = _Gate.apply(logits.reshape(-1, E).contiguous(), k, normalise)

@@ -1,4 +1,5 @@
-"""The (token, slot) pairs of a mixture of experts in the order of their experts: a counting sort on the device.
+"""The (token, slot) pairs of a mixture of experts in the order of their experts: a counting sort on
+the device.
 
 Three kernels, and the host never waits to learn a count:
 
@@ -6,12 +7,12 @@ Three kernels, and the host never waits to learn a count:
     scan     for each expert, down the programs: how many of its pairs came before
     place    place = pairs of lower experts + its expert's pairs in earlier programs + those before it in this one
 
-The order is stable: within an expert the pairs stand as they came, on every run. Pairs that a router dropped count as
-those of one more expert, E, and so stand last. A radix sort is this, digit by digit (Blelloch 1990, "Prefix Sums and
-Their Applications").
+The order is stable: within an expert the pairs stand as they came, on every run. Pairs that a
+router dropped count as those of one more expert, E, and so stand last. A radix sort is this, digit
+by digit (Blelloch 1990, "Prefix Sums and Their Applications").
 
-Bytes, least: the experts are read twice, pairs and places written once; the counts, (E + 1) / BP a pair, are written
-and read twice.
+Bytes, least: the experts are read twice, pairs and places written once; the counts, (E + 1) / BP a
+pair, are written and read twice.
 """
 
 from typing import NamedTuple
@@ -59,8 +60,12 @@ def count(p_e, p_kept, p_counts, P, E: tl.constexpr, BE: tl.constexpr, BP: tl.co
 
 
 @triton.jit
-def scan(p_counts, p_earlier, p_total, PROGRAMS, E: tl.constexpr, BB: tl.constexpr, BE: tl.constexpr):
-    """earlier[i, e] = Σ_{i' < i} counts[i', e], and their total, for BE experts, BB programs at a time."""
+def scan(
+    p_counts, p_earlier, p_total, PROGRAMS, E: tl.constexpr, BB: tl.constexpr, BE: tl.constexpr
+):
+    """earlier[i, e] = Σ_{i' < i} counts[i', e], and their total, for BE experts, BB programs at a
+    time.
+    """
     o_e = tl.program_id(0) * BE + tl.arange(0, BE)
     b_total = tl.zeros((BE,), tl.int32)
     for start in range(0, PROGRAMS, BB):
@@ -90,10 +95,16 @@ def place(p_e, p_kept, p_earlier, p_total, p_pairs, p_places, p_offsets, P, E: t
     tl.store(p_pairs + b_place, o_p, mask=o_p < P)
 
 
-def permute(experts: Int[Tensor, "N k"], n_experts: int, kept: Bool[Tensor, "N k"] | None = None) -> Permutation:
-    """The pairs as a stable `argsort` of the experts would order them, its inverse, and where each expert begins."""
+def permute(
+    experts: Int[Tensor, "N k"], n_experts: int, kept: Bool[Tensor, "N k"] | None = None
+) -> Permutation:
+    """The pairs as a stable `argsort` of the experts would order them, its inverse, and where each
+    expert begins.
+    """
     if kept is not None and kept.shape != experts.shape:
-        raise ValueError(f"kept has shape {tuple(kept.shape)}, experts {tuple(experts.shape)}: they must match")
+        raise ValueError(
+            f"kept has shape {tuple(kept.shape)}, experts {tuple(experts.shape)}: they must match"
+        )
     P, E = experts.numel(), n_experts
     BE, programs = triton.next_power_of_2(E + 2), triton.cdiv(P, BP)
     pairs, places, offsets, total, counts, earlier = (

@@ -1,12 +1,13 @@
 """RMSNorm and its gradient, each row read once: y = x / sqrt(mean x² + eps) · weight.
 
-The forward keeps one number of each row, r = 1 / sqrt(mean x² + eps). With x̂ = x r and g = dy · weight
+The forward keeps one number of each row, r = 1 / sqrt(mean x² + eps). With x̂ = x r and g = dy ·
+weight
 
     dx = r (g - x̂ mean(g x̂))        dweight = Σ_rows dy x̂
 
-A program takes ROWS rows, and holds the weight in registers meanwhile (HELD: where there is room for it). The sum over
-rows crosses programs: each keeps its part of the sum and writes it once; a last sum over the few programs is left to
-PyTorch. No atomics: the result is the same on every run.
+A program takes ROWS rows, and holds the weight in registers meanwhile (HELD: where there is room
+for it). The sum over rows crosses programs: each keeps its part of the sum and writes it once; a
+last sum over the few programs is left to PyTorch. No atomics: the result is the same on every run.
 """
 
 import torch
@@ -40,7 +41,9 @@ def rms_norm_forward(p_x, p_w, p_y, p_r, M, D, eps, ROWS, BD: tl.constexpr, HELD
 
 
 @triton.jit
-def rms_norm_backward(p_x, p_w, p_r, p_dy, p_dx, p_dw, M, D, ROWS, BD: tl.constexpr, HELD: tl.constexpr):
+def rms_norm_backward(
+    p_x, p_w, p_r, p_dy, p_dx, p_dw, M, D, ROWS, BD: tl.constexpr, HELD: tl.constexpr
+):
     """dx of each row, and the sum of their dweight."""
     i = tl.program_id(0).to(tl.int64)
     o_d = tl.arange(0, BD)
@@ -71,7 +74,13 @@ class _RMSNorm(torch.autograd.Function):
         y, r = torch.empty_like(x, dtype=dtype), x.new_empty(M, dtype=torch.float32)
         rows = _rows(M, FORWARD)
         args = x, weight, y, r, M, D, eps, rows
-        launch(rms_norm_forward, (triton.cdiv(M, rows),), *args, HELD=D <= 16384, configs=(row_config(D),))
+        launch(
+            rms_norm_forward,
+            (triton.cdiv(M, rows),),
+            *args,
+            HELD=D <= 16384,
+            configs=(row_config(D),),
+        )
         ctx.save_for_backward(x, weight, r)
         return y
 
@@ -85,7 +94,13 @@ class _RMSNorm(torch.autograd.Function):
         if weight is not None:
             dw = x.new_empty(triton.cdiv(M, rows), D, dtype=torch.float32)
         args = x, weight, r, dy.contiguous(), dx, dw, M, D, rows
-        launch(rms_norm_backward, (triton.cdiv(M, rows),), *args, HELD=D <= 8192, configs=(row_config(D),))
+        launch(
+            rms_norm_backward,
+            (triton.cdiv(M, rows),),
+            *args,
+            HELD=D <= 8192,
+            configs=(row_config(D),),
+        )
         return dx, None if weight is None else dw.sum(0).to(weight.dtype), None
 
 
@@ -109,5 +124,7 @@ def rms_norm(
             f"x has rows of {D}, this kernel keeps a row in registers, {WIDEST} at most: use seqlab.layers.norm"
         )
     if weight is not None and weight.shape != (D,):
-        raise ValueError(f"weight has shape {tuple(weight.shape)}, x has width {D}: weight must be ({D},)")
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}, x has width {D}: weight must be ({D},)"
+        )
     return _RMSNorm.apply(x.reshape(-1, D).contiguous(), weight, eps).reshape(x.shape)

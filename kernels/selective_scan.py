@@ -1,20 +1,24 @@
-"""Mamba's selective scan (Gu & Dao 2023, arXiv:2312.00752), forward and backward: h never leaves the registers.
+"""Mamba's selective scan (Gu & Dao 2023, arXiv:2312.00752), forward and backward: h never leaves
+the registers.
 
     h_t = exp(Δ_t A) h_{t-1} + Δ_t x_t B_t        y_t = Σ_n C_tn h_tn        N numbers h for each of E channels
 
-A program holds h of BE channels, (BN, BE), and walks along time: the equation as it stands. The loads of BT tokens are
-issued together, ahead of the steps that need them, and of all the h only the first of such a chunk is kept. The
-backward walks from the end, BH tokens at a time: it steps to them from the first h of their chunk, takes them again and
-holds their h, and goes back through them.
+A program holds h of BE channels, (BN, BE), and walks along time: the equation as it stands. The
+loads of BT tokens are issued together, ahead of the steps that need them, and of all the h only the
+first of such a chunk is kept. The backward walks from the end, BH tokens at a time: it steps to
+them from the first h of their chunk, takes them again and holds their h, and goes back through
+them.
 
     dh_t = C_t dy_t + exp(Δ_{t+1} A) dh_{t+1}        dl_t = dh_t exp(Δ_t A) h_{t-1}, the gradient of log decay Δ_t A
     dA = Σ_t Δ dl        dB = Σ_e Δ x dh        dC = Σ_e dy h        d(Δ x) = Σ_n B dh        dΔ = Σ_n A dl + x d(Δ x)
 
-Sums over channels cross programs: each leaves its part of dB and dC, and PyTorch adds them up. No atomics.
+Sums over channels cross programs: each leaves its part of dB and dC, and PyTorch adds them up. No
+atomics.
 
-Bytes: x, Δ and y once, B and C once for every BE channels, N numbers of state a channel and chunk; backward x, Δ, dy,
-dx and dΔ once, C once and B twice for every BE channels, the parts of dB and dC, N numbers a channel and chunk; and x,
-Δ and B half a time more, to step to the second half of a chunk. Exponentials: N for each number of y, 2.25 N backward.
+Bytes: x, Δ and y once, B and C once for every BE channels, N numbers of state a channel and chunk;
+backward x, Δ, dy, dx and dΔ once, C once and B twice for every BE channels, the parts of dB and dC,
+N numbers a channel and chunk; and x, Δ and B half a time more, to step to the second half of a
+chunk. Exponentials: N for each number of y, 2.25 N backward.
 """
 
 import torch
@@ -27,7 +31,9 @@ from seqlab.core.inputs import at_least_one
 from seqlab.kernels.launch import check_types, launch
 from seqlab.kernels.tiles import LOG2E
 
-FORWARD = tuple({"BE": BE, "num_warps": warps} for BE, warps in ((32, 1), (64, 2), (128, 4), (16, 1), (64, 4)))
+FORWARD = tuple(
+    {"BE": BE, "num_warps": warps} for BE, warps in ((32, 1), (64, 2), (128, 4), (16, 1), (64, 4))
+)
 BACKWARD = tuple({"num_warps": warps} for warps in (1, 2))
 """The first needs no spills on any target; a GPU tries them all. Few warps: then few threads share a channel's h."""
 CHANNELS = 16
@@ -39,7 +45,9 @@ KEY = ("T", "E")
 
 @triton.jit
 def load_token(p, start, i: tl.constexpr, T, E, BE: tl.constexpr):
-    """Token start + i of this program's channels, (1, BE); 0 where there is none: it leaves h alone."""
+    """Token start + i of this program's channels, (1, BE); 0 where there is none: it leaves h
+    alone.
+    """
     o_e = tl.program_id(0) * BE + tl.arange(0, BE)[None, :]
     p += tl.cast(start, tl.int64) * E
     return tl.load(p + (i * E + o_e), mask=(start + i < T) & (o_e < E), other=0.0).to(tl.float32)
@@ -70,7 +78,9 @@ def store_column(p, b, start, i: tl.constexpr, T, N: tl.constexpr, BN: tl.conste
 
 @triton.jit
 def states(E, N: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr):
-    """Offsets in (E, N) of the N numbers of this program's channels, (BN, BE), and which of them are there."""
+    """Offsets in (E, N) of the N numbers of this program's channels, (BN, BE), and which of them
+    are there.
+    """
     o_n, o_e = tl.arange(0, BN)[:, None], tl.program_id(0) * BE + tl.arange(0, BE)[None, :]
     return o_e * N + o_n, (o_n < N) & (o_e < E)
 
@@ -107,7 +117,11 @@ def selective_backward(p_x, p_dt, p_A, p_B, p_C, p_h, p_dy, p_dlast, p_dx, p_ddt
     i_b, chunks = tl.program_id(1).to(tl.int64), tl.cdiv(T, BT)
     p_x, p_dt, p_dy = p_x + i_b * T * E, p_dt + i_b * T * E, p_dy + i_b * T * E
     p_dx, p_ddt = p_dx + i_b * T * E, p_ddt + i_b * T * E
-    p_B, p_C, i_part = p_B + i_b * T * N, p_C + i_b * T * N, i_b * tl.num_programs(0) + tl.program_id(0)
+    p_B, p_C, i_part = (
+        p_B + i_b * T * N,
+        p_C + i_b * T * N,
+        i_b * tl.num_programs(0) + tl.program_id(0),
+    )
     p_dB, p_dC = p_dB + i_part * T * N, p_dC + i_part * T * N
     p_h += i_b * chunks * N * E
     o_s, there = states(E, N, BN, BE)
@@ -116,12 +130,16 @@ def selective_backward(p_x, p_dt, p_A, p_B, p_C, p_h, p_dy, p_dlast, p_dx, p_ddt
     b_dA = tl.zeros((BN, BE), tl.float32)
     for j in range(chunks):
         chunk = (chunks - 1 - j) * BT
-        b_first = tl.load(p_h + tl.cast(chunks - 1 - j, tl.int64) * N * E + o_s, mask=there, other=0.0)
+        b_first = tl.load(
+            p_h + tl.cast(chunks - 1 - j, tl.int64) * N * E + o_s, mask=there, other=0.0
+        )
         for part in range(BT // BH):
             start, b_h = chunk + BT - (part + 1) * BH, b_first
             for t in range(chunk, start):
                 b_dt, b_x = load_token(p_dt, t, 0, T, E, BE), load_token(p_x, t, 0, T, E, BE)
-                b_h = tl.exp2(b_dt * (b_A * LOG2E)) * b_h + b_dt * b_x * load_column(p_B, t, 0, T, N, BN)
+                b_h = tl.exp2(b_dt * (b_A * LOG2E)) * b_h + b_dt * b_x * load_column(
+                    p_B, t, 0, T, N, BN
+                )
             hs, xs, dts, dys = (b_h,), (), (), ()
             for i in tl.static_range(BH):
                 xs += (load_token(p_x, start, i, T, E, BE),)
@@ -129,10 +147,14 @@ def selective_backward(p_x, p_dt, p_A, p_B, p_C, p_h, p_dy, p_dlast, p_dx, p_ddt
                 dys += (load_token(p_dy, start, i, T, E, BE),)
             for i in tl.static_range(BH - 1):
                 b_B = load_column(p_B, start, i, T, N, BN)
-                # exp here, exp2 below: were they alike, the compiler would hold them all rather than take them again.
+                # exp here, exp2 below: were they alike, the compiler would hold them all rather
+                # than take them again.
                 hs += (tl.exp(dts[i] * b_A) * hs[i] + dts[i] * xs[i] * b_B,)
             for i in tl.static_range(BH - 1, -1, -1):
-                b_B, b_C = load_column(p_B, start, i, T, N, BN), load_column(p_C, start, i, T, N, BN)
+                b_B, b_C = (
+                    load_column(p_B, start, i, T, N, BN),
+                    load_column(p_C, start, i, T, N, BN),
+                )
                 b_v = dts[i] * xs[i]
                 b_a = tl.exp2(dts[i] * (b_A * LOG2E))
                 b_r = b_a * hs[i]  # not h - Δ x B, in which a small r would drown
@@ -157,7 +179,13 @@ class _SelectiveScan(torch.autograd.Function):
         y, last = torch.empty_like(x), torch.empty_like(first, dtype=dt.dtype)
         h = x.new_empty(batch, triton.cdiv(T, BT), E, N, dtype=torch.float32)
         args = x, dt, A, B, C, first, y, h, last, T, E, N, triton.next_power_of_2(N), BT
-        launch(selective_forward, lambda meta: (triton.cdiv(E, meta["BE"]), batch), *args, configs=FORWARD, key=KEY)
+        launch(
+            selective_forward,
+            lambda meta: (triton.cdiv(E, meta["BE"]), batch),
+            *args,
+            configs=FORWARD,
+            key=KEY,
+        )
         ctx.save_for_backward(x, dt, A, B, C, h)
         ctx.BT, ctx.dtype = BT, first.dtype
         ctx.set_materialize_grads(False)
@@ -178,7 +206,15 @@ class _SelectiveScan(torch.autograd.Function):
         sizes = T, E, N, BN, ctx.BT, min(ctx.BT, max(1, HELD // BN)), CHANNELS
         args = x, dt, A, B, C, h, dy, dlast, dx, ddt, dA, dB, dC, dfirst, *sizes
         launch(selective_backward, (parts, batch), *args, configs=BACKWARD, key=KEY)
-        return dx, ddt, dA.sum(0).to(A.dtype), dB.sum(1).to(B.dtype), dC.sum(1).to(C.dtype), dfirst, None
+        return (
+            dx,
+            ddt,
+            dA.sum(0).to(A.dtype),
+            dB.sum(1).to(B.dtype),
+            dC.sum(1).to(C.dtype),
+            dfirst,
+            None,
+        )
 
 
 def selective_scan(
@@ -191,7 +227,8 @@ def selective_scan(
     state: Float[Tensor, "B E 1 N"] | None = None,
     chunk_size: int = 128,
 ) -> tuple[Float[Tensor, "B T E 1"], Float[Tensor, "B E 1 N"]]:
-    """`seqlab.mixers.mamba.selective_scan`, and its gradients. Returns y, in x's type, and the last state, in Δ's.
+    """`seqlab.mixers.mamba.selective_scan`, and its gradients. Returns y, in x's type, and the last
+    state, in Δ's.
 
     chunk_size: at most so many tokens a chunk. Rounding apart, the answer is the same for all.
     """
@@ -199,10 +236,17 @@ def selective_scan(
         check_types(**group)
     at_least_one(chunk_size=chunk_size)
     (batch, T, E), N = x.shape, A.shape[-1]
-    shapes = {"dt": (dt, (batch, T, E)), "A": (A, (E, N)), "B": (B, (batch, T, N)), "C": (C, (batch, T, N))}
+    shapes = {
+        "dt": (dt, (batch, T, E)),
+        "A": (A, (E, N)),
+        "B": (B, (batch, T, N)),
+        "C": (C, (batch, T, N)),
+    }
     for name, (tensor, shape) in (shapes | {"state": (state, (batch, E, 1, N))}).items():
         if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}: {shape} is needed for x {tuple(x.shape)}")
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}: {shape} is needed for x {tuple(x.shape)}"
+            )
     if T == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}: T must be at least 1")
     BT = 1 << (min(chunk_size, T, TOKENS).bit_length() - 1)

@@ -1,9 +1,10 @@
-"""softmax over the rows of a matrix, by one program a row: the smallest kernel that does something useful.
+"""softmax over the rows of a matrix, by one program a row: the smallest kernel that does something
+useful.
 
-PyTorch's plain expression exp(x - max) / sum reads the matrix five times and writes it three times. Here it is read and
-written once, because the row waits in registers. A row too long for that is read twice: for its largest number and
-its sum together, the sum shrinking whenever a larger number appears (the online softmax, Milakov & Gimelshein 2018,
-arXiv:1805.02867), then for the weights.
+PyTorch's plain expression exp(x - max) / sum reads the matrix five times and writes it three times.
+Here it is read and written once, because the row waits in registers. A row too long for that is
+read twice: for its largest number and its sum together, the sum shrinking whenever a larger number
+appears (the online softmax, Milakov & Gimelshein 2018, arXiv:1805.02867), then for the weights.
 """
 
 import torch
@@ -30,7 +31,9 @@ def softmax_row(p_x, p_y, D, BD: tl.constexpr):
 
 @triton.jit
 def softmax_pieces(p_x, p_y, D, BD: tl.constexpr):
-    """The same, BD numbers at a time: largest number and sum on the way there, weights on a second way."""
+    """The same, BD numbers at a time: largest number and sum on the way there, weights on a second
+    way.
+    """
     row = tl.program_id(0).to(tl.int64) * D
     top, total = -3.4e38, 0.0  # below every score, and not -inf: -inf - -inf would be NaN
     for start in range(0, D, BD):
@@ -42,7 +45,9 @@ def softmax_pieces(p_x, p_y, D, BD: tl.constexpr):
     for start in range(0, D, BD):
         o_d = start + tl.arange(0, BD)
         b_x = tl.load(p_x + row + o_d, mask=o_d < D, other=float("-inf")).to(tl.float32)
-        tl.store(p_y + row + o_d, (tl.exp(b_x - top) / total).to(p_y.dtype.element_ty), mask=o_d < D)
+        tl.store(
+            p_y + row + o_d, (tl.exp(b_x - top) / total).to(p_y.dtype.element_ty), mask=o_d < D
+        )
 
 
 @triton.jit
@@ -92,7 +97,13 @@ def _over_rows(whole, pieces, *tensors):
     """One program a row."""
     D = tensors[0].shape[-1]
     config = row_config(min(D, LONGEST))
-    launch(whole if D <= LONGEST else pieces, (tensors[0].numel() // D,), *tensors, D, configs=(config,))
+    launch(
+        whole if D <= LONGEST else pieces,
+        (tensors[0].numel() // D,),
+        *tensors,
+        D,
+        configs=(config,),
+    )
 
 
 def softmax(x: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "..."]:

@@ -1,4 +1,6 @@
-"""What kernels of attention and recurrences share: tiles of (B, T, H, width), which of them are seen, and decays."""
+"""What kernels of attention and recurrences share: tiles of (B, T, H, width), which of them are
+seen, and decays.
+"""
 
 import torch
 import triton
@@ -11,17 +13,28 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def visible(start, N: tl.constexpr, lo, hi, T, STEP: tl.constexpr):
-    """Where N rows from `start` look, if row r sees [r + lo, r + hi) of T: begin, end, and the tiles seen whole."""
+    """Where N rows from `start` look, if row r sees [r + lo, r + hi) of T: begin, end, and the
+    tiles seen whole.
+    """
     begin = tl.maximum(start + lo, 0) // STEP * STEP
     end = tl.minimum(tl.maximum(start + N - 1 + hi, begin), T)
     whole = tl.cdiv(tl.maximum(start + N - 1 + lo, 0), STEP) * STEP
     whole = tl.minimum(tl.maximum(whole, begin), tl.maximum(end, begin))
-    return begin, whole, tl.maximum(tl.minimum(tl.maximum(start + hi, 0), T) // STEP * STEP, whole), end
+    return (
+        begin,
+        whole,
+        tl.maximum(tl.minimum(tl.maximum(start + hi, 0), T) // STEP * STEP, whole),
+        end,
+    )
 
 
 @triton.jit
-def load_rows(p, start, N: tl.constexpr, T, stride, W: tl.constexpr, BW: tl.constexpr, MASKED: tl.constexpr):
-    """Rows start … start + N of a (T, W) matrix as (N, BW). 0 where there is none; all T are there unless MASKED."""
+def load_rows(
+    p, start, N: tl.constexpr, T, stride, W: tl.constexpr, BW: tl.constexpr, MASKED: tl.constexpr
+):
+    """Rows start … start + N of a (T, W) matrix as (N, BW). 0 where there is none; all T are there
+    unless MASKED.
+    """
     o_t, o_w = tl.arange(0, N)[:, None], tl.arange(0, BW)[None, :]
     p += tl.cast(start, tl.int64) * stride + o_t * stride + o_w
     if MASKED and W != BW:
@@ -43,14 +56,20 @@ def store_rows(p, b, start, N: tl.constexpr, T, stride, W: tl.constexpr, BW: tl.
 
 @triton.jit
 def head(i_bh, T_q, T_k, H, h):
-    """Of program i_bh: the first row of its queries in (B, T_q, H), and of its keys in (B, T_k, h)."""
+    """Of program i_bh: the first row of its queries in (B, T_q, H), and of its keys in (B, T_k,
+    h).
+    """
     i_b, i_h = (i_bh // H).to(tl.int64), i_bh % H
     return i_b * T_q * H + i_h, i_b * T_k * h + i_h // (H // h)
 
 
 def configs(tiles, *widths):
-    """The configurations for `launch` from {width: ((BT, BS, num_warps, num_stages), …)}, for heads of these widths."""
-    return configurations("BT BS", next(sizes for width, sizes in tiles.items() if max(widths) <= width))
+    """The configurations for `launch` from {width: ((BT, BS, num_warps, num_stages), …)}, for heads
+    of these widths.
+    """
+    return configurations(
+        "BT BS", next(sizes for width, sizes in tiles.items() if max(widths) <= width)
+    )
 
 
 def padded(width: int) -> int:
@@ -59,15 +78,22 @@ def padded(width: int) -> int:
 
 
 def precision(x) -> str:
-    """How products of x are taken: float32 as `torch.matmul` would. For the rest "ieee": not every GPU knows "tf32"."""
-    return "tf32" if x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    """How products of x are taken: float32 as `torch.matmul` would. For the rest "ieee": not every
+    GPU knows "tf32".
+    """
+    return (
+        "tf32"
+        if x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+        else "ieee"
+    )
 
 
 @triton.jit
 def load_tile(p, row, N: tl.constexpr, rows, stride, column, W: tl.constexpr, BW: tl.constexpr):
     """(N, BW) of a (rows, W) matrix, from a row and a column on. 0 where there is none.
 
-    Not what `load_rows` calls: with these offsets of 32 bits the backward of attention spills (seen on sm_90).
+    Not what `load_rows` calls: with these offsets of 32 bits the backward of attention spills (seen
+    on sm_90).
     """
     o_r, o_w = tl.arange(0, N)[:, None], tl.arange(0, BW)[None, :]
     p += tl.cast(row, tl.int64) * stride + column  # of the tile: within it 32 bits are enough
@@ -88,14 +114,17 @@ def store_tile(p, b, row, N: tl.constexpr, rows, stride, column, W: tl.constexpr
 
 @triton.jit
 def load_gate(p, i_head, start, C: tl.constexpr, T, H):
-    """C numbers of (B, T, H), one head's, whose first token is number i_head. 0 where there is none."""
+    """C numbers of (B, T, H), one head's, whose first token is number i_head. 0 where there is
+    none.
+    """
     o_t = start + tl.arange(0, C)
     return tl.load(p + i_head + o_t * H, mask=o_t < T, other=0.0)
 
 
 @triton.jit
 def decay_ends(p_a, i_head, start, C: tl.constexpr, T, H):
-    """Of C tokens of a head, with log decays p_a: the decay from the start to each, from each to the end, and of all.
+    """Of C tokens of a head, with log decays p_a: the decay from the start to each, from each to
+    the end, and of all.
 
     Each is exp of a sum over its own span, so none exceeds 1 and a gate of 0, log -inf, is allowed.
     """
@@ -105,12 +134,18 @@ def decay_ends(p_a, i_head, start, C: tl.constexpr, T, H):
     else:
         b_a = load_gate(p_a, i_head, start, C, T, H)
         b_next = tl.where(tl.arange(0, C) < C - 1, load_gate(p_a, i_head, start + 1, C, T, H), 0.0)
-        return tl.exp(tl.cumsum(b_a, 0)), tl.exp(tl.cumsum(b_next, 0, reverse=True)), tl.exp(tl.sum(b_a, 0))
+        return (
+            tl.exp(tl.cumsum(b_a, 0)),
+            tl.exp(tl.cumsum(b_next, 0, reverse=True)),
+            tl.exp(tl.sum(b_a, 0)),
+        )
 
 
 @triton.jit
 def decay_between(p_a, i_head, start, C: tl.constexpr, T, H):
-    """The decay from token j to token i of C (C, C): exp of the sum of the logs after j up to i, and 0 for j > i."""
+    """The decay from token j to token i of C (C, C): exp of the sum of the logs after j up to i,
+    and 0 for j > i.
+    """
     o_i, o_j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     if p_a is None:
         return tl.where(o_i >= o_j, 1.0, 0.0)

@@ -1,4 +1,6 @@
-"""A language model is a list of mixers: `LanguageModel(256, 128, [partial(RetNet, n_heads=4)] * 4)`."""
+"""A language model is a list of mixers: `LanguageModel(256, 128, [partial(RetNet, n_heads=4)] *
+4)`.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +24,21 @@ def _mix(mixer, x, state, shared):
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + ffn(norm(x)): pre-norm, each part added to the residual stream.
 
-    forward(x, state, shared) -> (x, state). The state is the mixer's; with an ffn that has one too (class attribute
-    `has_state = True`: forward(x, state) -> (y, state)), it is the pair (mixer's, ffn's). A part with the class
-    attribute `shares = True` is given `shared` as well, the dict all blocks see during one pass of the model.
-    A subclass may wire its parts otherwise, and stand for itself among a LanguageModel's mixers.
+    forward(x, state, shared) -> (x, state). The state is the mixer's; with an ffn that has one too
+    (class attribute `has_state = True`: forward(x, state) -> (y, state)), it is the pair (mixer's,
+    ffn's). A part with the class attribute `shares = True` is given `shared` as well, the dict all
+    blocks see during one pass of the model. A subclass may wire its parts otherwise, and stand for
+    itself among a LanguageModel's mixers.
     """
 
-    def __init__(self, d_model: int, mixer: nn.Module, ffn: nn.Module | None = None, eps: float = 1e-6, norm=RMSNorm):
+    def __init__(
+        self,
+        d_model: int,
+        mixer: nn.Module,
+        ffn: nn.Module | None = None,
+        eps: float = 1e-6,
+        norm=RMSNorm,
+    ):
         super().__init__()
         self.mixer_norm, self.mixer = norm(d_model, eps), mixer
         self.ffn_norm, self.ffn = (None, None) if ffn is None else (norm(d_model, eps), ffn)
@@ -57,10 +67,12 @@ class Block(nn.Module):
 
 
 class PostNormBlock(Block):
-    """norm(α x + β part(x)) for mixer and ffn: the wiring of the 2017 Transformer (arXiv:1706.03762), α = β = 1.
+    """norm(α x + β part(x)) for mixer and ffn: the wiring of the 2017 Transformer
+    (arXiv:1706.03762), α = β = 1.
 
-    Only normalised numbers are ever on the stream. Larger α keeps more of it: DeepNorm (arXiv:2203.00555). mixer_scale
-    and ffn_scale are pairs (α, β). The last norm of the last block leaves no work for a final one (`final_norm=False`).
+    Only normalised numbers are ever on the stream. Larger α keeps more of it: DeepNorm
+    (arXiv:2203.00555). mixer_scale and ffn_scale are pairs (α, β). The last norm of the last block
+    leaves no work for a final one (`final_norm=False`).
     """
 
     def __init__(self, *args, mixer_scale=(1.0, 1.0), ffn_scale=(1.0, 1.0), **options):
@@ -74,7 +86,8 @@ class PostNormBlock(Block):
 
 
 class Parallel(nn.Module):
-    """Several mixers side by side on the same input: the mean of norm_i(mixer_i(x)) (Hymba, arXiv:2411.13676).
+    """Several mixers side by side on the same input: the mean of norm_i(mixer_i(x)) (Hymba,
+    arXiv:2411.13676).
 
     The norms' weights learn how much each counts. The state is the list of the mixers' states.
     """
@@ -86,7 +99,9 @@ class Parallel(nn.Module):
         self.mixers = nn.ModuleList(make(d_model) for make in _factories("mixers", mixers))
         self.norms = nn.ModuleList(norm(d_model, eps) for _ in mixers)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None, shared=None) -> tuple[Float[Tensor, "B T D"], list]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None, shared=None
+    ) -> tuple[Float[Tensor, "B T D"], list]:
         states = state or [None] * len(self.mixers)
         outputs = [_mix(mixer, x, s, shared) for mixer, s in zip(self.mixers, states, strict=True)]
         total = sum(norm(y) for norm, (y, _) in zip(self.norms, outputs, strict=True))
@@ -94,16 +109,18 @@ class Parallel(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Embedding, blocks, norm, head. `mixers` holds one factory per block, each called with d_model.
+    """Embedding, blocks, norm, head. `mixers` holds one factory per block, each called with
+    d_model.
 
-    Four times the same factory makes four equal layers. Mixers whose start depends on their place are told it by
-    theirs: [partial(RWKV7, layer=l, n_layers=L) for l in range(L)] (all RWKV and LightningAttention; HGRN2 has
-    lower_bound, Differential depth).
+    Four times the same factory makes four equal layers. Mixers whose start depends on their place
+    are told it by theirs: [partial(RWKV7, layer=l, n_layers=L) for l in range(L)] (all RWKV and
+    LightningAttention; HGRN2 has lower_bound, Differential depth).
 
-    ffn is a factory too (default SwiGLU; None for blocks of a mixer alone), or a list of them, one per block. A factory
-    in `mixers` that returns a Block brings its own wiring and ffn; all others are wrapped in `block`. norm is called
-    with (d_model, eps): RMSNorm or nn.LayerNorm. tie: the head reuses the embedding. embedding_scale multiplies the
-    embedding's output, embedding_norm normalises it. logit_cap c bends the logits to c tanh(logits / c).
+    ffn is a factory too (default SwiGLU; None for blocks of a mixer alone), or a list of them, one
+    per block. A factory in `mixers` that returns a Block brings its own wiring and ffn; all others
+    are wrapped in `block`. norm is called with (d_model, eps): RMSNorm or nn.LayerNorm. tie: the
+    head reuses the embedding. embedding_scale multiplies the embedding's output, embedding_norm
+    normalises it. logit_cap c bends the logits to c tanh(logits / c).
     """
 
     def __init__(
@@ -126,7 +143,9 @@ class LanguageModel(nn.Module):
         super().__init__()
         ffns = ffn if isinstance(ffn, Sequence) else [ffn] * len(_factories("mixers", mixers))
         if len(_factories("ffn", ffns)) != len(mixers):
-            raise ValueError(f"ffn has {len(ffns)} entries, mixers has {len(mixers)}: one per block is needed")
+            raise ValueError(
+                f"ffn has {len(ffns)} entries, mixers has {len(mixers)}: one per block is needed"
+            )
         self.embedding = nn.Embedding(vocab, d_model)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.embedding_norm = norm(d_model, eps) if embedding_norm else nn.Identity()
@@ -135,7 +154,11 @@ class LanguageModel(nn.Module):
         for make, make_ffn in zip(mixers, ffns, strict=True):
             made = make(d_model)
             is_block = isinstance(made, Block)
-            self.blocks.append(made if is_block else block(d_model, made, make_ffn and make_ffn(d_model), eps, norm))
+            self.blocks.append(
+                made
+                if is_block
+                else block(d_model, made, make_ffn and make_ffn(d_model), eps, norm)
+            )
         self.norm = norm(d_model, eps) if final_norm else nn.Identity()
         self.head = nn.Linear(d_model, vocab, bias=head_bias)
         if tie:
@@ -148,7 +171,9 @@ class LanguageModel(nn.Module):
         _check_tokens(tokens)
         states = [None] * len(self.blocks) if states is None else states
         if len(states) != len(self.blocks):
-            raise ValueError(f"there are {len(states)} states for {len(self.blocks)} blocks: give one each, or None")
+            raise ValueError(
+                f"there are {len(states)} states for {len(self.blocks)} blocks: give one each, or None"
+            )
         x = self.embedding_norm(self.embedding(tokens) * self.embedding_scale)
         shared = {"embedding": x}
         new_states = []
@@ -156,13 +181,17 @@ class LanguageModel(nn.Module):
             x, state = block(x, state, shared)
             new_states.append(state)
         logits = self.head(self.norm(x))
-        return (logits if self.logit_cap is None else self.logit_cap * (logits / self.logit_cap).tanh()), new_states
+        return (
+            logits if self.logit_cap is None else self.logit_cap * (logits / self.logit_cap).tanh()
+        ), new_states
 
 
 def _factories(name, given):
     """`given`, a list of what can be called with d_model; TypeError names the entry that cannot."""
     if not isinstance(given, Sequence):
-        raise TypeError(f"{name} is {given!r}: give a list with one factory per block, such as [RetNet] * 4")
+        raise TypeError(
+            f"{name} is {given!r}: give a list with one factory per block, such as [RetNet] * 4"
+        )
     for i, make in enumerate(given):
         if isinstance(make, nn.Module):
             what = type(make).__name__
@@ -170,7 +199,9 @@ def _factories(name, given):
                 f"{name}[{i}] is a {what} that is made already: give what makes it, {what} or partial({what}, ...)"
             )
         if (make is not None and not callable(make)) or (make is None and name == "mixers"):
-            raise TypeError(f"{name}[{i}] is {make!r}: give a class or function that makes a module from d_model")
+            raise TypeError(
+                f"{name}[{i}] is {make!r}: give a class or function that makes a module from d_model"
+            )
     return given
 
 
@@ -196,8 +227,8 @@ def stream(
 ) -> Iterator[Int[Tensor, " B"]]:
     """Yield n_tokens new tokens one by one.
 
-    temperature 0 takes the likeliest token; top_k samples among the k likeliest. The model reads in eval mode, whatever
-    mode it is in, and is left in its own.
+    temperature 0 takes the likeliest token; top_k samples among the k likeliest. The model reads in
+    eval mode, whatever mode it is in, and is left in its own.
     """
     _check_tokens(prompt, "prompt")
     if prompt.shape[1] == 0:
@@ -207,7 +238,9 @@ def stream(
     if temperature < 0:
         raise ValueError(f"temperature is {temperature}: it must be 0 (greedy) or positive")
     if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k is {top_k}: at least 1 token must be left to choose from (None: all)")
+        raise ValueError(
+            f"top_k is {top_k}: at least 1 token must be left to choose from (None: all)"
+        )
     _check_decodes(model)
     tokens, states = prompt, None
     for _ in range(n_tokens):
@@ -218,14 +251,20 @@ def stream(
         tokens = token[:, None]
 
 
-def generate(model: LanguageModel, prompt: Int[Tensor, "B T"], n_tokens: int, **sampling) -> Int[Tensor, "B T_new"]:
+def generate(
+    model: LanguageModel, prompt: Int[Tensor, "B T"], n_tokens: int, **sampling
+) -> Int[Tensor, "B T_new"]:
     """The prompt continued by n_tokens tokens (B, T + n_tokens). Sampling options: see `stream`."""
-    return torch.cat([prompt, *(token[:, None] for token in stream(model, prompt, n_tokens, **sampling))], dim=1)
+    return torch.cat(
+        [prompt, *(token[:, None] for token in stream(model, prompt, n_tokens, **sampling))], dim=1
+    )
 
 
 @contextmanager
 def _evaluating(model):
-    """Without dropout, jitter or counts, as after model.eval(); then each module is in its own mode again."""
+    """Without dropout, jitter or counts, as after model.eval(); then each module is in its own mode
+    again.
+    """
     modes = {module: module.training for module in model.modules()} if model.training else {}
     if modes:
         model.eval()
@@ -237,7 +276,9 @@ def _evaluating(model):
 
 
 def _check_decodes(model):
-    """Parts say of themselves what stands in the way: `causal = False`, or (routers) `per_token = False`."""
+    """Parts say of themselves what stands in the way: `causal = False`, or (routers) `per_token =
+    False`.
+    """
     for part in model.modules():
         name = type(part).__name__
         if not getattr(part, "causal", True):

@@ -15,7 +15,9 @@ from seqlab.tasks import IGNORE
 
 @dataclass
 class History:
-    """Loss (nats per asked token) and accuracy of every training step, and the seconds the run took."""
+    """Loss (nats per asked token) and accuracy of every training step, and the seconds the run
+    took.
+    """
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
@@ -23,9 +25,11 @@ class History:
 
 
 def train(model, task, *, steps=300, batch_size=32, lr=3e-3, seed=0, label="training") -> History:
-    """Train on fresh batches of `task` with AdamW: linear warm-up over a tenth of the steps, then cosine to 0.
+    """Train on fresh batches of `task` with AdamW: linear warm-up over a tenth of the steps, then
+    cosine to 0.
 
-    A mixture of experts is kept balanced as its router asks: by a loss beside the task's, or by moving its bias.
+    A mixture of experts is kept balanced as its router asks: by a loss beside the task's, or by
+    moving its bias.
     """
     rng, history, start = torch.Generator().manual_seed(seed), History(), time.perf_counter()
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
@@ -51,17 +55,23 @@ def train(model, task, *, steps=300, batch_size=32, lr=3e-3, seed=0, label="trai
         for router in (m for m in model.modules() if hasattr(m, "update_bias")):
             router.update_bias()
         history.loss.append(loss.item())
-        history.accuracy.append(_right(logits, batch.targets).sum().item() / (batch.targets != IGNORE).sum().item())
-        bar.set_postfix(loss=f"{history.loss[-1]:.3f}", accuracy=f"{history.accuracy[-1]:.0%}", refresh=False)
+        history.accuracy.append(
+            _right(logits, batch.targets).sum().item() / (batch.targets != IGNORE).sum().item()
+        )
+        bar.set_postfix(
+            loss=f"{history.loss[-1]:.3f}", accuracy=f"{history.accuracy[-1]:.0%}", refresh=False
+        )
     history.seconds = time.perf_counter() - start
     return history
 
 
 @torch.inference_mode()
 def evaluate(model, task, *, n=1000, seed=10_000):
-    """Fresh sequences the model has not seen: (batch, right), where right (B, T) is True at each correct answer.
+    """Fresh sequences the model has not seen: (batch, right), where right (B, T) is True at each
+    correct answer.
 
-    Positions that ask nothing (batch.targets == IGNORE) are False in `right`: divide by the number asked.
+    Positions that ask nothing (batch.targets == IGNORE) are False in `right`: divide by the number
+    asked.
     """
     model.eval()
     batch = task.batch(n, torch.Generator().manual_seed(seed))

@@ -13,11 +13,15 @@ def seed():
 
 @pytest.fixture
 def fla():
-    """flash-linear-attention's naive modules: import by name, `fla("gla")`. Skips where it is not installed."""
+    """flash-linear-attention's naive modules: import by name, `fla("gla")`. Skips where it is not
+    installed.
+    """
 
     def load(name):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns that this machine has no GPU
-            return pytest.importorskip(f"fla.ops.{name}.naive", reason="needs fla-core: pip install -e '.[test]'")
+            return pytest.importorskip(
+                f"fla.ops.{name}.naive", reason="needs fla-core: pip install -e '.[test]'"
+            )
 
     return load

@@ -1,4 +1,6 @@
-"""The benchmark scripts run and their implementations agree. What they measure is in benchmarks/results, not here."""
+"""The benchmark scripts run and their implementations agree. What they measure is in
+benchmarks/results, not here.
+"""
 
 import sys
 from importlib import import_module
@@ -11,7 +13,9 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture
 def script(monkeypatch):
-    """A script as a module, with smaller sizes; a module's own name may be another's, so it goes when the test ends."""
+    """A script as a module, with smaller sizes; a module's own name may be another's, so it goes
+    when the test ends.
+    """
 
     def load(name, **sizes):
         monkeypatch.syspath_prepend(str(FOLDER))
@@ -23,7 +27,9 @@ def script(monkeypatch):
         return module
 
     yield load
-    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(FOLDER))]:
+    for name in [
+        n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(FOLDER))
+    ]:
         del sys.modules[name]
 
 

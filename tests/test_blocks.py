@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from seqlab.blocks import Adapted, CrossAttention, SharedBlock, SharedCache, SharedTransformer, Sinusoids
+from seqlab.blocks import (
+    Adapted,
+    CrossAttention,
+    SharedBlock,
+    SharedCache,
+    SharedTransformer,
+    Sinusoids,
+)
 from seqlab.ffn import SwiGLU
 from seqlab.mixers import Attention, Mamba2
 
@@ -35,7 +42,10 @@ def test_views_of_a_transformer_share_its_weights_and_nothing_else():
     shared = set(whole.parameters())
     assert shared < set(one.parameters()) and shared < set(two.parameters())
     assert set(one.parameters()) & set(two.parameters()) == shared
-    assert len(set(one.parameters()) - shared) == 3 + 2 * 3 and len(set(two.parameters()) - shared) == 3
+    assert (
+        len(set(one.parameters()) - shared) == 3 + 2 * 3
+        and len(set(two.parameters()) - shared) == 3
+    )
     assert one.ffn.gate.down is one.ffn.up.down and isinstance(whole.ffn.gate, nn.Linear)
     x, embedding = torch.randn(2, 2, 9, D).double()
     torch.testing.assert_close(one(x, embedding)[0], whole(x, embedding)[0])
@@ -56,7 +66,9 @@ def test_a_shared_block_feeds_its_transformer_to_the_mixer():
 
 
 def test_cross_attention_over_a_shared_cache_is_attention_in_one_matrix():
-    """Keys of one vector, queries of another, each turned by its position: softmax of the scores at distance t - s."""
+    """Keys of one vector, queries of another, each turned by its position: softmax of the scores at
+    distance t - s.
+    """
     hinge, cross = SharedCache(D, 1, 6).double(), CrossAttention(D, 2, 6).double()
     below, x = torch.randn(2, 1, 9, D).double()
     shared = {}

@@ -13,13 +13,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)"
+    ),
 ]
 
 READY = """() => {
@@ -55,15 +65,35 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """A JupyterLab server on a copy of the chapters, with nothing of the user's own configuration."""
+    """A JupyterLab server on a copy of the chapters, with nothing of the user's own
+    configuration.
+    """
     home, port = tmp_path_factory.mktemp("lab"), free_port()
     shutil.copytree(ROOT / "chapters", home / "chapters")
-    env = os.environ | {f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    env = os.environ | {
+        f"JUPYTER_{kind}_DIR": str(home / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")
+    }
     env |= {"SEQLAB_WORK": str(home / "work"), "PLOTLY_RENDERER": "plotly_mimetype"}
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
-    command += [f"--port={port}", f"--ServerApp.root_dir={home}", "--IdentityProvider.token=", "--LabApp.news_url=None"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+    ]
+    command += [
+        f"--port={port}",
+        f"--ServerApp.root_dir={home}",
+        "--IdentityProvider.token=",
+        "--LabApp.news_url=None",
+    ]
     command += ["--ServerApp.disable_check_xsrf=True", "--LabApp.expose_app_in_browser=True"]
-    with open(home / "log", "w") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as server:
+    with (
+        open(home / "log", "w") as log,
+        subprocess.Popen(command, env=env, stdout=log, stderr=log) as server,
+    ):
         address = f"http://127.0.0.1:{port}"
         for _ in range(120):
             try:
@@ -79,7 +109,9 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[test]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: pip install -e '.[test]'"
+    )
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield browser
@@ -89,7 +121,12 @@ def browser():
 def test_chapter_03_runs_and_its_slider_changes_the_figure(lab, browser, tmp_path):
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     elsewhere = []
-    page.on("request", lambda r: elsewhere.append(r.url) if r.url.startswith("http") and lab not in r.url else None)
+    page.on(
+        "request",
+        lambda r: (
+            elsewhere.append(r.url) if r.url.startswith("http") and lab not in r.url else None
+        ),
+    )
     try:
         page.goto(f"{lab}/lab/tree/chapters/03_linear_attention.ipynb?reset")
         page.wait_for_function(READY, timeout=90_000)
@@ -104,7 +141,9 @@ def test_chapter_03_runs_and_its_slider_changes_the_figure(lab, browser, tmp_pat
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
-        page.wait_for_function(f"before => ({DRAWN})() !== before && ({DRAWN})() !== null", arg=before, timeout=30_000)
+        page.wait_for_function(
+            f"before => ({DRAWN})() !== before && ({DRAWN})() !== null", arg=before, timeout=30_000
+        )
         title_before, title_after = json.loads(before)[0], json.loads(page.evaluate(DRAWN))[0]
         assert before != page.evaluate(DRAWN), (title_before, title_after)
         assert elsewhere == [], "nothing may be fetched from the internet"

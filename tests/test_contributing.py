@@ -1,4 +1,6 @@
-"""The worked example of a new mixer in CONTRIBUTING.md is one: it passes the contract and its own oracle test."""
+"""The worked example of a new mixer in CONTRIBUTING.md is one: it passes the contract and its own
+oracle test.
+"""
 
 import inspect
 import re
@@ -17,7 +19,11 @@ SECTION = PAGE[PAGE.index("## A mixer") : PAGE.index("## A figure")]
 
 
 def choices(name):
-    return {m.args[0]: list(m.args[1]) for m in getattr(contract, name).pytestmark if m.name == "parametrize"}
+    return {
+        m.args[0]: list(m.args[1])
+        for m in getattr(contract, name).pytestmark
+        if m.name == "parametrize"
+    }
 
 
 THEOREMS = [name for name in dir(contract) if name.startswith("test_")]

@@ -1,4 +1,6 @@
-"""Long sequences, slow decays, zero and large input: finite, and within a stated distance of float64."""
+"""Long sequences, slow decays, zero and large input: finite, and within a stated distance of
+float64.
+"""
 
 from functools import partial
 
@@ -17,7 +19,9 @@ def draw(T, log_a=None, delta=False, K=4, V=3):
     k = torch.nn.functional.normalize(torch.randn(1, T, 1, K), dim=-1)
     x = {"q": torch.randn(1, T, 1, K), "k": k, "v": torch.randn(1, T, 1, V)}
     if log_a is not None:
-        x["log_a"] = torch.full((1, T, 1, 1 if isinstance(log_a, float) else K), 1.0) * torch.as_tensor(log_a)
+        x["log_a"] = torch.full(
+            (1, T, 1, 1 if isinstance(log_a, float) else K), 1.0
+        ) * torch.as_tensor(log_a)
     if delta:
         x["beta"] = torch.rand(1, T, 1)
     return x
@@ -42,11 +46,15 @@ def test_sixteen_thousand_tokens_chunkwise(log_a, delta):
 
 @pytest.mark.parametrize("log_a", [None, -1e-7, -1e-8, [-1e-7, -1e-8, -1.0, -30.0]], ids=str)
 def test_a_hundred_thousand_tokens_recurrent(log_a):
-    """float32 rounds each gate to a multiple of 2^-24: T steps may be off by T/2 of these, 3e-3 at 100,000 tokens.
+    """float32 rounds each gate to a multiple of 2^-24: T steps may be off by T/2 of these, 3e-3 at
+    100,000 tokens.
 
-    Without a decay only the sums are rounded. `chunkwise` adds logarithms, which round far less: see the next test.
+    Without a decay only the sums are rounded. `chunkwise` adds logarithms, which round far less:
+    see the next test.
     """
-    assert_close_to_float64(recurrent, draw(LONGER, log_a), 1e-4 if log_a is None else LONGER * 2**-25)
+    assert_close_to_float64(
+        recurrent, draw(LONGER, log_a), 1e-4 if log_a is None else LONGER * 2**-25
+    )
 
 
 def test_a_hundred_thousand_tokens_chunkwise_are_closer():
@@ -55,7 +63,9 @@ def test_a_hundred_thousand_tokens_chunkwise_are_closer():
 
 @pytest.mark.parametrize("log_a", [-1e-7, -1e-8])
 def test_a_decay_that_float32_cannot_hold_still_decays(log_a):
-    """1 - 1e-8 rounds to 1 in float32; its logarithm does not. After 16,384 equal tokens the state knows."""
+    """1 - 1e-8 rounds to 1 in float32; its logarithm does not. After 16,384 equal tokens the state
+    knows.
+    """
     x = draw(LONG, log_a)
     x["k"], x["v"] = torch.ones_like(x["k"]), torch.ones_like(x["v"])
     _, S = chunkwise(**{name: t.double() for name, t in x.items()})
@@ -64,7 +74,9 @@ def test_a_decay_that_float32_cannot_hold_still_decays(log_a):
 
 
 def test_bf16_inputs_with_a_float32_state_over_sixteen_thousand_tokens():
-    """Inputs are rounded once; the sum over time is not. In a bfloat16 state 16,384 equal writes would stop at 256."""
+    """Inputs are rounded once; the sum over time is not. In a bfloat16 state 16,384 equal writes
+    would stop at 256.
+    """
     x = {name: t.bfloat16() for name, t in draw(LONG, -1e-4).items()}
     x["log_a"] = x["log_a"].float()
     exact, S_exact = chunkwise(**{name: t.double() for name, t in x.items()})
@@ -83,7 +95,8 @@ def test_a_scan_over_a_long_sequence(a, T):
     a = torch.as_tensor(a).reshape(1, 1, 1)
     b = torch.randn(1, T, 2, dtype=a.dtype)
     exact = linear_scan(
-        a.to(torch.promote_types(a.dtype, torch.float64)), b.to(torch.promote_types(b.dtype, torch.float64))
+        a.to(torch.promote_types(a.dtype, torch.float64)),
+        b.to(torch.promote_types(b.dtype, torch.float64)),
     )
     h = linear_scan(a, b)
     assert h.isfinite().all()
@@ -97,7 +110,9 @@ FIXED = [r for r in ZOO if r.causal and r.state_floats(8192, D) == r.state_float
 def test_a_mixer_over_a_long_sequence_stays_close_to_float64(r):
     """float32 against float64, over 16,384 tokens of ordinary size."""
     torch.manual_seed(0)
-    options = {"form": "tiled"} if "tiled" in r.forms else {}  # or a window would be cut from 16,384² scores
+    options = (
+        {"form": "tiled"} if "tiled" in r.forms else {}
+    )  # or a window would be cut from 16,384² scores
     mixer, x = r.make(D, **options), torch.randn(1, LONG, D)
     with torch.no_grad():
         y, _ = mixer(x)

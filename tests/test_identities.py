@@ -1,6 +1,8 @@
-"""Edges between architectures, as theorems: set one dial, and one mixer is another, weight for weight, to 1e-9.
+"""Edges between architectures, as theorems: set one dial, and one mixer is another, weight for
+weight, to 1e-9.
 
-`same(ours, theirs)` copies the weights they share by name; what differs is set by hand, and is the theorem.
+`same(ours, theirs)` copies the weights they share by name; what differs is set by hand, and is the
+theorem.
 """
 
 import pytest
@@ -62,7 +64,9 @@ def same(ours, theirs):
     """`ours` with all weights of `theirs` that it has by name and shape. Both in float64."""
     ours, theirs = ours.double(), theirs.double()
     mine = ours.state_dict()
-    shared = {n: w for n, w in theirs.state_dict().items() if n in mine and mine[n].shape == w.shape}
+    shared = {
+        n: w for n, w in theirs.state_dict().items() if n in mine and mine[n].shape == w.shape
+    }
     assert shared, "they share no weight"
     ours.load_state_dict(shared, strict=False)
     return ours, theirs
@@ -149,13 +153,17 @@ def test_gateloop_that_turns_at_a_constant_rate_is_linear_attention_with_rotary_
     loop.fade.bias.data.fill_(OPEN)
     loop.turn.weight.data.zero_()
     angles = torch.rand(D // H // 2, dtype=torch.float64)
-    loop.turn.bias.data = torch.cat([angles, angles]).repeat(H)  # a real pair is the complex channel's two halves
+    loop.turn.bias.data = torch.cat([angles, angles]).repeat(
+        H
+    )  # a real pair is the complex channel's two halves
     retnet.log_gamma.zero_()
     retnet.theta = angles
     # Re(S q) of complex keys made of one real number each: cos of the difference of angles.
     q, k, v = (W(x).unflatten(-1, (H, K)) for W in (loop.q, loop.k, loop.v))
     turn = torch.arange(T, dtype=torch.float64)[:, None] - torch.arange(T)
-    weights = torch.einsum("bihk, bjhk, ijk -> bhij", q, k, (turn[..., None] * angles.repeat(2)).cos()).tril()
+    weights = torch.einsum(
+        "bihk, bjhk, ijk -> bhij", q, k, (turn[..., None] * angles.repeat(2)).cos()
+    ).tril()
     close(heads(loop, x), torch.einsum("bhij, bjhv -> bihv", weights, v))
 
 
@@ -174,11 +182,15 @@ def test_rows_that_decay_alike_are_a_scalar_gate():
 
 
 def test_abc_with_a_slot_for_each_token_is_softmax_attention(x):
-    """Control that writes token t to slot t alone. A slot still empty must be left out: its key is 0, not absent."""
+    """Control that writes token t to slot t alone. A slot still empty must be left out: its key is
+    0, not absent.
+    """
     inputs = ABC(D, H, n_slots=T).double().project(x)
     share = torch.eye(T, dtype=torch.float64)[None, :, None].expand(B, T, H, T)
     scores, _ = two_sided.chunkwise(inputs["q"], inputs["k"], share)  # (B, T, H, slots)
-    weights = scores.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1)[:, None], -torch.inf).softmax(-1)
+    weights = scores.masked_fill(
+        torch.ones(T, T, dtype=torch.bool).triu(1)[:, None], -torch.inf
+    ).softmax(-1)
     y, _ = two_sided.chunkwise(weights, share, inputs["v"])
     close(y, attend(inputs["q"], inputs["k"], inputs["v"], causal=True, scale=1.0))
 
@@ -219,7 +231,9 @@ def test_a_gradient_step_with_weight_decay_is_a_scalar_gate():
     """S ← a S - ∂/∂S (-vᵀ S k): gated retention, Mamba-2."""
     u = inputs(T=1, log_a=1)
     S = torch.randn(B, H, 5, K, dtype=torch.float64)
-    step = u["log_a"][:, 0].exp()[..., None] * S + u["v"][:, 0][..., None] * u["k"][:, 0][..., None, :]
+    step = (
+        u["log_a"][:, 0].exp()[..., None] * S + u["v"][:, 0][..., None] * u["k"][:, 0][..., None, :]
+    )
     close(step, recurrent(**u, state=S)[1])
 
 
@@ -247,7 +261,9 @@ def test_gated_deltanet_that_never_fades_is_deltanet(x):
 
 
 def test_kda_whose_channels_fade_alike_is_gated_deltanet(x):
-    """Equal rows in KDA's low-rank decay and bias; its sigmoid output gate is left out on both sides."""
+    """Equal rows in KDA's low-rank decay and bias; its sigmoid output gate is left out on both
+    sides.
+    """
     kda, gated = same(KDA(D, H), GatedDeltaNet(D, H, d_key=K, d_value=K))
     kda.decay = torch.nn.Sequential(gated.decay, torch.nn.Linear(H, D, bias=False)).double()
     kda.decay[1].weight.data = torch.eye(H, dtype=torch.float64).repeat_interleave(K, dim=0)
@@ -259,9 +275,13 @@ def test_kda_whose_channels_fade_alike_is_gated_deltanet(x):
 def test_deltaproduct_of_one_step_is_deltanet(x, forget):
     sizes = {"d_key": 8, "d_value": 6, "negative_eigenvalues": True}
     if forget:
-        product, delta = same(DeltaProduct(D, H, n_steps=1, forget=True, **sizes), GatedDeltaNet(D, H, **sizes))
+        product, delta = same(
+            DeltaProduct(D, H, n_steps=1, forget=True, **sizes), GatedDeltaNet(D, H, **sizes)
+        )
     else:
-        product, delta = same(DeltaProduct(D, H, n_steps=1, **sizes), DeltaNet(D, H, gate=True, **sizes))
+        product, delta = same(
+            DeltaProduct(D, H, n_steps=1, **sizes), DeltaNet(D, H, gate=True, **sizes)
+        )
     close(product(x)[0], delta(x)[0])
 
 
@@ -280,7 +300,9 @@ def test_separate_keys_to_erase_and_write_made_equal_are_the_delta_rule():
 
 
 def test_rwkv6_is_a_shifted_gla_with_a_bonus():
-    """What RWKV-6 reads at t is what GLA, one token behind, holds: S_{t-1} q_t + (q_t·u k_t) v_t."""
+    """What RWKV-6 reads at t is what GLA, one token behind, holds: S_{t-1} q_t + (q_t·u k_t)
+    v_t.
+    """
     u = inputs(log_a=K)
     bonus = torch.randn(H, K, dtype=torch.float64)
     q, k, v, log_a = u.values()
@@ -329,7 +351,9 @@ def test_mamba_is_the_recurrence_with_a_head_per_channel_and_one_value():
 
 
 def test_mamba_with_one_rate_per_channel_is_mamba2_with_heads_one_wide(x):
-    """All states of a channel decay alike: the scan is then a scalar gate, and chunks of it matrix products."""
+    """All states of a channel decay alike: the scan is then a scalar gate, and chunks of it matrix
+    products.
+    """
     mamba2 = Mamba2(D, 2 * D, d_state=8).double()
     u, v, _, _ = mamba2._split(x, None)
     dt = u["v"][..., 0] / v[..., 0]
@@ -338,7 +362,9 @@ def test_mamba_with_one_rate_per_channel_is_mamba2_with_heads_one_wide(x):
 
 
 def test_ssd_has_two_readings(x):
-    """A recurrence, and a T × T matrix L ⊙ (C Bᵀ): L is 1-semiseparable, so blocks below its diagonal have rank 1."""
+    """A recurrence, and a T × T matrix L ⊙ (C Bᵀ): L is 1-semiseparable, so blocks below its
+    diagonal have rank 1.
+    """
     mamba2 = Mamba2(D, H, d_state=4).double()
     q, k, v, log_a = mamba2.project(x).values()
     L = torch.zeros(B, H, T, T, dtype=torch.float64)
@@ -425,7 +451,9 @@ def test_linformer_that_mixes_nothing_is_attention_without_a_mask(x):
 
 
 def test_softmax_attention_in_one_dimension_more_is_linear_attention_at_small_scores():
-    """exp(s) = 1 + s + O(s²): with scores of size ε, softmax attention is linear attention with φ(q)·φ(k) = 1 + q·k."""
+    """exp(s) = 1 + s + O(s²): with scores of size ε, softmax attention is linear attention with
+    φ(q)·φ(k) = 1 + q·k.
+    """
     u = inputs()
     errors = []
     for eps in (1e-2, 1e-3):
@@ -433,6 +461,13 @@ def test_softmax_attention_in_one_dimension_more_is_linear_attention_at_small_sc
         q, k = (torch.cat([one, eps * u[n]], dim=-1) for n in "qk")
         y = recurrent(q, k, F.pad(u["v"], (0, 1), value=1.0))[0]
         errors.append(
-            (y[..., :-1] / y[..., -1:] - attend(eps * u["q"], eps * u["k"], u["v"], causal=True, scale=1.0)).abs().max()
+            (
+                y[..., :-1] / y[..., -1:]
+                - attend(eps * u["q"], eps * u["k"], u["v"], causal=True, scale=1.0)
+            )
+            .abs()
+            .max()
         )
-    assert errors[1] < 1.1e-4 * errors[0] * 1.5  # fourth order in ε: scores are ε² large, and the error is their square
+    assert (
+        errors[1] < 1.1e-4 * errors[0] * 1.5
+    )  # fourth order in ε: scores are ε² large, and the error is their square

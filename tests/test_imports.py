@@ -35,7 +35,11 @@ def order():
     roof.
     """
     rows = re.findall(r"^\| `seqlab/.*", (ROOT / "README.md").read_text(), re.MULTILINE)
-    return {name: i for i, row in enumerate(rows) for name in re.findall(r"`seqlab/(\w+)(?:/|\.py)`", row)}
+    return {
+        name: i
+        for i, row in enumerate(rows)
+        for name in re.findall(r"`seqlab/(\w+)(?:/|\.py)`", row)
+    }
 
 
 def test_the_map_of_the_readme_shows_every_room():
@@ -84,7 +88,9 @@ def test_the_median_function_of_the_mixers_has_twelve_lines_at_most():
     for path in MIXERS:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
-                first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                first = (
+                    node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+                )
                 lengths.append(node.end_lineno - first.lineno + 1)
     assert statistics.median(lengths) <= 12
     assert sum(n > 30 for n in lengths) <= 2

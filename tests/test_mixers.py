@@ -26,7 +26,9 @@ def draw(T=T, B=B):
 def tensors(state):
     if isinstance(state, torch.Tensor):
         return [torch.view_as_real(state) if state.is_complex() else state]
-    return [t for part in state for t in tensors(part)] if isinstance(state, tuple | list) else []  # ints: positions
+    return (
+        [t for part in state for t in tensors(part)] if isinstance(state, tuple | list) else []
+    )  # ints: positions
 
 
 def assert_same_state(ours, theirs):
@@ -45,7 +47,9 @@ def test_causal(r):
 
 
 @causal_rows
-@pytest.mark.parametrize("cuts", [[8], [1, 2, 20], list(range(1, T))], ids=["halves", "odd parts", "token by token"])
+@pytest.mark.parametrize(
+    "cuts", [[8], [1, 2, 20], list(range(1, T))], ids=["halves", "odd parts", "token by token"]
+)
 def test_parts_with_the_state_carried_are_the_whole(r, cuts):
     mixer, x = make(r), draw()
     y, whole = mixer(x)
@@ -125,11 +129,23 @@ def test_under_autocast_states_and_decays_keep_their_precision(r, dtype):
 
 
 WRONG = {  # what is passed, the error, and a piece of its sentence
-    "another width": (lambda x: x[..., :-8], ValueError, r"x has shape \(2, 21, 24\): \(B, T, 32\)"),
+    "another width": (
+        lambda x: x[..., :-8],
+        ValueError,
+        r"x has shape \(2, 21, 24\): \(B, T, 32\)",
+    ),
     "one sequence": (lambda x: x[0], ValueError, r"x has shape \(21, 32\): \(B, T, 32\)"),
-    "no tokens": (lambda x: x[:, :0], ValueError, r"x has shape \(2, 0, 32\): \(B, T, 32\) with T at least 1"),
+    "no tokens": (
+        lambda x: x[:, :0],
+        ValueError,
+        r"x has shape \(2, 0, 32\): \(B, T, 32\) with T at least 1",
+    ),
     "integers": (lambda x: x.long(), TypeError, r"x has dtype torch.int64: floating-point vectors"),
-    "another dtype": (lambda x: x.float(), TypeError, r"x is torch.float32, the weights are torch.float64"),
+    "another dtype": (
+        lambda x: x.float(),
+        TypeError,
+        r"x is torch.float32, the weights are torch.float64",
+    ),
     "a list": (lambda x: x.tolist(), TypeError, r"x is a list: a torch.Tensor \(B, T, 32\)"),
 }
 
@@ -142,7 +158,10 @@ def test_a_wrong_input_gets_one_clear_sentence(r, wrong):
     with pytest.raises(error, match=f"^{type(mixer).__name__}: {sentence}") as caught:
         mixer(change(x))
     assert "\n" not in str(caught.value)
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(error):  # which does not cast float64
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(error),
+    ):  # which does not cast float64
         mixer(change(x))
 
 
@@ -151,7 +170,9 @@ def test_the_state_of_another_batch_gets_one_clear_sentence(r):
     mixer = make(r)
     _, state = mixer(draw())
     for T in (1, 5):
-        with pytest.raises(ValueError, match=r"x has 3 sequences: a state belongs to the batch it came from"):
+        with pytest.raises(
+            ValueError, match=r"x has 3 sequences: a state belongs to the batch it came from"
+        ):
             mixer(draw(T, B=3), state)
 
 
@@ -181,7 +202,9 @@ def test_a_copy_by_any_way_is_the_same(r):
 
 @rows
 def test_wrong_sizes_get_one_clear_sentence(r):
-    """Where it has heads or chunks; a width that its heads do not divide is an error, never rounded."""
+    """Where it has heads or chunks; a width that its heads do not divide is an error, never
+    rounded.
+    """
     for name in ("n_heads", "chunk_size"):
         for size in (0, -1):
             with pytest.raises((ValueError, TypeError)) as caught:
@@ -189,7 +212,9 @@ def test_wrong_sizes_get_one_clear_sentence(r):
             if caught.type is ValueError:
                 assert str(caught.value) == f"{name} is {size}: it must be at least 1"
                 if name == "n_heads":
-                    with pytest.raises(ValueError, match=r"(d_model|keys|lru_width).* must be a multiple of"):
+                    with pytest.raises(
+                        ValueError, match=r"(d_model|keys|lru_width).* must be a multiple of"
+                    ):
                         r.make(30, n_heads=7)
             else:
                 assert f"unexpected keyword argument '{name}'" in str(caught.value)

@@ -11,7 +11,11 @@ from seqlab.mixers import RWKV7, Attention, LinearAttention, Linformer, RetNet
 from seqlab.model import Block, LanguageModel, Parallel, PostNormBlock, generate, stream
 from seqlab.zoo import ZOO
 
-HYBRID = [partial(LinearAttention, n_heads=2), partial(RetNet, n_heads=2), partial(Attention, n_heads=2, window=8)]
+HYBRID = [
+    partial(LinearAttention, n_heads=2),
+    partial(RetNet, n_heads=2),
+    partial(Attention, n_heads=2, window=8),
+]
 
 
 @pytest.fixture
@@ -20,7 +24,9 @@ def model():
 
 
 def test_greedy_decoding_is_the_whole_sequence_read_again(model):
-    """Each new token, drawn with carried states, is the argmax of one fresh forward over everything before it."""
+    """Each new token, drawn with carried states, is the argmax of one fresh forward over everything
+    before it.
+    """
     prompt = torch.randint(29, (2, 5))
     tokens = generate(model, prompt, 12, temperature=0.0)
     assert tokens.shape == (2, 17) and torch.equal(tokens[:, :5], prompt)
@@ -30,9 +36,13 @@ def test_greedy_decoding_is_the_whole_sequence_read_again(model):
 
 def test_sampling_is_seeded_and_top_k_limits_it(model):
     prompt = torch.randint(29, (3, 4))
-    first, again = (generate(model, prompt, 8, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    first, again = (
+        generate(model, prompt, 8, generator=torch.Generator().manual_seed(1)) for _ in range(2)
+    )
     assert torch.equal(first, again)
-    assert torch.equal(generate(model, prompt, 8, top_k=1), generate(model, prompt, 8, temperature=0.0))
+    assert torch.equal(
+        generate(model, prompt, 8, top_k=1), generate(model, prompt, 8, temperature=0.0)
+    )
     assert len(list(stream(model, prompt, 3))) == 3
     assert torch.equal(generate(model, prompt, 0), prompt)
 
@@ -70,7 +80,10 @@ def test_wrong_tokens_and_states_get_one_clear_sentence(model):
 
 def test_a_module_that_is_made_already_is_named():
     for mixers in ([HYBRID[0], RetNet(16)], [partial(Parallel, mixers=[HYBRID[0], RetNet(16)])]):
-        with pytest.raises(TypeError, match=r"mixers\[1\] is a RetNet that is made already: give .* partial\(RetNet"):
+        with pytest.raises(
+            TypeError,
+            match=r"mixers\[1\] is a RetNet that is made already: give .* partial\(RetNet",
+        ):
             LanguageModel(29, 16, mixers)
     with pytest.raises(TypeError, match=r"ffn\[0\] is a SwiGLU that is made already"):
         LanguageModel(29, 16, HYBRID, SwiGLU(16))
@@ -98,8 +111,12 @@ def test_what_is_generated_from_a_model_in_training_is_what_it_says_in_eval():
     frozen = model.blocks[2].eval()
     tokens = [token for token in stream(model, ONE, 5, temperature=0.0) if model.training]
     assert model.training and model.blocks[1].ffn[1].training and not frozen.training
-    assert isinstance(model.blocks[0].ffn.router.seen, int), "tokens of a generated text count as training"
-    assert torch.equal(torch.stack(tokens, 1), generate(model.eval(), ONE, 5, temperature=0.0)[:, 1:])
+    assert isinstance(model.blocks[0].ffn.router.seen, int), (
+        "tokens of a generated text count as training"
+    )
+    assert torch.equal(
+        torch.stack(tokens, 1), generate(model.eval(), ONE, 5, temperature=0.0)[:, 1:]
+    )
 
 
 @pytest.mark.parametrize("mixer", [Linformer, HYBRID[0]])
@@ -113,7 +130,13 @@ def test_a_router_with_places_decodes_with_a_warning():
     ffn = partial(MoE, router=SwitchRouter)
     with pytest.warns(UserWarning, match="SwitchRouter counts places"):
         generate(LanguageModel(29, 16, HYBRID, ffn), ONE, 2)
-    generate(LanguageModel(29, 16, HYBRID, partial(MoE, router=partial(SwitchRouter, capacity_factor=None))), ONE, 2)
+    generate(
+        LanguageModel(
+            29, 16, HYBRID, partial(MoE, router=partial(SwitchRouter, capacity_factor=None))
+        ),
+        ONE,
+        2,
+    )
 
 
 @pytest.mark.parametrize("r", ZOO, ids=lambda r: r.name)
@@ -206,11 +229,19 @@ def test_a_post_norm_block_normalises_the_sum():
 
 @pytest.mark.parametrize("norm", [RMSNorm, nn.LayerNorm])
 def test_a_post_norm_stream_is_normalised(norm):
-    options = {"block": PostNormBlock, "norm": norm, "final_norm": False, "embedding_norm": True, "head_bias": True}
+    options = {
+        "block": PostNormBlock,
+        "norm": norm,
+        "final_norm": False,
+        "embedding_norm": True,
+        "head_bias": True,
+    }
     model, tokens = LanguageModel(29, 16, HYBRID, **options).double(), torch.randint(29, (2, 9))
     assert isinstance(model.blocks[1].ffn_norm, norm) and isinstance(model.norm, nn.Identity)
     stream = (model(tokens)[0] - model.head.bias) @ torch.linalg.pinv(model.head.weight).mT
-    torch.testing.assert_close(stream.square().mean(-1), torch.ones(2, 9, dtype=torch.float64), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        stream.square().mean(-1), torch.ones(2, 9, dtype=torch.float64), rtol=0, atol=1e-3
+    )
     torch.testing.assert_close(halves(model, tokens), model(tokens)[0], rtol=0, atol=1e-12)
 
 
@@ -227,7 +258,10 @@ def test_parallel_mixers_are_averaged_after_a_norm_each():
     y, states = both(x, None, shared)
     torch.testing.assert_close(y, (one + two) / 2)
     assert len(states) == 2
-    model, tokens = LanguageModel(29, 16, [partial(Parallel, mixers=HYBRID)]).double(), torch.randint(29, (2, 9))
+    model, tokens = (
+        LanguageModel(29, 16, [partial(Parallel, mixers=HYBRID)]).double(),
+        torch.randint(29, (2, 9)),
+    )
     torch.testing.assert_close(halves(model, tokens), model(tokens)[0], rtol=0, atol=1e-12)
 
 
@@ -246,7 +280,9 @@ def test_scale_and_cap_at_the_two_ends():
 def test_a_list_of_attention_blocks_is_llama():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        transformers = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
+        transformers = pytest.importorskip(
+            "transformers", reason="needs transformers: pip install -e '.[test]'"
+        )
         config = transformers.LlamaConfig(
             vocab_size=31,
             hidden_size=32,
@@ -259,16 +295,26 @@ def test_a_list_of_attention_blocks_is_llama():
         theirs = transformers.LlamaForCausalLM(config).double().eval()
     mixer = partial(Attention, n_heads=4, n_kv_heads=2)
     ours = LanguageModel(31, 32, [mixer] * 2, partial(SwiGLU, d_ff=48)).double().eval()
-    names = {"embedding": theirs.model.embed_tokens, "norm": theirs.model.norm, "head": theirs.lm_head}
+    names = {
+        "embedding": theirs.model.embed_tokens,
+        "norm": theirs.model.norm,
+        "head": theirs.lm_head,
+    }
     for name, part in names.items():
         getattr(ours, name).load_state_dict(part.state_dict())
     for block, layer in zip(ours.blocks, theirs.model.layers, strict=True):
         block.mixer_norm.load_state_dict(layer.input_layernorm.state_dict())
         block.ffn_norm.load_state_dict(layer.post_attention_layernorm.state_dict())
-        for name, part in zip(["q", "k", "v", "out"], ["q_proj", "k_proj", "v_proj", "o_proj"], strict=True):
+        for name, part in zip(
+            ["q", "k", "v", "out"], ["q_proj", "k_proj", "v_proj", "o_proj"], strict=True
+        ):
             getattr(block.mixer, name).load_state_dict(getattr(layer.self_attn, part).state_dict())
         for name in ("gate", "up", "down"):
-            getattr(block.ffn, name).load_state_dict(getattr(layer.mlp, f"{name}_proj").state_dict())
+            getattr(block.ffn, name).load_state_dict(
+                getattr(layer.mlp, f"{name}_proj").state_dict()
+            )
     tokens = torch.randint(31, (2, 19))
     with torch.inference_mode():
-        torch.testing.assert_close(ours(tokens)[0], theirs(tokens).logits, rtol=0, atol=1e-5)  # their angles: float32
+        torch.testing.assert_close(
+            ours(tokens)[0], theirs(tokens).logits, rtol=0, atol=1e-5
+        )  # their angles: float32

@@ -1,4 +1,5 @@
-"""The stored notebooks: built from their sources, small, clean; and unsolved exercises fail exactly where they should.
+"""The stored notebooks: built from their sources, small, clean; and unsolved exercises fail exactly
+where they should.
 
 `make test` also runs chapters and solutions through nbval, cell by cell.
 """
@@ -15,13 +16,19 @@ import pytest
 from seqlab.course import build, masters
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted(p for kind in ("chapters", "solutions", "exercises") for p in (ROOT / kind).glob("*.ipynb"))
+NOTEBOOKS = sorted(
+    p for kind in ("chapters", "solutions", "exercises") for p in (ROOT / kind).glob("*.ipynb")
+)
 name = {"ids": lambda p: f"{p.parent.name}/{p.name}"}
 
 
-@pytest.mark.parametrize("kind,source", build.sources(), ids=lambda s: s if isinstance(s, str) else s.name)
+@pytest.mark.parametrize(
+    "kind,source", build.sources(), ids=lambda s: s if isinstance(s, str) else s.name
+)
 def test_no_committed_notebook_is_stale(kind, source):
-    assert build.stale(kind, source) == [], "run `seqlab build`, and commit the notebooks with their source"
+    assert build.stale(kind, source) == [], (
+        "run `seqlab build`, and commit the notebooks with their source"
+    )
 
 
 def test_every_notebook_has_a_source():
@@ -48,12 +55,29 @@ def test_unsolved_only_the_marked_cells_fail(path, tmp_path):
     """Through nbval, with SEQLAB_STRICT=1: every check cell raises, and nothing else does."""
     env = os.environ | {"SEQLAB_STRICT": "1", "SEQLAB_WORK": str(tmp_path), "OMP_NUM_THREADS": "1"}
     report = tmp_path / "report.xml"
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", path, "--nbval-current-env", "--nbval-cell-timeout=60"]
-    subprocess.run([*command, f"--junitxml={report}", "-p", "no:cacheprovider"], env=env, capture_output=True, cwd=ROOT)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval-lax",
+        path,
+        "--nbval-current-env",
+        "--nbval-cell-timeout=60",
+    ]
+    subprocess.run(
+        [*command, f"--junitxml={report}", "-p", "no:cacheprovider"],
+        env=env,
+        capture_output=True,
+        cwd=ROOT,
+    )
     cells = list(ET.parse(report).iter("testcase"))
     code = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
     assert len(cells) == len(code)
-    failed = {i for i, cell in enumerate(cells) if cell.find("failure") is not None or cell.find("error") is not None}
+    failed = {
+        i
+        for i, cell in enumerate(cells)
+        if cell.find("failure") is not None or cell.find("error") is not None
+    }
     assert failed == {i for i, c in enumerate(code) if "check" in c.metadata.get("tags", [])}
     assert failed
 
@@ -75,9 +99,13 @@ for _box in [w for w in _instances.values() if isinstance(w, VBox) and any(isins
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((ROOT / "chapters" / "src").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "chapters" / "src").glob("*.py")), ids=lambda p: p.stem
+)
 def test_every_dial_still_draws_after_the_whole_chapter_has_run(path):
-    """A figure redrawn at the end sees the names as the last cells left them: each dial goes to both its ends."""
+    """A figure redrawn at the end sees the names as the last cells left them: each dial goes to
+    both its ends.
+    """
     notebook = masters.read(path)
     notebook.cells.append(nbformat.v4.new_code_cell(EVERY_DIAL))
     build.execute(notebook, path.parents[1], path.name)

@@ -31,10 +31,14 @@ def logits_in_parts(model, tokens, cuts):
 
 @every_recipe
 def test_a_recipe_names_its_sources(r):
-    assert re.match(r"arXiv:\d{4}\.\d{4,5}$|doi:10\.", r.paper) and r.oracle and r.source and r.layout
+    assert (
+        re.match(r"arXiv:\d{4}\.\d{4,5}$|doi:10\.", r.paper) and r.oracle and r.source and r.layout
+    )
     assert 2017 <= r.year <= 2026 and 1 <= r.chapter <= 29 and r.published
     sizes = inspect.signature(r.build).parameters
-    taken = sizes.keys() | (inspect.signature(recipe("Griffin").build).parameters.keys() if "sizes" in sizes else set())
+    taken = sizes.keys() | (
+        inspect.signature(recipe("Griffin").build).parameters.keys() if "sizes" in sizes else set()
+    )
     for published in r.published.values():
         assert published.keys() <= taken | set(COUNTED)
 
@@ -49,14 +53,20 @@ def test_the_tiny_model_is_causal_and_decodes(r):
     later[:, 25:] = torch.randint(256, (2, 16))
     torch.testing.assert_close(model(later)[0][:, :25], logits[:, :25], rtol=0, atol=1e-9)
     for cuts in ([17], [1, 2, 30], range(1, 41)):
-        torch.testing.assert_close(logits_in_parts(model, tokens, list(cuts)), logits, rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            logits_in_parts(model, tokens, list(cuts)), logits, rtol=0, atol=1e-9
+        )
 
 
 @every_recipe
 def test_ten_steps_lower_the_loss_and_reach_every_parameter(r):
     torch.manual_seed(0)
     model, tokens = r.tiny(), torch.randint(256, (4, 25))
-    optimiser, losses, moved = torch.optim.Adam(model.parameters(), 1e-2), [], dict.fromkeys(model.parameters(), 0.0)
+    optimiser, losses, moved = (
+        torch.optim.Adam(model.parameters(), 1e-2),
+        [],
+        dict.fromkeys(model.parameters(), 0.0),
+    )
     for _ in range(10):
         logits, _ = model(tokens[:, :-1])
         loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
@@ -65,12 +75,15 @@ def test_ten_steps_lower_the_loss_and_reach_every_parameter(r):
         optimiser.step()
         losses.append(loss.item())
         for p in moved:
-            moved[p] += p.grad.abs().sum().item()  # an expert without a token this time has a gradient of 0
+            moved[p] += (
+                p.grad.abs().sum().item()
+            )  # an expert without a token this time has a gradient of 0
     assert losses[-1] < 0.75 * losses[0]
     assert all(moved.values())
 
 
-# How far our count may be from the published one, which is rounded; and what the published one leaves out.
+# How far our count may be from the published one, which is rounded; and what the published one
+# leaves out.
 OFF_BY = {
     ("Transformer 2026", "Llama 3.1 8B"): 0,
     ("Transformer 2026", "Qwen3 8B"): 0,
@@ -84,7 +97,10 @@ OFF_BY = {
     ("Zamba2", "2.7B"): 0.02,
     ("Samba", "421M"): 0.002,
     ("Samba", "1.3B"): 0.03,
-    ("Hymba", "1.5B"): 0.07,  # an output matrix too many, and keys and values that pairs of layers share
+    (
+        "Hymba",
+        "1.5B",
+    ): 0.07,  # an output matrix too many, and keys and values that pairs of layers share
     ("Bamba", "9B"): 0.001,
     ("Griffin", "7B"): 0.04,
     ("Hawk", "7B"): 0.02,
@@ -94,9 +110,18 @@ OFF_BY = {
     ("Qwen3-Next", "80B-A3B"): 0.01,
     ("StripedHyena", "7B"): 0.001,
 }
-ACTIVE_OFF_BY = {"Mixtral": 0.01, "DeepSeek-V3": 0.02, "Jamba": 0.01, "MiniMax-01": 0.002, "Qwen3-Next": 0.1}
+ACTIVE_OFF_BY = {
+    "Mixtral": 0.01,
+    "DeepSeek-V3": 0.02,
+    "Jamba": 0.01,
+    "MiniMax-01": 0.002,
+    "Qwen3-Next": 0.1,
+}
 NO_EMBEDDING = {"Griffin", "Hawk"}  # the published total is without it
-NOT_ACTIVE = {"MiniMax-01", "Qwen3-Next"}  # embedding and head are not among the published active parameters
+NOT_ACTIVE = {
+    "MiniMax-01",
+    "Qwen3-Next",
+}  # embedding and head are not among the published active parameters
 
 
 def embedding_and_head(model):
@@ -114,34 +139,55 @@ def test_the_full_model_has_the_published_number_of_parameters(name, model):
     if "active" in sizes:
         routed = [m for m in full.modules() if isinstance(m, MoE)]
         idle = sum(
-            sum(p.numel() for p in m.experts.parameters()) * (1 - m.router.top_k / len(m.experts)) for m in routed
+            sum(p.numel() for p in m.experts.parameters()) * (1 - m.router.top_k / len(m.experts))
+            for m in routed
         )
         active = total - idle - (embedding_and_head(full) if name in NOT_ACTIVE else 0)
         assert active == pytest.approx(sizes["active"], rel=ACTIVE_OFF_BY[name])
 
 
 def test_every_published_total_is_checked():
-    totals = {(r.name, model) for r in RECIPES for model, sizes in r.published.items() if "total" in sizes}
+    totals = {
+        (r.name, model) for r in RECIPES for model, sizes in r.published.items() if "total" in sizes
+    }
     assert totals - OFF_BY.keys() == {("Transformer 2017", "base"), ("Transformer 2017", "big")}
 
 
 @pytest.mark.parametrize("model", ["base", "big"])
 def test_an_encoder_and_cross_attention_make_up_the_transformer_of_2017(model):
-    """An encoder's layer is ours without a mask; a decoder's has a second attention, of four matrices and a norm."""
+    """An encoder's layer is ours without a mask; a decoder's has a second attention, of four
+    matrices and a norm.
+    """
     r = recipe("Transformer 2017")
     sizes = r.published[model]
-    D, n, total = sizes["d_model"], sizes["n_layers"], sum(p.numel() for p in r.full(model).parameters())
+    D, n, total = (
+        sizes["d_model"],
+        sizes["n_layers"],
+        sum(p.numel() for p in r.full(model).parameters()),
+    )
     layers = total - sizes["vocab"] * D - sizes["vocab"]
-    assert sizes["vocab"] * D + 2 * layers + n * (4 * D * D + 2 * D) == pytest.approx(sizes["total"], rel=0.04)
+    assert sizes["vocab"] * D + 2 * layers + n * (4 * D * D + 2 * D) == pytest.approx(
+        sizes["total"], rel=0.04
+    )
 
 
 def test_jamba_has_one_attention_in_eight_and_experts_in_every_second():
     for model in (recipe("Jamba").tiny(), recipe("Jamba").full("v0.1")):
         kinds = layers(model)
-        assert [i for i, kind in enumerate(kinds) if kind == "Attention"] == list(range(4, len(kinds), 8))
-        assert set(kinds) == {"Attention", "Mamba"} and kinds.count("Mamba") == 7 * kinds.count("Attention")
-        assert [isinstance(block.ffn, MoE) for block in model.blocks] == [False, True] * (len(kinds) // 2)
-        assert all(block.mixer.theta is None for block in model.blocks if type(block.mixer).__name__ == "Attention")
+        assert [i for i, kind in enumerate(kinds) if kind == "Attention"] == list(
+            range(4, len(kinds), 8)
+        )
+        assert set(kinds) == {"Attention", "Mamba"} and kinds.count("Mamba") == 7 * kinds.count(
+            "Attention"
+        )
+        assert [isinstance(block.ffn, MoE) for block in model.blocks] == [False, True] * (
+            len(kinds) // 2
+        )
+        assert all(
+            block.mixer.theta is None
+            for block in model.blocks
+            if type(block.mixer).__name__ == "Attention"
+        )
 
 
 # Of a recipe's tiny model, or of a published one: which layers hold what.
@@ -168,7 +214,12 @@ def test_attention_stands_at_its_place_in_each_period(name, model):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("Transformer 2026", "Attention"), ("Falcon Mamba", "Mamba"), ("Codestral Mamba", "Mamba2"), ("Hawk", "RGLRU")],
+    [
+        ("Transformer 2026", "Attention"),
+        ("Falcon Mamba", "Mamba"),
+        ("Codestral Mamba", "Mamba2"),
+        ("Hawk", "RGLRU"),
+    ],
 )
 def test_some_models_have_one_kind_of_layer(name, kind):
     assert set(layers(recipe(name).tiny())) == {kind}
@@ -176,7 +227,11 @@ def test_some_models_have_one_kind_of_layer(name, kind):
 
 def test_bambas_attention_stands_where_its_config_says():
     kinds = layers(recipe("Bamba").full("9B"))
-    assert [i for i, kind in enumerate(kinds) if kind == "Attention"] == [9, 18, 27] and kinds.count("Mamba2") == 29
+    assert [i for i, kind in enumerate(kinds) if kind == "Attention"] == [
+        9,
+        18,
+        27,
+    ] and kinds.count("Mamba2") == 29
 
 
 def test_deepseek_begins_dense():
@@ -195,11 +250,19 @@ def test_hymba_sees_everything_in_its_first_middle_and_last_layer_only(size):
 
 @pytest.mark.parametrize(("name", "model", "n_shared"), [("Zamba", "7B", 1), ("Zamba2", "2.7B", 2)])
 def test_zambas_transformers_are_shared(name, model, n_shared):
-    """Every 6th layer calls one; in Zamba2 two take turns, and each call has low-rank changes of its own."""
+    """Every 6th layer calls one; in Zamba2 two take turns, and each call has low-rank changes of
+    its own.
+    """
     full = recipe(name).full(model)
-    calls = [(i, block.transformer) for i, block in enumerate(full.blocks) if isinstance(block, SharedBlock)]
+    calls = [
+        (i, block.transformer)
+        for i, block in enumerate(full.blocks)
+        if isinstance(block, SharedBlock)
+    ]
     places = [2, *range(7, 76, 6)] if name == "Zamba" else [6, 12, 18, 24, 30, 36, 42, 47, 51]
-    assert [i for i, _ in calls] == places and set(layers(full)) == {"Mamba" if name == "Zamba" else "Mamba2"}
+    assert [i for i, _ in calls] == places and set(layers(full)) == {
+        "Mamba" if name == "Zamba" else "Mamba2"
+    }
     weights = [t.attention.q.weight for _, t in calls]
     assert len({id(w) for w in weights}) == n_shared
     assert all(w is weights[i % n_shared] for i, w in enumerate(weights))
@@ -212,7 +275,11 @@ def test_yoco_caches_once():
     model = recipe("YOCO").tiny()
     assert layers(model) == ["GatedRetention"] * 2 + ["SharedCache"] + ["CrossAttention"] * 2
     floats = lambda states: sum(  # noqa: E731
-        u.numel() for state in states if state is not None for u in state if isinstance(u, torch.Tensor)
+        u.numel()
+        for state in states
+        if state is not None
+        for u in state
+        if isinstance(u, torch.Tensor)
     )
     short, long = (floats(model(torch.randint(256, (1, T)))[1]) for T in (20, 40))
     assert long - short == 20 * 2 * 2 * 8  # k and v, two heads of width 8
@@ -230,12 +297,25 @@ SAME = {  # a family of checkpoints, its config, and what differs from the tiny 
     ),
     "Falcon Mamba": (
         "falcon_mamba",
-        {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8, "tie_word_embeddings": False},
+        {
+            "vocab_size": 256,
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "state_size": 8,
+            "tie_word_embeddings": False,
+        },
         {},
     ),
     "Codestral Mamba": (
         "mamba2",
-        {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8, "num_heads": 8, "head_dim": 8}
+        {
+            "vocab_size": 256,
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "state_size": 8,
+            "num_heads": 8,
+            "head_dim": 8,
+        }
         | {"n_groups": 2},
         {},
     ),
@@ -243,17 +323,47 @@ SAME = {  # a family of checkpoints, its config, and what differs from the tiny 
     "DeepSeek-V3": (
         "deepseek_v3",
         BASE
-        | {"num_hidden_layers": 3, "first_k_dense_replace": 1, "num_key_value_heads": 4, "q_lora_rank": 16}
-        | {"kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "n_group": 4}
-        | {"topk_group": 2, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+        | {
+            "num_hidden_layers": 3,
+            "first_k_dense_replace": 1,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 16,
+        }
+        | {
+            "kv_lora_rank": 8,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 4,
+            "v_head_dim": 8,
+            "n_group": 4,
+        }
+        | {
+            "topk_group": 2,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+        },
         {},
     ),
     "Jamba": ("jamba", HYBRID | {"num_hidden_layers": 8, "num_experts": 4}, {}),
-    "Bamba": ("bamba", HYBRID | {"num_hidden_layers": 5, "attn_layer_indices": [1, 3], "mamba_n_heads": 8}, {}),
+    "Bamba": (
+        "bamba",
+        HYBRID | {"num_hidden_layers": 5, "attn_layer_indices": [1, 3], "mamba_n_heads": 8},
+        {},
+    ),
     "Zamba2": (
         "zamba2",
-        {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "n_mamba_heads": 8}
-        | {"num_hidden_layers": 7, "layers_block_type": ["mamba", "hybrid"] * 3 + ["mamba"], "mamba_d_state": 8}
+        {
+            "vocab_size": 256,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_attention_heads": 4,
+            "n_mamba_heads": 8,
+        }
+        | {
+            "num_hidden_layers": 7,
+            "layers_block_type": ["mamba", "hybrid"] * 3 + ["mamba"],
+            "mamba_d_state": 8,
+        }
         | {"num_mem_blocks": 2, "adapter_rank": 4, "time_step_min": 0.0},
         {},
     ),
@@ -267,17 +377,39 @@ SAME = {  # a family of checkpoints, its config, and what differs from the tiny 
     "MiniMax-01": (
         "minimax",
         BASE
-        | {"num_hidden_layers": 8, "intermediate_size": 32, "num_local_experts": 4, "rms_norm_eps": 1e-5}
-        | {"layer_types": ["linear_attention"] * 7 + ["full_attention"], "rope_parameters": {"rope_theta": 1e7}}
+        | {
+            "num_hidden_layers": 8,
+            "intermediate_size": 32,
+            "num_local_experts": 4,
+            "rms_norm_eps": 1e-5,
+        }
+        | {
+            "layer_types": ["linear_attention"] * 7 + ["full_attention"],
+            "rope_parameters": {"rope_theta": 1e7},
+        }
         | {f"{part}_alpha_factor": 2.0 for part in ("full_attn", "linear_attn", "mlp")},
         {"d_rotary": 8},
     ),
     "Qwen3-Next": (
         "qwen3_next",
         BASE
-        | {"num_hidden_layers": 4, "head_dim": 8, "linear_num_value_heads": 4, "linear_num_key_heads": 2}
-        | {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "moe_intermediate_size": 16, "num_experts": 8}
-        | {"shared_expert_intermediate_size": 16, "num_experts_per_tok": 2, "rope_parameters": {"rope_theta": 1e7}},
+        | {
+            "num_hidden_layers": 4,
+            "head_dim": 8,
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+        }
+        | {
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "moe_intermediate_size": 16,
+            "num_experts": 8,
+        }
+        | {
+            "shared_expert_intermediate_size": 16,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_theta": 1e7},
+        },
         {},
     ),
 }

@@ -19,7 +19,9 @@ def normal(requirement):
 
 
 def read_yaml(path):
-    return pytest.importorskip("yaml", reason="needs pyyaml: pip install -e '.[test]'").safe_load(path.read_text())
+    return pytest.importorskip("yaml", reason="needs pyyaml: pip install -e '.[test]'").safe_load(
+        path.read_text()
+    )
 
 
 def test_conda_takes_python_and_pip_and_leaves_the_rest_to_pip():
@@ -32,7 +34,11 @@ def test_conda_takes_python_and_pip_and_leaves_the_rest_to_pip():
 
 
 def test_every_dependency_is_pinned():
-    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    pins = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and line[0] != "#"
+    ]
     assert all("==" in pin for pin in pins)
     assert {normal(d) for d in PROJECT["dependencies"]} <= {normal(pin) for pin in pins}
     assert "torch==2.13.0" in pins
@@ -53,12 +59,16 @@ def test_ci_and_the_workflow_call_what_the_readme_says():
 
 def test_every_package_is_listed_for_installation():
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    on_disk = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "seqlab").rglob("__init__.py")}
+    on_disk = {
+        ".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "seqlab").rglob("__init__.py")
+    }
     assert on_disk | {"seqlab.kernels"} == set(tool["packages"])
 
 
 def test_kernels_is_the_folder_at_the_top():
-    kernels = pytest.importorskip("seqlab.kernels", exc_type=ImportError, reason="needs Triton (Linux only)")
+    kernels = pytest.importorskip(
+        "seqlab.kernels", exc_type=ImportError, reason="needs Triton (Linux only)"
+    )
     assert Path(kernels.__file__).resolve() == ROOT / "kernels" / "__init__.py"
 
 
@@ -74,7 +84,9 @@ def test_the_readmes_examples_run(tmp_path):
     exec(compile(model, "README.md", "exec"), {})
     if find_spec("triton") is not None:  # Triton reads a kernel's source in its file
         (tmp_path / "double.py").write_text(kernel)
-        done = subprocess.run([sys.executable, "double.py"], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "double.py"], cwd=tmp_path, capture_output=True, text=True
+        )
         assert done.returncode == 0 and done.stdout.startswith("nothing found"), done.stderr
 
 

@@ -26,7 +26,9 @@ def test_recall_asks_for_the_latest_value():
         assert sorted(tokens[12:]) == list(range(15, 20))
         for t, token in enumerate(tokens[12:], start=12):
             key = token - 15
-            expected = (memory[key] + 20, t - written[key], count[key]) if key in memory else (IGNORE,) * 3
+            expected = (
+                (memory[key] + 20, t - written[key], count[key]) if key in memory else (IGNORE,) * 3
+            )
             assert (targets[t], age[t], overwrites[t]) == expected
         assert targets[:12] == [IGNORE] * 12
 
@@ -46,9 +48,13 @@ def test_training_is_reproducible_and_learns():
     assert not (right & (batch.targets == IGNORE)).any()
 
 
-@pytest.mark.parametrize("router", [MixtralRouter, partial(DeepSeekV3Router, top_k=2, n_groups=1, top_groups=1)])
+@pytest.mark.parametrize(
+    "router", [MixtralRouter, partial(DeepSeekV3Router, top_k=2, n_groups=1, top_groups=1)]
+)
 def test_training_balances_a_mixture_as_its_router_asks(router):
-    """Mixtral's by the gradient of a second loss, DeepSeek-V3's by its bias; the recorded loss is the task's alone."""
+    """Mixtral's by the gradient of a second loss, DeepSeek-V3's by its bias; the recorded loss is
+    the task's alone.
+    """
     torch.manual_seed(0)
     task = Recall(4, 4, 6)
     ffn = partial(MoE, n_experts=4, router=router, d_ff=8)
@@ -64,14 +70,18 @@ def test_training_balances_a_mixture_as_its_router_asks(router):
     if isinstance(moe.router, DeepSeekV3Router):
         assert not torch.equal(moe.router.bias, bias)
     else:
-        with_balance = torch.autograd.grad(alone + auxiliary_loss(before), list(before.parameters()))
+        with_balance = torch.autograd.grad(
+            alone + auxiliary_loss(before), list(before.parameters())
+        )
         scale = min(1.0, 1.0 / (torch.stack([g.norm() for g in with_balance]).norm().item() + 1e-6))
         for p, g in zip(model.parameters(), with_balance, strict=True):
             torch.testing.assert_close(p.grad, scale * g, rtol=1e-4, atol=1e-6)
 
 
 def test_a_memory_that_never_forgets_cannot_tell_old_from_new():
-    """With every key written four times on average, linear attention averages what decay tells apart."""
+    """With every key written four times on average, linear attention averages what decay tells
+    apart.
+    """
     task, accuracy = Recall(4, 4, 16), {}
     for name, mixer in {"linear": LinearAttention, "retnet": RetNet}.items():
         torch.manual_seed(0)

@@ -32,7 +32,11 @@ def test_names_are_unique():
 
 @pytest.mark.parametrize("r", PARTS, ids=lambda r: r.name)
 def test_a_row_names_its_source(r):
-    assert re.match(r"arXiv:\d{4}\.\d{4,5}$|doi:10\.", r.paper) and r.oracle and (r.gate if r in ZOO else r.route)
+    assert (
+        re.match(r"arXiv:\d{4}\.\d{4,5}$|doi:10\.", r.paper)
+        and r.oracle
+        and (r.gate if r in ZOO else r.route)
+    )
     assert 1986 <= r.year <= 2027 and 0 <= r.chapter <= 29
     assert (ROOT / table.source_file(r)).is_file()
     year = int(r.paper[6:8]) + 2000 if r.paper.startswith("arXiv") else r.year
@@ -55,28 +59,45 @@ def test_an_unknown_row_is_named_with_what_there_is():
 
 
 def test_a_state_is_shown_in_three_digits():
-    assert [table.size(n) for n in (7, 999, 1000, 8192, 999_960, 33_554_432)] == ["7", "999", "1K", "8.2K", "1M", "34M"]
+    assert [table.size(n) for n in (7, 999, 1000, 8192, 999_960, 33_554_432)] == [
+        "7",
+        "999",
+        "1K",
+        "8.2K",
+        "1M",
+        "34M",
+    ]
     assert table.state(row("RetNet")) == "33K" and table.state(row("attention")) == "524K → 34M"
 
 
 @pytest.mark.parametrize("r", ZOO, ids=lambda r: r.name)
 def test_a_mixer_of_the_zoo_is_exported(r):
     name = table.mixer_class(r).__name__
-    assert getattr(mixers, name, None) is table.mixer_class(r), f"add {name} to seqlab/mixers/__init__.py"
+    assert getattr(mixers, name, None) is table.mixer_class(r), (
+        f"add {name} to seqlab/mixers/__init__.py"
+    )
     assert name in mixers.__all__
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("r", CHANNEL_MIXERS, ids=lambda r: r.name)
 def test_a_token_meets_as_many_weights_as_the_row_says(r):
-    """Weights that no token meets may be anything: with nan there, nothing changes. (Expert choice: 2 by average.)"""
+    """Weights that no token meets may be anything: with nan there, nothing changes. (Expert choice:
+    2 by average.)
+    """
     ffn, x = r.make(32).eval(), torch.randn(1, 1 if r.causal else 8, 32)
     y, unmet = ffn(x), []
     if isinstance(ffn, MoE):
-        used = ffn.routing.experts[ffn.routing.kept] if ffn.routing.kept is not None else ffn.routing.experts
+        used = (
+            ffn.routing.experts[ffn.routing.kept]
+            if ffn.routing.kept is not None
+            else ffn.routing.experts
+        )
         unmet = [p for e, E in enumerate(ffn.experts) if e not in used for p in E.parameters()]
     if isinstance(ffn, PEER):
-        others = torch.ones(len(ffn.down), dtype=torch.bool).index_fill(0, ffn.route(x[0])[0].flatten(), False)
+        others = torch.ones(len(ffn.down), dtype=torch.bool).index_fill(
+            0, ffn.route(x[0])[0].flatten(), False
+        )
         twice = int(others.sum()) - len(others) + ffn.n_heads * ffn.top_k  # chosen by two heads
         unmet = [W[i] for W in (ffn.down, ffn.up) for i in others.nonzero()[twice:]]
     met = sum(p.numel() for p in ffn.parameters())
@@ -98,7 +119,9 @@ def test_the_small_example_is_the_call_that_is_printed(r):
     exec("\n".join(imports), names)
     made, expected = eval(code, names), r.make(32)
     assert type(made) is type(expected)
-    shapes = [{name: (p.shape, p.dtype) for name, p in m.state_dict().items()} for m in (made, expected)]
+    shapes = [
+        {name: (p.shape, p.dtype) for name, p in m.state_dict().items()} for m in (made, expected)
+    ]
     assert shapes[0] == shapes[1] and code in zoo(r.name, columns=400).output
 
 
@@ -108,14 +131,26 @@ def test_the_command_prints_every_name():
     assert all(e.name in shown.output for e in [*PARTS, *RECIPES])
 
 
-@pytest.mark.parametrize(("columns", "dropped"), [(60, "forgets|goes|forms|year"), (80, "forms|year"), (160, "")])
+@pytest.mark.parametrize(
+    ("columns", "dropped"), [(60, "forgets|goes|forms|year"), (80, "forms|year"), (160, "")]
+)
 def test_a_narrow_window_shows_fewer_columns_and_breaks_no_name(columns, dropped):
     lines = zoo(columns=columns).output.splitlines()
     assert max(map(cell_len, lines)) <= columns  # a combining mark takes no room
     for e in [*PARTS, *RECIPES]:
         assert any(line.startswith(f"{e.name}  ") for line in lines), e.name
     head = " ".join(line for line in lines if line.endswith("ch."))
-    for word in ("architecture", "channel mixer", "model", "state", "weights", "forgets", "goes", "forms", "year"):
+    for word in (
+        "architecture",
+        "channel mixer",
+        "model",
+        "state",
+        "weights",
+        "forgets",
+        "goes",
+        "forms",
+        "year",
+    ):
         assert (word in head) == (word not in dropped.split("|"))
 
 
@@ -129,7 +164,10 @@ def test_the_command_says_more_about_one():
     assert shown.exit_code == 0 and "S_t = γ_h S_{t-1} + v_t k_tᵀ" in shown.output
     assert "seqlab/mixers/retnet.py" in shown.output and "fla.ops.retention.naive" in shown.output
     assert "RetNet(d_model, n_heads=4)" in shown.output and "n_heads=4, *, " in shown.output
-    assert "33K numbers per sequence: the small example, 256 wide, after 1,024 tokens\n" in shown.output
+    assert (
+        "33K numbers per sequence: the small example, 256 wide, after 1,024 tokens\n"
+        in shown.output
+    )
     assert "50K of 558K, 256 wide" in zoo("peer").output
 
 
@@ -173,7 +211,10 @@ def test_every_entry_is_found_by_its_name(e):
         ("mambo", r"did you mean Mamba, Mamba-2, Zamba\?"),
         ("xyz", "nothing is called 'xyz': see seqlab zoo"),
         ("--", "nothing is called '--': see seqlab zoo"),
-        ("rwkv-", "'rwkv-' fits RWKV-4, RWKV-5 Eagle, RWKV-6 Finch, RWKV-7 Goose, RWKV channel mix: say which"),
+        (
+            "rwkv-",
+            "'rwkv-' fits RWKV-4, RWKV-5 Eagle, RWKV-6 Finch, RWKV-7 Goose, RWKV channel mix: say which",
+        ),
         ("MoE", "fits soft mixture of experts, .*expert choice: say which"),
         ("s", r"and \d+ more: say which"),
     ],
@@ -199,4 +240,6 @@ def test_a_page_is_made_anew_between_its_marks():
 def test_the_readmes_tables_are_the_zoo():
     page = (ROOT / "README.md").read_text()
     is_new = table.rewritten(page) == page
-    assert is_new, "the tables of the README are not those of the zoo: run python -m seqlab.zoo.table README.md"
+    assert is_new, (
+        "the tables of the README are not those of the zoo: run python -m seqlab.zoo.table README.md"
+    )

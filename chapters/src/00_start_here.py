@@ -39,7 +39,9 @@ from seqlab.widgets import explore, microscope
 
 # %% tags=["measured"]
 for found in examine():
-    print(f"{found.state:8} {found.what:16} {found.says}{found.advice and f'  →  {found.advice}'}")
+    print(
+        f"{found.state:8} {found.what:16} {found.says}{found.advice and f'  →  {found.advice}'}"
+    )
 
 # %% [markdown]
 # ## The map
@@ -78,12 +80,16 @@ course_map(SYLLABUS, PARTS, here, title=f"Thirty chapters, {len(here)} of them w
 torch.manual_seed(0)
 q, k = torch.randn(2, 1, 100, 4, 8, dtype=torch.float64)  # (B, T, H, K) each
 v = torch.randn(1, 100, 4, 16, dtype=torch.float64)  # (B, T, H, V)
-log_a = -torch.rand(1, 100, 4, 1, dtype=torch.float64)  # log of the decay, one number per head and token
+log_a = -torch.rand(
+    1, 100, 4, 1, dtype=torch.float64
+)  # log of the decay, one number per head and token
 
 y, S = recurrent(q, k, v, log_a=log_a)
 for form in (parallel, chunkwise):
     y_form, S_form = form(q, k, v, log_a=log_a)
-    same = torch.allclose(y_form, y, rtol=0, atol=1e-9) and torch.allclose(S_form, S, rtol=0, atol=1e-9)
+    same = torch.allclose(y_form, y, rtol=0, atol=1e-9) and torch.allclose(
+        S_form, S, rtol=0, atol=1e-9
+    )
     print(f"{form.__name__:9} equals recurrent to 1e-9: {same}")
 
 # %% [markdown]
@@ -102,7 +108,12 @@ steps = torch.arange(64)
 def left_over(half_life=8):
     weight = 0.5 ** (steps / half_life)
     fig = figures.figure(
-        {"type": "scatter", "x": steps.tolist(), "y": weight.tolist(), "line": {"color": figures.COLORS["decay"]}},
+        {
+            "type": "scatter",
+            "x": steps.tolist(),
+            "y": weight.tolist(),
+            "line": {"color": figures.COLORS["decay"]},
+        },
         title=f"After {half_life} token{'s' * (half_life > 1)}, half of what was written is left",
         x="tokens since the write",
         y="what is left",

@@ -92,7 +92,9 @@ class RNN(nn.Module):
 
     def forward(self, x):
         h, ys = torch.zeros(x.shape[0], x.shape[2]), []
-        for u in self.U(x).unbind(dim=1):  # all U x_t at once: only W h_{t-1} has to wait
+        for u in self.U(x).unbind(
+            dim=1
+        ):  # all U x_t at once: only W h_{t-1} has to wait
             h = torch.tanh(u + self.W(h))
             ys.append(h)
         return torch.stack(ys, dim=1)
@@ -125,7 +127,9 @@ def time_against_length(models, rounds=4):
 
 # %% tags=["measured"]
 torch.manual_seed(0)
-seconds = time_against_length({"RNN, a loop": RNN(D), "GRU, PyTorch's own": GRU(D, D, batch_first=True)})
+seconds = time_against_length(
+    {"RNN, a loop": RNN(D), "GRU, PyTorch's own": GRU(D, D, batch_first=True)}
+)
 
 timing_lines(
     seconds,
@@ -229,7 +233,13 @@ figures.memory(memory_q, memory_k, memory_v, labels, start=3)
 def turned(token=4, angle=30):
     a = math.radians(angle)
     keys = math.cos(a) * stored_k + math.sin(a) * stored_k.roll(1, dims=1)
-    return figures.memory_at(torch.cat([nothing, keys[asked]]), torch.cat([keys, nothing]), memory_v, token, labels)
+    return figures.memory_at(
+        torch.cat([nothing, keys[asked]]),
+        torch.cat([keys, nothing]),
+        memory_v,
+        token,
+        labels,
+    )
 
 
 explore(turned, token=(0, 7), angle=(0, 45))
@@ -319,7 +329,10 @@ def these_are_the_forms_of_seqlab():
     same(with_gradients(recurrent), with_gradients(seqlab.core.recurrence.recurrent))
     same(with_gradients(parallel), with_gradients(seqlab.core.recurrence.parallel))
     for C in CHUNKS:
-        same(with_gradients(chunkwise, C), with_gradients(seqlab.core.recurrence.chunkwise, chunk_size=C))
+        same(
+            with_gradients(chunkwise, C),
+            with_gradients(seqlab.core.recurrence.chunkwise, chunk_size=C),
+        )
 
 
 # %% [markdown]
@@ -366,7 +379,9 @@ torch.manual_seed(0)
 seconds |= time_against_length(
     {
         "linear attention, parallel": Linear(D, parallel),
-        "linear attention, chunk after chunk": Linear(D, seqlab.core.recurrence.chunkwise),
+        "linear attention, chunk after chunk": Linear(
+            D, seqlab.core.recurrence.chunkwise
+        ),
         "linear attention, all chunks at once": Linear(D, chunkwise),
     }
 )
@@ -421,7 +436,10 @@ figures.smear(stored_v[0], stored_v[1], range(0, 181, 15), start=4)
 @holds
 def a_read_returns_v1_plus_cos_v2():
     v1, v2, angle = randn(V), randn(V), torch.tensor(1.1, dtype=torch.float64)
-    k1, k2 = torch.eye(2, dtype=torch.float64)[0], torch.stack([angle.cos(), angle.sin()])
+    k1, k2 = (
+        torch.eye(2, dtype=torch.float64)[0],
+        torch.stack([angle.cos(), angle.sin()]),
+    )
     S = torch.outer(v1, k1) + torch.outer(v2, k2)
     same(S @ k1, v1 + angle.cos() * v2)
 
@@ -429,7 +447,9 @@ def a_read_returns_v1_plus_cos_v2():
 @holds
 def orthonormal_keys_read_back_exactly():
     K = 8
-    keys = torch.linalg.qr(randn(K, K)).Q  # K rows, each a unit vector orthogonal to the others
+    keys = torch.linalg.qr(
+        randn(K, K)
+    ).Q  # K rows, each a unit vector orthogonal to the others
     values = randn(K, V)
     S = values.mT @ keys  # Σ v kᵀ
     same(keys @ S.mT, values)
@@ -458,12 +478,21 @@ def random_keys(N, K):
 
 def typical_error(keys):
     """Root mean square of the read error, for values of length 1."""
-    return math.sqrt(sum(figures.recall_error(k, random_keys(len(k), 32)).square().mean() for k in keys) / len(keys))
+    return math.sqrt(
+        sum(
+            figures.recall_error(k, random_keys(len(k), 32)).square().mean()
+            for k in keys
+        )
+        / len(keys)
+    )
 
 
 def curve(loads, K, make_keys):
     """(N / K, error) for each load: the same measurement with N pairs, repeated with new keys and values."""
-    return loads, [typical_error([make_keys(round(load * K), K) for _ in range(4096 // K)]) for load in loads]
+    return loads, [
+        typical_error([make_keys(round(load * K), K) for _ in range(4096 // K)])
+        for load in loads
+    ]
 
 
 loads = [0.125, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4]
@@ -492,7 +521,10 @@ figures.capacity(capacity, law=math.sqrt)
 # %%
 def stored_together(pairs=12, K=32):
     own = torch.Generator().manual_seed(1)
-    keys, values = torch.randn(pairs, K, generator=own), torch.randn(pairs, 16, generator=own)
+    keys, values = (
+        torch.randn(pairs, K, generator=own),
+        torch.randn(pairs, 16, generator=own),
+    )
     return figures.recall_of_each_pair(F.normalize(keys, dim=-1), values)
 
 
@@ -587,25 +619,41 @@ def against_exp(size):
     own = torch.Generator().manual_seed(0)
     q, k = size * torch.randn(2, 120, 16, generator=own)
     dots = {name: (phi(q) * phi(k)).sum(-1) for name, phi in MAPS.items()}
-    return figures.kernels_at((q * k).sum(-1) / 4, dots, f"φ(q)·φ(k) against exp(s), entries of size {size:g}, K = 16")
+    return figures.kernels_at(
+        (q * k).sum(-1) / 4,
+        dots,
+        f"φ(q)·φ(k) against exp(s), entries of size {size:g}, K = 16",
+    )
 
 
-figures.flip_book({f"{size:g}": against_exp(size) for size in (0.25, 0.5, 1, 1.5, 2)}, "size of the entries", start=2)
+figures.flip_book(
+    {f"{size:g}": against_exp(size) for size in (0.25, 0.5, 1, 1.5, 2)},
+    "size of the entries",
+    start=2,
+)
 
 # %% [markdown]
 # The same in numbers. A *span* is the largest weight over the smallest. *Typically off by* is a median: half of the
 # pairs are off by more than this factor.
 
 # %% tags=["nbval-check-output"]
-print("size of entries    span of exp(s)    span of elu + 1    typically off by: elu + 1    random")
+print(
+    "size of entries    span of exp(s)    span of elu + 1    typically off by: elu + 1    random"
+)
 for size in (1, 2):
     q, k = size * torch.randn(2, 120, 16, generator=torch.Generator().manual_seed(0))
     exact = (q * k).sum(-1) / 4
-    logs = {name: (phi(q) * phi(k)).sum(-1).log() for name, phi in MAPS.items() if phi.positive}
+    logs = {
+        name: (phi(q) * phi(k)).sum(-1).log()
+        for name, phi in MAPS.items()
+        if phi.positive
+    }
     spans = [(x.max() - x.min()).exp() for x in (exact, logs["elu + 1"])]
     off = [x - exact for x in (logs["elu + 1"], logs["random (F = 64)"])]
     typically = [(x - x.median()).abs().median().exp() for x in off]
-    print(f"{size:15} {spans[0]:17.0e} {spans[1]:18.0f} {typically[0]:28.0f} {typically[1]:9.0f}")
+    print(
+        f"{size:15} {spans[0]:17.0e} {spans[1]:18.0f} {typically[0]:28.0f} {typically[1]:9.0f}"
+    )
 
 # %% [markdown]
 # *What to see.*
@@ -647,15 +695,24 @@ def random_features_spread_as_performer_says():
 
 # %% tags=["nbval-check-output"]
 keys, values = (torch.randn(400, width, generator=rng) for width in (16, 256))
-print(" " * 21 + "cosine of two keys    smear if signs    smear, values    smear, values")
-print("K = 16                 mean   mean size    are random        of mean 0        of mean 1")
+print(
+    " " * 21 + "cosine of two keys    smear if signs    smear, values    smear, values"
+)
+print(
+    "K = 16                 mean   mean size    are random        of mean 0        of mean 1"
+)
 for name, phi in MAPS.items():
     features = F.normalize(phi(keys), dim=-1)
     cosines = (features @ features.mT).fill_diagonal_(0)
     mean, mean_size = cosines.sum() / (400 * 399), cosines.abs().sum() / (400 * 399)
     random_signs = cosines.square().sum(-1).mean().sqrt()  # their squares add
-    smears = [(cosines @ v).square().mean().sqrt() / v.square().mean().sqrt() for v in (values, values + 1)]
-    print(f"{name:20} {abs(mean):6.1f} {mean_size:11.1f} {random_signs:13.0f} {smears[0]:16.0f} {smears[1]:16.0f}")
+    smears = [
+        (cosines @ v).square().mean().sqrt() / v.square().mean().sqrt()
+        for v in (values, values + 1)
+    ]
+    print(
+        f"{name:20} {abs(mean):6.1f} {mean_size:11.1f} {random_signs:13.0f} {smears[0]:16.0f} {smears[1]:16.0f}"
+    )
 
 # %% [markdown]
 # *What to see.* A smear is a sum of values times cosines. Values of mean 0 bring random signs of their own. So their
@@ -693,7 +750,9 @@ v = randn(B, T, H, V)
 @holds
 def the_normaliser_is_one_more_row_of_the_state():
     weights = torch.einsum("bihk, bjhk -> bhij", q, k).tril()
-    weights = weights / weights.sum(-1, keepdim=True)  # each row sums to 1, as in softmax
+    weights = weights / weights.sum(
+        -1, keepdim=True
+    )  # each row sums to 1, as in softmax
     same(normalised(q, k, v, C=8)[0], torch.einsum("bhij, bjhv -> bihv", weights, v))
     z = normalised(q, k, v, C=8)[1][..., -1, :]
     same(z, k.sum(dim=1))
@@ -702,7 +761,9 @@ def the_normaliser_is_one_more_row_of_the_state():
 @holds
 def with_it_every_read_lies_between_the_stored_values():
     y = normalised(q, k, v, C=8)[0]
-    assert (y <= v.cummax(dim=1).values + 1e-9).all() and (y >= v.cummin(dim=1).values - 1e-9).all()
+    assert (y <= v.cummax(dim=1).values + 1e-9).all() and (
+        y >= v.cummin(dim=1).values - 1e-9
+    ).all()
 
 
 @holds
@@ -802,7 +863,10 @@ def linformer(q, k, v):  # (T, d) each
 
 
 def linear_attention(q, k, v):
-    return normalised(*(u[None, :, None] for u in (elu_plus_one(q), elu_plus_one(k), v)), form=parallel)[0][0, :, 0]
+    return normalised(
+        *(u[None, :, None] for u in (elu_plus_one(q), elu_plus_one(k), v)),
+        form=parallel,
+    )[0][0, :, 0]
 
 
 W_q, W_k, W_v = (randn(d, d) for _ in range(3))
@@ -816,7 +880,9 @@ def moved(attention):
     for j in range(T):
         changed = x.clone()
         changed[j] = other[j]
-        columns.append((attention(changed @ W_q, changed @ W_k, changed @ W_v) - y).norm(dim=-1))
+        columns.append(
+            (attention(changed @ W_q, changed @ W_k, changed @ W_v) - y).norm(dim=-1)
+        )
     return torch.stack(columns, dim=1)
 
 
@@ -835,9 +901,14 @@ def linformer_looks_ahead_everywhere():
 # %%
 changes = {
     name: change.float() / change.max()
-    for name, change in (("linear attention", moved(linear_attention)), ("Linformer, r = 6", moved(linformer)))
+    for name, change in (
+        ("linear attention", moved(linear_attention)),
+        ("Linformer, r = 6", moved(linformer)),
+    )
 }
-figures.moved(changes, "Change a token: linear attention moves what follows, Linformer everything")
+figures.moved(
+    changes, "Change a token: linear attention moves what follows, Linformer everything"
+)
 
 # %% [markdown]
 # *What to see.* A column is one experiment: token $j$ was replaced. The colour is the change of each output, relative
@@ -860,13 +931,22 @@ class OurLinearAttention(nn.Module):
     def __init__(self, d_model, n_heads):
         super().__init__()
         self.n_heads = n_heads
-        self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
+        self.q, self.k, self.v, self.out = (
+            nn.Linear(d_model, d_model, bias=False) for _ in range(4)
+        )
 
     def forward(self, x, state=None):
-        q, k, v = (rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v))
+        q, k, v = (
+            rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads)
+            for W in (self.q, self.k, self.v)
+        )
         v = F.pad(v, (0, 1), value=1.0)
-        y, state = seqlab.core.recurrence.chunkwise(elu_plus_one(q), elu_plus_one(k), v, state=state)
-        y = y[..., :-1] / (y[..., -1:] + 1e-6)  # a guard, far below any sum of weights that occurs
+        y, state = seqlab.core.recurrence.chunkwise(
+            elu_plus_one(q), elu_plus_one(k), v, state=state
+        )
+        y = y[..., :-1] / (
+            y[..., -1:] + 1e-6
+        )  # a guard, far below any sum of weights that occurs
         return self.out(rearrange(y, "b t h v -> b t (h v)")), state
 
 
@@ -944,8 +1024,12 @@ for name, layers, heads, n_features, width in (
     ("MiniMax-Text-01", 70, 64, 128, 128),
 ):
     numbers = layers * heads * n_features * width
-    tokens = n_features * width / (2 * width)  # keys and values of one head: 2 V numbers a token
-    print(f"{name:16} {numbers / 1e6:6.1f} million numbers of state, as much as {tokens:5.1f} tokens of KV cache")
+    tokens = (
+        n_features * width / (2 * width)
+    )  # keys and values of one head: 2 V numbers a token
+    print(
+        f"{name:16} {numbers / 1e6:6.1f} million numbers of state, as much as {tokens:5.1f} tokens of KV cache"
+    )
 
 # %% [markdown]
 # The last column compares with softmax attention of the same heads, if each token kept a key and a value of width
@@ -967,14 +1051,24 @@ def per_token_with_state(n_features):
 
 
 features = {"elu + 1": WIDTH, "Taylor": 1 + WIDTH + WIDTH**2}
-costs = {"all pairs (softmax, or parallel with elu + 1)": {T: T * T * 2 * WIDTH for T in lengths}}
+costs = {
+    "all pairs (softmax, or parallel with elu + 1)": {
+        T: T * T * 2 * WIDTH for T in lengths
+    }
+}
 for name, n_features in features.items():
-    costs[f"chunkwise, {name}: F = {n_features:,}"] = {T: T * per_token_with_state(n_features) for T in lengths}
-crossing = [per_token_with_state(n_features) / (2 * WIDTH) for n_features in features.values()]
+    costs[f"chunkwise, {name}: F = {n_features:,}"] = {
+        T: T * per_token_with_state(n_features) for T in lengths
+    }
+crossing = [
+    per_token_with_state(n_features) / (2 * WIDTH) for n_features in features.values()
+]
 
 timing_lines(
     costs,
-    title="Cheaper than all pairs: elu + 1 from T = {:,.0f}, Taylor from T = {:,.0f}".format(*crossing),
+    title="Cheaper than all pairs: elu + 1 from T = {:,.0f}, Taylor from T = {:,.0f}".format(
+        *crossing
+    ),
     y="multiply-adds per head",
 )
 

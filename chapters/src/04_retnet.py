@@ -55,7 +55,9 @@ from seqlab.tasks import IGNORE, Recall
 from seqlab.train import evaluate, train
 from seqlab.widgets import explore, microscope
 
-torch.set_num_threads(1)  # small matrices: more threads gain nothing here, and one keeps the timings steady
+torch.set_num_threads(
+    1
+)  # small matrices: more threads gain nothing here, and one keeps the timings steady
 rng = torch.Generator().manual_seed(0)
 
 
@@ -93,8 +95,12 @@ def readable(token):
 
 example = task.batch(1, torch.Generator().manual_seed(0))
 print(" ".join(readable(int(token)) for token in example.tokens[0]))
-first_answer = int(example.targets[0, task.n_pairs]) - task.n_keys * task.n_values - task.n_keys
-print(f"The first question is {readable(int(example.tokens[0, task.n_pairs]))} and its answer is {first_answer}.")
+first_answer = (
+    int(example.targets[0, task.n_pairs]) - task.n_keys * task.n_values - task.n_keys
+)
+print(
+    f"The first question is {readable(int(example.tokens[0, task.n_pairs]))} and its answer is {first_answer}."
+)
 
 # %% [markdown]
 # Two tiny models learn it: linear attention of chapter 03, and RetNet, the subject of this chapter. Both have one
@@ -103,7 +109,12 @@ print(f"The first question is {readable(int(example.tokens[0, task.n_pairs]))} a
 # is no feed-forward layer, so only the memory is tested. Guessing scores 1 in 8.
 
 # %%
-WIDTH, HEADS, STEPS, SEEDS = 64, 4, 300, (0,)  # try STEPS = 1000 or SEEDS = (0, 1, 2): two minutes
+WIDTH, HEADS, STEPS, SEEDS = (
+    64,
+    4,
+    300,
+    (0,),
+)  # try STEPS = 1000 or SEEDS = (0, 1, 2): two minutes
 
 
 def model_with(mixer, seed):
@@ -114,13 +125,18 @@ def model_with(mixer, seed):
 def trained(name, make):
     """One trained model per seed, and the history of each."""
     models = {seed: make(seed) for seed in SEEDS}
-    runs = [train(model, task, steps=STEPS, seed=seed, label=name) for seed, model in models.items()]
+    runs = [
+        train(model, task, steps=STEPS, seed=seed, label=name)
+        for seed, model in models.items()
+    ]
     return list(models.values()), runs
 
 
 mixers = {
     "linear attention": partial(LinearAttention, n_heads=HEADS),
-    "RetNet": partial(RetNet, n_heads=HEADS, expand_v=1),  # V = K, as linear attention has it; the paper takes V = 2 K
+    "RetNet": partial(
+        RetNet, n_heads=HEADS, expand_v=1
+    ),  # V = K, as linear attention has it; the paper takes V = 2 K
 }
 models, histories = {}, {}
 for name, mixer in mixers.items():
@@ -153,11 +169,21 @@ loss_curves(
 @holds
 def linear_attention_cannot_see_the_order_of_the_pairs():
     tokens = task.batch(4, rng).tokens
-    shuffled = torch.cat([tokens[:, torch.randperm(task.n_pairs, generator=rng)], tokens[:, task.n_pairs :]], dim=1)
+    shuffled = torch.cat(
+        [
+            tokens[:, torch.randperm(task.n_pairs, generator=rng)],
+            tokens[:, task.n_pairs :],
+        ],
+        dim=1,
+    )
     with torch.inference_mode():
         for model in models["linear attention"]:
-            answers, others = (model(x)[0][:, task.n_pairs :] for x in (tokens, shuffled))
-            torch.testing.assert_close(answers, others, rtol=0, atol=1e-3)  # float32 sums, added in another order
+            answers, others = (
+                model(x)[0][:, task.n_pairs :] for x in (tokens, shuffled)
+            )
+            torch.testing.assert_close(
+                answers, others, rtol=0, atol=1e-3
+            )  # float32 sums, added in another order
 
 
 # %% [markdown]
@@ -170,7 +196,11 @@ def linear_attention_cannot_see_the_order_of_the_pairs():
 def order_blind_ceiling(batch):
     """For each question: the share of the most frequent value among all values written under that key (B, T)."""
     writes, questions = batch.tokens.split([task.n_pairs, task.n_keys], dim=1)
-    counts = F.one_hot(writes, task.n_keys * task.n_values).sum(1).unflatten(1, (task.n_keys, task.n_values))  # (B,K,V)
+    counts = (
+        F.one_hot(writes, task.n_keys * task.n_values)
+        .sum(1)
+        .unflatten(1, (task.n_keys, task.n_values))
+    )  # (B,K,V)
     share = counts.amax(-1) / counts.sum(-1).clamp(min=1)
     asked_key = questions - task.n_keys * task.n_values
     return F.pad(share.gather(1, asked_key), (task.n_pairs, 0))
@@ -179,11 +209,16 @@ def order_blind_ceiling(batch):
 def by(what, batch, scores, buckets):
     """Mean of `scores` over the questions whose `what` lies in each bucket (low, high)."""
     asked = batch.targets != IGNORE
-    return [scores[asked & (what >= low) & (what <= high)].float().mean().item() for low, high in buckets]
+    return [
+        scores[asked & (what >= low) & (what <= high)].float().mean().item()
+        for low, high in buckets
+    ]
 
 
 overwritten = [(n, n) for n in range(9)]
-batch = task.batch(1000, torch.Generator().manual_seed(10_000))  # the sequences that `evaluate` takes
+batch = task.batch(
+    1000, torch.Generator().manual_seed(10_000)
+)  # the sequences that `evaluate` takes
 ceiling = order_blind_ceiling(batch)
 curves = {
     "a vote among all values: the ceiling without order": (
@@ -191,9 +226,14 @@ curves = {
         [by(batch.overwrites, batch, ceiling, overwritten)],
     )
 }
-right = {name: [evaluate(model, task)[1] for model in runs] for name, runs in models.items()}
+right = {
+    name: [evaluate(model, task)[1] for model in runs] for name, runs in models.items()
+}
 for name, runs in right.items():
-    curves[name] = (range(9), [by(batch.overwrites, batch, r, overwritten) for r in runs])
+    curves[name] = (
+        range(9),
+        [by(batch.overwrites, batch, r, overwritten) for r in runs],
+    )
 
 
 def overall(scores):
@@ -206,11 +246,17 @@ def mean(xs):
 
 # %% tags=["nbval-check-output"]
 shares = ceiling[batch.targets != IGNORE]
-luck = 2 * (shares * (1 - shares)).sum().sqrt() / len(shares)  # two standard deviations of the vote's own score
-print(f"luck moves a score on these {len(batch.tokens):,} sequences by up to about {luck:.0%}")
+luck = (
+    2 * (shares * (1 - shares)).sum().sqrt() / len(shares)
+)  # two standard deviations of the vote's own score
+print(
+    f"luck moves a score on these {len(batch.tokens):,} sequences by up to about {luck:.0%}"
+)
 
 # %% tags=["measured"]
-scores = {name: mean([overall(r) for r in runs]) for name, runs in right.items()} | {"vote": overall(ceiling)}
+scores = {name: mean([overall(r) for r in runs]) for name, runs in right.items()} | {
+    "vote": overall(ceiling)
+}
 figures.accuracy(
     curves,
     title="Right answers: linear attention {linear attention:.0%}, a vote {vote:.0%}, RetNet {RetNet:.0%}".format(
@@ -307,13 +353,17 @@ explore(lambda half_life=10.0: figures.mask_at(half_life), half_life=(1.0, 64.0,
 def decay_mask(gamma, T):
     n = torch.arange(T)
     distance = (n[:, None] - n).double()
-    return (distance * math.log(gamma)).masked_fill(distance < 0, -torch.inf).exp()  # (T, T)
+    return (
+        (distance * math.log(gamma)).masked_fill(distance < 0, -torch.inf).exp()
+    )  # (T, T)
 
 
 def parallel(q, k, v, gamma):
     T = len(q)
     y = (q @ k.mT * decay_mask(gamma, T)) @ v
-    S = v.mT @ (decay_mask(gamma, T)[-1, :, None] * k)  # the last row: how much of each write is left
+    S = v.mT @ (
+        decay_mask(gamma, T)[-1, :, None] * k
+    )  # the last row: how much of each write is left
     return y, S
 
 
@@ -330,7 +380,9 @@ def the_parallel_form_is_the_recurrent_form():
 
 @holds
 def a_decay_of_one_is_linear_attention():
-    theirs, S = seqlab.core.recurrence.parallel(q[None, :, None], k[None, :, None], v[None, :, None])
+    theirs, S = seqlab.core.recurrence.parallel(
+        q[None, :, None], k[None, :, None], v[None, :, None]
+    )
     same(parallel(q, k, v, 1.0), (theirs[0, :, 0], S[0, 0]))
 
 
@@ -354,7 +406,9 @@ for gamma in (0.5, 1 - 2**-5):
         broken = not D.isfinite().all()
         assert broken or (D - exact).abs().max() < 1e-4
         verdict = "inf and nan in the mask" if broken else "accurate to 1e-4"
-        print(f"half-life {half_life:4.1f}, T = {T:5,} = {T / half_life:3.0f} half-lives: {verdict}")
+        print(
+            f"half-life {half_life:4.1f}, T = {T:5,} = {T / half_life:3.0f} half-lives: {verdict}"
+        )
 
 # %% [markdown]
 # The largest float32 is just below $2^{128}$. The factor $\gamma^{-j}$ doubles with each half-life, so it is infinite
@@ -371,7 +425,13 @@ for gamma in (0.5, 1 - 2**-5):
 @holds
 def the_factored_form_dies_after_128_half_lives():
     gamma = 1 - 2**-5
-    first_infinite = (-torch.arange(4000) * torch.tensor(gamma).log()).exp().isinf().nonzero()[0].item()
+    first_infinite = (
+        (-torch.arange(4000) * torch.tensor(gamma).log())
+        .exp()
+        .isinf()
+        .nonzero()[0]
+        .item()
+    )
     assert first_infinite == math.ceil(128 * math.log(0.5) / math.log(gamma)) == 2795
 
 
@@ -398,7 +458,9 @@ def chunkwise(q, k, v, gamma, C, S=None):
     for qc, kc, vc in zip(q.split(C), k.split(C), v.split(C), strict=True):
         n = len(qc)
         i = torch.arange(n, dtype=q.dtype)[:, None]
-        ys.append((qc @ kc.mT * decay_mask(gamma, n)) @ vc + gamma ** (i + 1) * (qc @ S.mT))
+        ys.append(
+            (qc @ kc.mT * decay_mask(gamma, n)) @ vc + gamma ** (i + 1) * (qc @ S.mT)
+        )
         S = gamma**n * S + vc.mT @ (gamma ** (n - 1 - i) * kc)
     return torch.cat(ys), S
 
@@ -422,7 +484,11 @@ def two_calls_with_the_state_carried_over_are_one():
 
 @holds
 def these_are_the_forms_of_seqlab():
-    ours = [recurrent(q, k, v, gamma), parallel(q, k, v, gamma), chunkwise(q, k, v, gamma, 16)]
+    ours = [
+        recurrent(q, k, v, gamma),
+        parallel(q, k, v, gamma),
+        chunkwise(q, k, v, gamma, 16),
+    ]
     log_a = torch.full((1, T, 1, 1), math.log(gamma), dtype=torch.float64)
     core = [
         partial(seqlab.core.recurrence.chunkwise, chunk_size=16),
@@ -430,7 +496,9 @@ def these_are_the_forms_of_seqlab():
         seqlab.core.recurrence.recurrent,
     ]
     for (y, S), form in zip(ours, reversed(core), strict=True):
-        theirs, S_T = form(q[None, :, None], k[None, :, None], v[None, :, None], log_a=log_a)
+        theirs, S_T = form(
+            q[None, :, None], k[None, :, None], v[None, :, None], log_a=log_a
+        )
         same((y, S), (theirs[0, :, 0], S_T[0, 0]))
 
 
@@ -452,16 +520,25 @@ FORMS = {
 
 
 def retention_inputs(T, H=4, K=64, V=64, dtype=torch.float32):
-    q, k, v = (torch.randn(1, T, H, width, generator=rng, dtype=dtype) for width in (K, K, V))
+    q, k, v = (
+        torch.randn(1, T, H, width, generator=rng, dtype=dtype) for width in (K, K, V)
+    )
     log_a = torch.log1p(-(2.0 ** -(5 + torch.arange(H, dtype=dtype))))
-    return {"q": q * K**-0.5, "k": k, "v": v, "log_a": log_a[:, None].expand(1, T, H, 1)}
+    return {
+        "q": q * K**-0.5,
+        "k": k,
+        "v": v,
+        "log_a": log_a[:, None].expand(1, T, H, 1),
+    }
 
 
 inputs = retention_inputs(512, dtype=torch.float64)
 answers = {name: form(**inputs)[0] for name, form in FORMS.items()}
 for name, y in answers.items():
     difference = (y - answers["recurrent"]).abs().max().item()
-    print(f"{name:18} differs from the recurrent form by {'0' if difference == 0 else 'less than 1e-12'}")
+    print(
+        f"{name:18} differs from the recurrent form by {'0' if difference == 0 else 'less than 1e-12'}"
+    )
     assert difference < 1e-12
 
 # %% [markdown]
@@ -486,7 +563,11 @@ LONGEST = {"parallel": 1024}  # its mask alone is H T² numbers
 # %% tags=["measured"]
 with torch.inference_mode():
     times = {
-        name: {T: seconds(form, retention_inputs(T)) for T in LENGTHS if LONGEST.get(name, T) >= T}
+        name: {
+            T: seconds(form, retention_inputs(T))
+            for T in LENGTHS
+            if LONGEST.get(name, T) >= T
+        }
         for name, form in tqdm(FORMS.items())
     }
 gain = times["recurrent"][4096] / times["chunkwise, C = 64"][4096]
@@ -515,10 +596,14 @@ T = 1024
 with torch.inference_mode():
     inputs = retention_inputs(T)
     dial = {
-        C: seconds(partial(seqlab.core.recurrence.chunkwise, chunk_size=C), inputs, repeats=2)
+        C: seconds(
+            partial(seqlab.core.recurrence.chunkwise, chunk_size=C), inputs, repeats=2
+        )
         for C in tqdm([1, 4, 16, 32, 64, 128, 256, T])
     }
-figures.chunk_dial(dial, title=f"T = {T:,}: the best chunk here has {min(dial, key=dial.get)} tokens")
+figures.chunk_dial(
+    dial, title=f"T = {T:,}: the best chunk here has {min(dial, key=dial.get)} tokens"
+)
 
 # %% [markdown]
 # *What to see.* A valley. At the left end there are too many small products, at the right end too many pairs. The
@@ -541,7 +626,10 @@ print("half-lives in tokens:", ", ".join(f"{tau:,.1f}" for tau in half_lives))
 @holds
 def each_head_remembers_about_twice_as_long_as_the_one_before():
     torch.testing.assert_close(
-        half_lives[1:] / half_lives[:-1], torch.full((7,), 2.0, dtype=torch.float64), rtol=0.01, atol=0
+        half_lives[1:] / half_lives[:-1],
+        torch.full((7,), 2.0, dtype=torch.float64),
+        rtol=0.01,
+        atol=0,
     )
 
 
@@ -562,7 +650,9 @@ figures.head_decays(gammas)
 # %% tags=["nbval-check-output"]
 inputs = retention_inputs(8192, H=8, K=16, V=16, dtype=torch.float64)
 y, _ = seqlab.core.recurrence.chunkwise(**inputs)
-loud = y[0, -2048:].square().mean((0, 2)).sqrt()  # root mean square of each head, once it has settled
+loud = (
+    y[0, -2048:].square().mean((0, 2)).sqrt()
+)  # root mean square of each head, once it has settled
 expected = (1 - gammas**2).rsqrt()
 print(
     "head 7 is",
@@ -587,7 +677,9 @@ def head_norm(y, eps=1e-6):
 def a_positive_factor_on_a_head_changes_nothing():
     y = randn(2, 7, 4, 16)  # (B, T, H, V)
     factor = torch.rand(2, 7, 4, 1, generator=rng, dtype=torch.float64) + 0.5
-    torch.testing.assert_close(head_norm(factor * y), head_norm(y), rtol=0, atol=1e-4)  # eps is not scaled
+    torch.testing.assert_close(
+        head_norm(factor * y), head_norm(y), rtol=0, atol=1e-4
+    )  # eps is not scaled
     same(head_norm(factor * y, eps=0), head_norm(y, eps=0))
 
 
@@ -623,25 +715,36 @@ def turned(x, positions, theta):
     """Channels (2p, 2p + 1) of x (T, K) as one complex number, times e^{i n θ_p}."""
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (T, K/2)
     angle = positions[:, None] * theta
-    return torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+    return torch.view_as_real(
+        pairs * torch.polar(torch.ones_like(angle), angle)
+    ).flatten(-2)
 
 
 # %% tags=["nbval-check-output"]
 T, K = 64, 16
 theta = 10000 ** -torch.linspace(0, 1, K // 2, dtype=torch.float64)
-one_q, one_k = randn(1, K).expand(T, K), randn(1, K).expand(T, K)  # the same q and k at every position
+one_q, one_k = (
+    randn(1, K).expand(T, K),
+    randn(1, K).expand(T, K),
+)  # the same q and k at every position
 n = torch.arange(T)
 
 
 @holds
 def turning_is_seqlabs_rotate():
     x = randn(T, K)
-    same(turned(x, n, theta), rotate(x[None, :, None], n, theta, interleaved=True)[0, :, 0])
+    same(
+        turned(x, n, theta),
+        rotate(x[None, :, None], n, theta, interleaved=True)[0, :, 0],
+    )
 
 
 @holds
 def the_score_depends_on_the_distance_alone():
-    here, there = (turned(one_q, n + shift, theta) @ turned(one_k, n + shift, theta).mT for shift in (0, 1000))
+    here, there = (
+        turned(one_q, n + shift, theta) @ turned(one_k, n + shift, theta).mT
+        for shift in (0, 1000)
+    )
     same(here, there)
     for distance in range(T):
         diagonal = here.diagonal(-distance)
@@ -676,7 +779,11 @@ figures.rotation(scores, scores * 0.5 ** ((n[:, None] - n).clamp(min=0) / 22))
 @holds
 def xpos_with_one_magnitude_for_all_pairs_is_the_decay_mask():
     gamma, lower = 0.9, torch.ones(T, T, dtype=torch.float64).tril()
-    q, k, zeta = turned(one_q, n, theta), turned(one_k, n, theta), gamma ** n.double()[:, None]
+    q, k, zeta = (
+        turned(one_q, n, theta),
+        turned(one_k, n, theta),
+        gamma ** n.double()[:, None],
+    )
     same((q * zeta) @ (k / zeta).mT * lower, q @ k.mT * decay_mask(gamma, T))
 
 
@@ -695,16 +802,26 @@ def xpos_with_one_magnitude_for_all_pairs_is_the_decay_mask():
 def our_retnet(layer, x):
     """RetNet's forward, in terms of this chapter: only the weights are `layer`'s."""
     T, H = x.shape[1], layer.n_heads
-    q, k, v = (rearrange(W(x), "b t (h k) -> b t h k", h=H) for W in (layer.q, layer.k, layer.v))
+    q, k, v = (
+        rearrange(W(x), "b t (h k) -> b t h k", h=H)
+        for W in (layer.q, layer.k, layer.v)
+    )
     K, n = q.shape[-1], torch.arange(T)
     theta = 10000 ** -torch.linspace(0, 1, K // 2, dtype=x.dtype)
-    turn = torch.polar(torch.ones(T, K // 2, dtype=x.dtype), n[:, None] * theta)[:, None]  # (T, 1, K/2)
+    turn = torch.polar(torch.ones(T, K // 2, dtype=x.dtype), n[:, None] * theta)[
+        :, None
+    ]  # (T, 1, K/2)
     q, k = (
-        torch.view_as_real(torch.view_as_complex(u.unflatten(-1, (-1, 2))) * turn).flatten(-2) for u in (q, k * K**-0.5)
+        torch.view_as_real(
+            torch.view_as_complex(u.unflatten(-1, (-1, 2))) * turn
+        ).flatten(-2)
+        for u in (q, k * K**-0.5)
     )
     D = torch.stack([decay_mask(1 - 2.0 ** (-5 - h), T) for h in range(H)])  # (H, T, T)
     y = torch.einsum("bihk, bjhk, hij, bjhv -> bihv", q, k, D, v)
-    return layer.out(F.silu(layer.g(x)) * rearrange(head_norm(y), "b t h v -> b t (h v)"))
+    return layer.out(
+        F.silu(layer.g(x)) * rearrange(head_norm(y), "b t h v -> b t (h v)")
+    )
 
 
 # %% tags=["nbval-check-output"]
@@ -738,18 +855,43 @@ def one_token_at_a_time_is_the_whole_sequence():
 # the others once.
 
 # %% tags=["measured"]
-story = ["a1", "b4", "c2", "d6", "a5", "e0", "f3", "b7", "g1", "a2", "h4", "c?", "b?", "a?"]
+story = [
+    "a1",
+    "b4",
+    "c2",
+    "d6",
+    "a5",
+    "e0",
+    "f3",
+    "b7",
+    "g1",
+    "a2",
+    "h4",
+    "c?",
+    "b?",
+    "a?",
+]
 
 
 def token(name):
     key = "abcdefgh".index(name[0])
-    return task.n_keys * task.n_values + key if name[1] == "?" else key * task.n_values + int(name[1])
+    return (
+        task.n_keys * task.n_values + key
+        if name[1] == "?"
+        else key * task.n_values + int(name[1])
+    )
 
 
 def seen_by(model):
     """What the mixer gets: the tokens' embeddings, normed (1, T, D)."""
     with torch.inference_mode():
-        return model.blocks[0].mixer_norm(model.embedding(torch.tensor([[token(name) for name in story]]))).clone()
+        return (
+            model.blocks[0]
+            .mixer_norm(
+                model.embedding(torch.tensor([[token(name) for name in story]]))
+            )
+            .clone()
+        )
 
 
 linear, retnet = (models[name][0] for name in ("linear attention", "RetNet"))
@@ -772,7 +914,9 @@ microscope(retnet.blocks[0].mixer, seen_by(retnet), story)
 
 # %%
 from_a = {
-    name: torch.stack([observe(mixer, x, story, head=h).weights[-1] for h in range(HEADS)])
+    name: torch.stack(
+        [observe(mixer, x, story, head=h).weights[-1] for h in range(HEADS)]
+    )
     for name, mixer, x in (
         ("linear attention", linear.blocks[0].mixer, seen_by(linear)),
         ("RetNet", retnet.blocks[0].mixer, seen_by(retnet)),
@@ -785,12 +929,19 @@ writes = torch.tensor([story.index(name) for name in ("a1", "a5", "a2")])
 
 @holds
 def linear_attention_weighs_all_values_of_a_key_alike_and_retnet_does_not():
-    spread = {name: (W[:, writes].amax(-1) - W[:, writes].amin(-1)) / W.abs().amax(-1) for name, W in from_a.items()}
+    spread = {
+        name: (W[:, writes].amax(-1) - W[:, writes].amin(-1)) / W.abs().amax(-1)
+        for name, W in from_a.items()
+    }
     assert spread["linear attention"].max() < 0.5 < spread["RetNet"].max()
 
 
 # %% tags=["measured"]
-figures.reads(from_a, story, title="The read of a?: linear attention mixes a1, a5, a2 alike; RetNet does not")
+figures.reads(
+    from_a,
+    story,
+    title="The read of a?: linear attention mixes a1, a5, a2 alike; RetNet does not",
+)
 
 # %% [markdown]
 # *What to see.* A row is a head; orange adds a value, blue subtracts it. In linear attention the three writes of `a`
@@ -818,7 +969,10 @@ def without(part, seed):
 for name, part in (("decay only", "rotation"), ("rotation only", "decay")):
     models[name], histories[name] = trained(name, partial(without, part))
     right[name] = [evaluate(model, task)[1] for model in models[name]]
-    curves[name] = (range(9), [by(batch.overwrites, batch, r, overwritten) for r in right[name]])
+    curves[name] = (
+        range(9),
+        [by(batch.overwrites, batch, r, overwritten) for r in right[name]],
+    )
 
 # %% tags=["measured"]
 scores = {name: mean([overall(r) for r in runs]) for name, runs in right.items()}
@@ -858,7 +1012,9 @@ figures.accuracy(
 # %%
 def others(n, rng, size=250):
     """n pairs with keys b to h."""
-    return torch.randint(task.n_values, task.n_keys * task.n_values, (size, n), generator=rng)
+    return torch.randint(
+        task.n_values, task.n_keys * task.n_values, (size, n), generator=rng
+    )
 
 
 def asked_for_a(model, before, after, value):
@@ -866,14 +1022,23 @@ def asked_for_a(model, before, after, value):
     question = torch.full_like(value, task.n_keys * task.n_values)
     with torch.inference_mode():
         logits, _ = model(torch.cat([before, value, after, question], dim=1))
-    return (logits[:, -1:].argmax(-1) == value + task.n_keys * (task.n_values + 1)).float().mean().item()
+    return (
+        (logits[:, -1:].argmax(-1) == value + task.n_keys * (task.n_values + 1))
+        .float()
+        .mean()
+        .item()
+    )
 
 
 def newer_wins(model, gap):
     rng = torch.Generator().manual_seed(1)
     old = torch.randint(task.n_values, (250, 1), generator=rng)
-    new = (old + torch.randint(1, task.n_values, (250, 1), generator=rng)) % task.n_values  # another value
-    return asked_for_a(model, torch.cat([old, others(gap - 1, rng)], dim=1), others(0, rng), new)
+    new = (
+        old + torch.randint(1, task.n_values, (250, 1), generator=rng)
+    ) % task.n_values  # another value
+    return asked_for_a(
+        model, torch.cat([old, others(gap - 1, rng)], dim=1), others(0, rng), new
+    )
 
 
 def comes_back(model, age):
@@ -884,7 +1049,10 @@ def comes_back(model, age):
 
 GAPS, AGES = [1, 2, 4, 8, 16, 32], [4, 8, 16, 32, 64, 128, 256]
 newer, older = (
-    {name: (xs, [[probe(model, x) for x in xs] for model in runs]) for name, runs in models.items()}
+    {
+        name: (xs, [[probe(model, x) for x in xs] for model in runs])
+        for name, runs in models.items()
+    }
     for probe, xs in ((newer_wins, GAPS), (comes_back, AGES))
 )
 
@@ -905,7 +1073,10 @@ figures.accuracy(
     x="age of the value in tokens (log scale)",
     chance=1 / task.n_values,
     log=True,
-    marks={"longest age in training": task.n_pairs + task.n_keys - 1, "your guess": my_age},
+    marks={
+        "longest age in training": task.n_pairs + task.n_keys - 1,
+        "your guess": my_age,
+    },
 )
 
 # %% [markdown]
@@ -926,7 +1097,9 @@ figures.accuracy(
 # %% tags=["nbval-check-output"]
 for age in (8, 32, 128):
     left = [(1 - 2.0 ** (-5 - h)) ** age for h in range(HEADS)]
-    print(f"after {age:3} tokens the four heads keep", ", ".join(f"{x:.0%}" for x in left))
+    print(
+        f"after {age:3} tokens the four heads keep", ", ".join(f"{x:.0%}" for x in left)
+    )
 
 # %% [markdown]
 # What is left must stand out against all newer pairs, at their full weight. And every head fades, at its own pace,
@@ -950,13 +1123,21 @@ presets = {  # name: layers, d_model, heads, width of all values together
     "retnet_13b": (40, 5120, 20, 8560),
     "retnet_65b": (64, 8192, 32, 13824),
 }
-print("preset      layers  heads  K x V   longest half-life      state as tokens of cache")
+print(
+    "preset      layers  heads  K x V   longest half-life      state as tokens of cache"
+)
 for name, (layers, d_model, heads, d_value) in presets.items():
     K, V = d_model // heads, d_value // heads
-    half_life = float(f"{math.log(0.5) / math.log1p(-(2.0 ** (-4 - heads))):.2g}")  # two digits will do
+    half_life = float(
+        f"{math.log(0.5) / math.log1p(-(2.0 ** (-4 - heads))):.2g}"
+    )  # two digits will do
     state = layers * heads * K * V
-    cache = layers * 2 * d_model  # softmax attention keeps a key and a value of width d_model per token and layer
-    print(f"{name:11} {layers:5}  {heads:5}  {K}x{V}  {half_life:14,.0f} {state / 1e6:8.0f} M  {state / cache:12.0f}")
+    cache = (
+        layers * 2 * d_model
+    )  # softmax attention keeps a key and a value of width d_model per token and layer
+    print(
+        f"{name:11} {layers:5}  {heads:5}  {K}x{V}  {half_life:14,.0f} {state / 1e6:8.0f} M  {state / cache:12.0f}"
+    )
 
 # %% [markdown]
 # A half-life of millions or billions of tokens means that such a head does not decay, for any text that it will see.
@@ -974,8 +1155,12 @@ for name, (layers, d_model, heads, d_value) in presets.items():
 #   each token chooses. That is chapter 05.
 
 # %% tags=["nbval-check-output"]
-rates = 2.0 ** (-(torch.arange(64) + 1.0) / 8)  # -log γ of MiniMax-Text-01's first layer
-print(f"half-lives in its first layer: from {math.log(2) / rates[0]:.2f} to {math.log(2) / rates[-1]:.0f} tokens")
+rates = 2.0 ** (
+    -(torch.arange(64) + 1.0) / 8
+)  # -log γ of MiniMax-Text-01's first layer
+print(
+    f"half-lives in its first layer: from {math.log(2) / rates[0]:.2f} to {math.log(2) / rates[-1]:.0f} tokens"
+)
 
 # %% [markdown]
 # ### Fact check
@@ -990,7 +1175,9 @@ print(f"half-lives in its first layer: from {math.log(2) / rates[0]:.2f} to {mat
 # %% tags=["nbval-check-output"]
 for name, inclusive in (("RoPE", False), ("RetNet", True)):
     theta = rope_frequencies(256, inclusive=inclusive)
-    print(f"{name:6} slowest pair of 256 channels: 1 turn in {2 * math.pi / theta[-1]:,.0f} tokens")
+    print(
+        f"{name:6} slowest pair of 256 channels: 1 turn in {2 * math.pi / theta[-1]:,.0f} tokens"
+    )
 
 
 # %% [markdown]

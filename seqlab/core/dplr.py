@@ -1,10 +1,12 @@
-"""The recurrence with separate keys for erasing and writing: a gate that is diagonal plus low rank (DPLR).
+"""The recurrence with separate keys for erasing and writing: a gate that is diagonal plus low rank
+(DPLR).
 
     S_t = S_{t-1} (diag(a_t) + e_t f_tᵀ) + v_t k_tᵀ        y_t = S_t q_t
 
-The old table is read under e_t, before it fades, and the answer is written under f_t. The delta rule of
-`seqlab.core.recurrence` has one key for both, e = -a k and f = β k; RWKV-7 needs two, so this is its own code. Shapes as
-there: q, k, e, f (B, T, H, K), v (B, T, H, V), log_a (B, T, H, 1 or K) ≤ 0, S (B, H, V, K). Both forms: (y, S_T).
+The old table is read under e_t, before it fades, and the answer is written under f_t. The delta
+rule of `seqlab.core.recurrence` has one key for both, e = -a k and f = β k; RWKV-7 needs two, so
+this is its own code. Shapes as there: q, k, e, f (B, T, H, K), v (B, T, H, V), log_a (B, T, H, 1 or
+K) ≤ 0, S (B, H, V, K). Both forms: (y, S_T).
 """
 
 from functools import partial
@@ -24,25 +26,40 @@ State = Float[Tensor, "B H V K"]
 
 
 @full_precision
-def recurrent(q: Keys, k: Keys, v: Values, e: Keys, f: Keys, log_a: LogDecay, *, state: State | None = None):
+def recurrent(
+    q: Keys, k: Keys, v: Values, e: Keys, f: Keys, log_a: LogDecay, *, state: State | None = None
+):
     """The equation, token by token. How a model decodes."""
     xs, S = _prepare(q, k, v, e, f, log_a, state)
     ys = []
     for q_t, k_t, v_t, e_t, f_t, log_a_t in zip(*(x.unbind(2) for x in xs), strict=True):
         answer = S @ e_t[..., None]  # (B, H, V, 1)
-        S = S * log_a_t.exp()[..., None, :] + answer * f_t[..., None, :] + v_t[..., None] * k_t[..., None, :]
+        S = (
+            S * log_a_t.exp()[..., None, :]
+            + answer * f_t[..., None, :]
+            + v_t[..., None] * k_t[..., None, :]
+        )
         ys.append((S @ q_t[..., None])[..., 0])
     return torch.stack(ys, dim=1).to(v.dtype), S
 
 
 @full_precision
 def chunkwise(
-    q: Keys, k: Keys, v: Values, e: Keys, f: Keys, log_a: LogDecay, *, state: State | None = None, chunk_size: int = 16
+    q: Keys,
+    k: Keys,
+    v: Values,
+    e: Keys,
+    f: Keys,
+    log_a: LogDecay,
+    *,
+    state: State | None = None,
+    chunk_size: int = 16,
 ):
     """C tokens at once. How a model trains.
 
-    u_t = S_{t-1} e_t, what is found under e_t, is a sum over the earlier writes of the chunk, other u among them: a
-    triangular system. With u solved, every token writes v kᵀ + u fᵀ, and the rest is linear attention with a decay.
+    u_t = S_{t-1} e_t, what is found under e_t, is a sum over the earlier writes of the chunk, other
+    u among them: a triangular system. With u solved, every token writes v kᵀ + u fᵀ, and the rest
+    is linear attention with a decay.
     """
     at_least_one(chunk_size=chunk_size)
     xs, S = _prepare(q, k, v, e, f, log_a, state)
@@ -56,25 +73,34 @@ def chunkwise(
 def _chunk(q, k, v, e, f, log_a, S):
     C = q.shape[2]
     since_start, between = log_a.cumsum(2).exp(), _between(log_a)  # (B, H, C, K), (B, H, C, C, K)
-    # e_t meets the table as token t - 1 left it: it reads as q_{t-1} does, with row t - 1 of the decays.
+    # e_t meets the table as token t - 1 left it: it reads as q_{t-1} does, with row t - 1 of the
+    # decays.
     readers = torch.stack([q, F.pad(e[:, :, 1:], (0, 0, 0, 1))], dim=3)  # (B, H, C, 2, K)
     writers = torch.stack([k, f], dim=3)
-    faded = (writers[:, :, None] * between[..., None, :]).flatten(3, 4)  # (B, H, C, 2C, K): seen from token i
+    faded = (writers[:, :, None] * between[..., None, :]).flatten(
+        3, 4
+    )  # (B, H, C, 2C, K): seen from token i
     weights = rearrange(readers @ faded.mT, "b h i r (j w) -> r w b h i j", j=C)
     (qk, qf), (ek, ef) = weights[0], F.pad(weights[1, :, :, :, :-1], (0, 0, 1, 0))
     e_decayed = e * F.pad(since_start[:, :, :-1], (0, 0, 1, 0), value=1.0)
-    u = torch.linalg.solve_triangular(-ef, e_decayed @ S.mT + ek @ v, upper=False, unitriangular=True)
+    u = torch.linalg.solve_triangular(
+        -ef, e_decayed @ S.mT + ek @ v, upper=False, unitriangular=True
+    )
     y = (q * since_start) @ S.mT + qk @ v + qf @ u
     to_end = between[:, :, -1]
     return y, S * since_start[:, :, -1:] + v.mT @ (k * to_end) + u.mT @ (f * to_end)
 
 
 def _between(log_a):
-    """Decay from j to i (B, H, i, j, K), 0 for j > i: each sum of logs over its own span, so exp meets none above 0."""
+    """Decay from j to i (B, H, i, j, K), 0 for j > i: each sum of logs over its own span, so exp
+    meets none above 0.
+    """
     C = log_a.shape[2]
     after = torch.ones(C, C, dtype=torch.bool, device=log_a.device).tril(-1)[..., None]  # i > j
     spans = torch.where(after, log_a[:, :, :, None], 0.0).cumsum(2)
-    return torch.where(after | torch.eye(C, dtype=torch.bool, device=log_a.device)[..., None], spans.exp(), 0.0)
+    return torch.where(
+        after | torch.eye(C, dtype=torch.bool, device=log_a.device)[..., None], spans.exp(), 0.0
+    )
 
 
 def _prepare(q, k, v, e, f, log_a, state):
@@ -82,7 +108,9 @@ def _prepare(q, k, v, e, f, log_a, state):
     check_inputs(q, k, v, log_a, None, state)
     for name, x in (("e", e), ("f", f)):
         if x.shape != q.shape:
-            raise ValueError(f"{name} has shape {tuple(x.shape)}, q has {tuple(q.shape)}: they must match")
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}, q has {tuple(q.shape)}: they must match"
+            )
     wide = torch.promote_types(q.dtype, torch.float32)
     xs = [x.to(wide).transpose(1, 2) for x in (q, k, v, e, f, log_a.expand_as(q))]
     B, _, H, K = q.shape
@@ -90,6 +118,10 @@ def _prepare(q, k, v, e, f, log_a, state):
 
 
 def in_form(form, chunk_size=16):
-    """The function behind `form`: "recurrent", "chunkwise", or any function with their signature (a kernel)."""
+    """The function behind `form`: "recurrent", "chunkwise", or any function with their signature (a
+    kernel).
+    """
     at_least_one(chunk_size=chunk_size)
-    return choose(form, {"recurrent": recurrent, "chunkwise": partial(chunkwise, chunk_size=chunk_size)})
+    return choose(
+        form, {"recurrent": recurrent, "chunkwise": partial(chunkwise, chunk_size=chunk_size)}
+    )

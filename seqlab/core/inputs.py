@@ -1,4 +1,6 @@
-"""What the recurrence accepts. Everything else gets one sentence: what was passed, what is needed."""
+"""What the recurrence accepts. Everything else gets one sentence: what was passed, what is
+needed.
+"""
 
 from functools import wraps
 
@@ -7,7 +9,8 @@ from torch import Tensor, nn
 
 
 def full_precision(function):
-    """`function` with autocast off and its tensors in float32 at least, so that no state or decay is rounded.
+    """`function` with autocast off and its tensors in float32 at least, so that no state or decay
+    is rounded.
 
     Where autocast is not on, nothing changes.
     """
@@ -37,16 +40,22 @@ def _widen(x):
 
 
 def wide(x: Tensor) -> Tensor:
-    """x in float32 at least: what sets a decay or is summed is not rounded further in a bf16 model."""
+    """x in float32 at least: what sets a decay or is summed is not rounded further in a bf16
+    model.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def choose(form, forms: dict, name: str = "form"):
-    """forms[form], or `form` itself if it is a function (a kernel). ValueError, in one sentence, for any other."""
+    """forms[form], or `form` itself if it is a function (a kernel). ValueError, in one sentence,
+    for any other.
+    """
     if callable(form):
         return form
     if form not in forms:
-        raise ValueError(f"{name} is {form!r}: choose one of {', '.join(forms)}, or pass a function")
+        raise ValueError(
+            f"{name} is {form!r}: choose one of {', '.join(forms)}, or pass a function"
+        )
     return forms[form]
 
 
@@ -58,7 +67,9 @@ def at_least_one(**sizes):
 
 
 def check_inputs(q, k, v, log_a=None, beta=None, state=None):
-    """Raise ValueError or TypeError, in one sentence, for inputs the equation has no meaning for."""
+    """Raise ValueError or TypeError, in one sentence, for inputs the equation has no meaning
+    for.
+    """
     named = {"q": q, "k": k, "v": v, "log_a": log_a, "beta": beta}
     named = {name: x for name, x in named.items() if x is not None}
     for name, x in named.items():
@@ -66,7 +77,9 @@ def check_inputs(q, k, v, log_a=None, beta=None, state=None):
             raise TypeError(f"{name} is a {type(x).__name__}: a torch.Tensor is needed")
         if not x.is_floating_point():
             raise TypeError(f"{name} has dtype {x.dtype}: a real floating-point tensor is needed")
-        if x.dtype != q.dtype and name != "log_a":  # log_a may be wider than q: decays are float32 in mixed precision
+        if (
+            x.dtype != q.dtype and name != "log_a"
+        ):  # log_a may be wider than q: decays are float32 in mixed precision
             raise TypeError(f"{name} is {x.dtype}, q is {q.dtype}: use one dtype for all")
         if x.ndim != (3 if name == "beta" else 4):
             wanted = "(B, T, H)" if name == "beta" else "(B, T, H, width)"
@@ -85,9 +98,13 @@ def check_inputs(q, k, v, log_a=None, beta=None, state=None):
             f"log_a has width {log_a.shape[-1]}: 1 (a decay per head) or {K} (one per key channel) is needed"
         )
     if log_a is not None and _readable(log_a) and (log_a > 0).any():
-        raise ValueError(f"log_a reaches {log_a.max():.3g}: a log decay is at most 0 (pass log a, with a in [0, 1])")
+        raise ValueError(
+            f"log_a reaches {log_a.max():.3g}: a log decay is at most 0 (pass log a, with a in [0, 1])"
+        )
     if state is not None and state.shape != (B, H, v.shape[-1], K):
-        raise ValueError(f"state has shape {tuple(state.shape)}: (B, H, V, K) = {(B, H, v.shape[-1], K)} is needed")
+        raise ValueError(
+            f"state has shape {tuple(state.shape)}: (B, H, V, K) = {(B, H, v.shape[-1], K)} is needed"
+        )
 
 
 def _readable(x) -> bool:
@@ -96,11 +113,15 @@ def _readable(x) -> bool:
 
 
 def check_attention(q, k, v, causal=False, window=None):
-    """The same for softmax attention: q (B, T_q, H, K), k (B, T_k, h, K), v (B, T_k, h, V), H a multiple of h."""
+    """The same for softmax attention: q (B, T_q, H, K), k (B, T_k, h, K), v (B, T_k, h, V), H a
+    multiple of h.
+    """
     if k.shape[-1] != q.shape[-1]:
         raise ValueError(f"k has width {k.shape[-1]}, q has {q.shape[-1]}: q and k must match")
     if k.shape[:3] != v.shape[:3]:
-        raise ValueError(f"k has (B, T, H) = {tuple(k.shape[:3])}, v has {tuple(v.shape[:3])}: they must match")
+        raise ValueError(
+            f"k has (B, T, H) = {tuple(k.shape[:3])}, v has {tuple(v.shape[:3])}: they must match"
+        )
     if q.shape[2] % k.shape[2]:
         raise ValueError(
             f"k and v have {k.shape[2]} heads, q has {q.shape[2]}: the second must be a multiple of the first"

@@ -1,10 +1,11 @@
-"""A state space whose matrix is diagonal plus rank one, one per channel: its step and its kernel (arXiv:2111.00396).
+"""A state space whose matrix is diagonal plus rank one, one per channel: its step and its kernel
+(arXiv:2111.00396).
 
     h' = (Λ - P P*) h + B x        y = 2 Re(C h)        in steps of dt, by the bilinear rule: h_t = Ā h_{t-1} + B̄ x_t
 
-Rank one lets the modes mix, so no power of Ā is known mode by mode. But its generating function is: the inverse of
-a diagonal plus rank one is four sums of fractions (Woodbury). `kernel` evaluates them on the unit circle, and an FFT
-gives all of K_l = 2 Re(C Ā^l B̄).
+Rank one lets the modes mix, so no power of Ā is known mode by mode. But its generating function is:
+the inverse of a diagonal plus rank one is four sums of fractions (Woodbury). `kernel` evaluates
+them on the unit circle, and an FFT gives all of K_l = 2 Re(C Ā^l B̄).
 """
 
 import math
@@ -21,7 +22,9 @@ from seqlab.core.inputs import full_precision
 
 
 class System(NamedTuple):
-    """Λ, P, B and C, of each conjugate pair the first: hence 2 Re, also in P* h. And dt, one per channel."""
+    """Λ, P, B and C, of each conjugate pair the first: hence 2 Re, also in P* h. And dt, one per
+    channel.
+    """
 
     rates: Complex[Tensor, "D half"]
     P: Complex[Tensor, "D half"]
@@ -30,9 +33,16 @@ class System(NamedTuple):
     dt: Float[Tensor, "D 1"]
 
 
-def step(s: System, h: Complex[Tensor, "*B D half"], x: Float[Tensor, "*B D"]) -> Complex[Tensor, "*B D half"]:
-    """(1 - dt A / 2) h' = (1 + dt A / 2) h + dt B x, solved for h' in O(N): rank one is taken out by Woodbury."""
-    half, read = s.dt / 2, lambda h: 2 * (s.P.conj() * h).sum(-1, keepdim=True).real  # P* h over both conjugates
+def step(
+    s: System, h: Complex[Tensor, "*B D half"], x: Float[Tensor, "*B D"]
+) -> Complex[Tensor, "*B D half"]:
+    """(1 - dt A / 2) h' = (1 + dt A / 2) h + dt B x, solved for h' in O(N): rank one is taken out
+    by Woodbury.
+    """
+    half, read = (
+        s.dt / 2,
+        lambda h: 2 * (s.P.conj() * h).sum(-1, keepdim=True).real,
+    )  # P* h over both conjugates
     h = h + half * (s.rates * h - s.P * read(h)) + s.dt * s.B * x[..., None]
     shrink = 1 / (1 - half * s.rates)
     h = shrink * h
@@ -57,15 +67,20 @@ def by_convolution(
 ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B D half"]]:
     """`by_steps` without a loop over T: y is a convolution, of any length.
 
-    The last state, and what a first one adds to y, come from powers of Ā, within chunks of 2^k tokens and then across.
+    The last state, and what a first one adds to y, come from powers of Ā, within chunks of 2^k
+    tokens and then across.
     """
     T, row = x.shape[1], 2 * _real(s.C.conj())[:, None]  # 2 Re(C h) = row · h
     m = (T - 1).bit_length()
     k, powers = m // 2, _powers(s, m)
     across = [A.mT for A in powers]
     y = fft_conv(x, kernel(s, (row - _advance(across, row, T))[:, 0], T))
-    answers = _double(powers[:k], _real(step(s, torch.zeros_like(s.B), torch.ones_like(s.dt[:, 0])))[:, None])  # Ā^i B̄
-    chunks = rearrange(F.pad(x, (0, 0, 2**m - T, 0)), "b (n j) d -> b n j d", j=2**k)  # zeros before the first token
+    answers = _double(
+        powers[:k], _real(step(s, torch.zeros_like(s.B), torch.ones_like(s.dt[:, 0])))[:, None]
+    )  # Ā^i B̄
+    chunks = rearrange(
+        F.pad(x, (0, 0, 2**m - T, 0)), "b (n j) d -> b n j d", j=2**k
+    )  # zeros before the first token
     last = torch.einsum("bnjd, djk -> dnbk", chunks, answers.flip(1))
     for A in powers[k:m]:  # two chunks become one
         last = (last[:, ::2].flatten(1, 2) @ A.mT).unflatten(1, (-1, len(x))) + last[:, 1::2]
@@ -80,31 +95,43 @@ def by_convolution(
 
 @full_precision
 def kernel(s: System, row: Float[Tensor, "D N"], T: int) -> Float[Tensor, "D T"]:
-    """K_l for l < T from K̂ at z = exp(-iθ), with C (1 - Ā^T) as a row over real and imaginary parts.
+    """K_l for l < T from K̂ at z = exp(-iθ), with C (1 - Ā^T) as a row over real and imaginary
+    parts.
 
-    (1 - Ā z)⁻¹ B̄ = dt [(1 - z) - dt/2 (1 + z) A]⁻¹ B = dt exp(iθ/2) [g - f (Λ - P P*)]⁻¹ B, with g = 2i sin(θ/2) and
-    f = dt cos(θ/2). A mode and its conjugate share the denominator (g - f λ)(g - f λ̄).
+    (1 - Ā z)⁻¹ B̄ = dt [(1 - z) - dt/2 (1 + z) A]⁻¹ B = dt exp(iθ/2) [g - f (Λ - P P*)]⁻¹ B, with g
+    = 2i sin(θ/2) and f = dt cos(θ/2). A mode and its conjugate share the denominator (g - f λ)(g -
+    f λ̄).
     """
     theta = torch.arange(T // 2 + 1, dtype=row.dtype, device=row.device) * (2 * math.pi / T)
     sin, f = (theta / 2).sin(), s.dt * (theta / 2).cos()  # (F), (D, F)
     C, size, decay = _complex(row).conj() / 2, s.rates.abs().square(), s.rates.real
-    zero = torch.zeros_like(f)  # the denominator, |λ|² f² - 4 sin² - 4i Re(λ) f sin, as pairs and as one matrix product
+    zero = torch.zeros_like(
+        f
+    )  # the denominator, |λ|² f² - 4 sin² - 4i Re(λ) f sin, as pairs and as one matrix product
     tables = [(f.square(), zero), (sin.square().expand_as(f), zero), (zero, f * sin)]
     by_mode = torch.stack([size, torch.full_like(size, -4), -4 * decay], dim=-1)  # (D, N/2, 3)
-    denominator = by_mode @ torch.stack([torch.stack(t, dim=-1).flatten(1) for t in tables], dim=1)  # (D, N/2, 2 F)
+    denominator = by_mode @ torch.stack(
+        [torch.stack(t, dim=-1).flatten(1) for t in tables], dim=1
+    )  # (D, N/2, 2 F)
     fractions = _real(_complex(denominator).reciprocal())
     w = torch.stack([C * s.B, C * s.P, s.P.conj() * s.B, s.P.conj() * s.P], dim=1)  # (D, 4, N/2)
     tops = torch.cat([w.real, (w * s.rates.conj()[:, None]).real], dim=1)
     by_g, by_f = _complex(tops @ fractions).chunk(2, dim=1)  # (D, 4, F) each
     CB, CP, PB, PP = (2 * (2j * sin * by_g - f[:, None] * by_f)).unbind(1)
-    spectrum = s.dt * torch.polar(torch.ones_like(theta), theta / 2) * (CB - f * CP * PB / (1 + f * PP))
+    spectrum = (
+        s.dt * torch.polar(torch.ones_like(theta), theta / 2) * (CB - f * CP * PB / (1 + f * PP))
+    )
     return torch.fft.irfft(spectrum, n=T)
 
 
 def _powers(s, m):
-    """Ā, Ā², Ā⁴, .. Ā^(2^(m-1)) as real matrices (D, N, N): column j is the step applied to the j-th unit state."""
+    """Ā, Ā², Ā⁴, .. Ā^(2^(m-1)) as real matrices (D, N, N): column j is the step applied to the
+    j-th unit state.
+    """
     D, half = s.B.shape
-    units = _complex(torch.eye(2 * half, dtype=s.dt.dtype, device=s.dt.device))[:, None].expand(-1, D, -1)
+    units = _complex(torch.eye(2 * half, dtype=s.dt.dtype, device=s.dt.device))[:, None].expand(
+        -1, D, -1
+    )
     powers = [rearrange(_real(step(s, units, s.dt.new_zeros(2 * half, D))), "j d i -> d i j")]
     while len(powers) < m:
         powers.append(powers[-1] @ powers[-1])

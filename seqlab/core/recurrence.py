@@ -2,14 +2,16 @@
 
     S_t = S_{t-1} A_t + v_t k_tᵀ        y_t = S_t q_t
 
-The state S (B, H, V, K) is a table with one column per key direction. A_t = diag(a_t) decays the columns; log_a holds
-log a_t ≤ 0, one number per head (B, T, H, 1) or one per key channel (B, T, H, K). A write strength beta (B, T, H)
-turns the write into the delta rule: v_t is replaced by beta_t (v_t - S k_t), with S already decayed.
+The state S (B, H, V, K) is a table with one column per key direction. A_t = diag(a_t) decays the
+columns; log_a holds log a_t ≤ 0, one number per head (B, T, H, 1) or one per key channel (B, T, H,
+K). A write strength beta (B, T, H) turns the write into the delta rule: v_t is replaced by beta_t
+(v_t - S k_t), with S already decayed.
 
-`recurrent`, `parallel` and `chunkwise` take q, k (B, T, H, K) and v (B, T, H, V) and return the same (y, S_T) up to
-rounding. Nothing here scales q or normalises k: callers do. State and decays are float32 at least, also for bf16 input,
-and under autocast, where q, k and v may come in different dtypes.
-Wrong shapes, mixed dtypes and a positive log_a raise ValueError or TypeError with one sentence (`inputs.py`).
+`recurrent`, `parallel` and `chunkwise` take q, k (B, T, H, K) and v (B, T, H, V) and return the
+same (y, S_T) up to rounding. Nothing here scales q or normalises k: callers do. State and decays
+are float32 at least, also for bf16 input, and under autocast, where q, k and v may come in
+different dtypes. Wrong shapes, mixed dtypes and a positive log_a raise ValueError or TypeError with
+one sentence (`inputs.py`).
 """
 
 from functools import partial
@@ -109,10 +111,13 @@ def chunkwise(
 
 
 def _parallel(q, k, v, log_a, beta, S):
-    """`parallel` on (B, H, T, ·) tensors: inside the chunk by pairs, from before the chunk through S."""
+    """`parallel` on (B, H, T, ·) tensors: inside the chunk by pairs, from before the chunk through
+    S.
+    """
     between, since_start, to_end = decays(log_a)
     if beta is not None:
-        # Each write removes what the earlier ones left under its key: a triangular system, solved for all t at once.
+        # Each write removes what the earlier ones left under its key: a triangular system, solved
+        # for all t at once.
         beta = beta[..., None]
         overlap = beta * pairs(k, k, between).tril(-1)  # (B, H, T, T)
         v = beta * (v - _times(k, since_start) @ S.mT)
@@ -125,8 +130,9 @@ def _parallel(q, k, v, log_a, beta, S):
 def decays(log_a: Float[Tensor, "B H T A"] | None):
     """Decay from j to i (B, H, A, T, T), from the start to i and from j to the end (B, H, T, A).
 
-    Each sum of logs runs over its own span (j, i] only. So exp never sees a positive number, a gate of exactly 0 is
-    allowed, and a strong decay early in the chunk costs no precision later: exp(G_i - G_j), never exp(G_i) exp(-G_j).
+    Each sum of logs runs over its own span (j, i] only. So exp never sees a positive number, a gate
+    of exactly 0 is allowed, and a strong decay early in the chunk costs no precision later: exp(G_i
+    - G_j), never exp(G_i) exp(-G_j).
     """
     if log_a is None:
         return None, None, None
@@ -140,7 +146,9 @@ def pairs(q, k, between):
     """Weight of token j in the read of token i, 0 for j > i (B, H, T, T)."""
     if between is None:
         return (q @ k.mT).tril()
-    if between.shape[2] == 1:  # a scalar decay factors out of the dot product: nothing of size (T, T, K)
+    if (
+        between.shape[2] == 1
+    ):  # a scalar decay factors out of the dot product: nothing of size (T, T, K)
         return (q @ k.mT) * between[:, :, 0]
     return torch.einsum("bhik, bhkij, bhjk -> bhij", q, between, k)
 
@@ -154,7 +162,9 @@ def _times(x, decay):
 
 
 def _over_time(xs, cut):
-    """The pieces of all inputs, time by time. Cut once, not sliced: a slice's gradient is as long as the sequence."""
+    """The pieces of all inputs, time by time. Cut once, not sliced: a slice's gradient is as long
+    as the sequence.
+    """
     pieces = [repeat_forever(None) if x is None else cut(x) for x in xs]
     return zip(*pieces, strict=False)  # an absent input goes on for ever
 
@@ -172,7 +182,8 @@ FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
 
 
 def in_form(form, chunk_size=64, *others):
-    """The function behind `form`: a name in FORMS, or any function with the signature of `recurrent` (a kernel).
+    """The function behind `form`: a name in FORMS, or any function with the signature of
+    `recurrent` (a kernel).
 
     others: names the caller has functions of its own for; they give None.
     """

@@ -1,7 +1,8 @@
 """The elementwise recurrence h_t = a_t h_{t-1} + b_t, read in any order.
 
-A step is the map h -> a h + b. Two steps in a row are again one: (a₂, b₂) ∘ (a₁, b₁) = (a₂ a₁, a₂ b₁ + b₂), and it does
-not matter which pair is joined first. So a sum over time need not be a loop over time.
+A step is the map h -> a h + b. Two steps in a row are again one: (a₂, b₂) ∘ (a₁, b₁) = (a₂ a₁, a₂
+b₁ + b₂), and it does not matter which pair is joined first. So a sum over time need not be a loop
+over time.
 
     form            work (joins)      depth (steps one after another)
     sequential      T                 T
@@ -9,10 +10,11 @@ not matter which pair is joined first. So a sum over time need not be a loop ove
     blelloch        about 2 T         about 2 log₂ T
     hillis_steele   about T log₂ T    log₂ T
 
-Each takes a and b (B, T, ...), real or complex, and h0 (B, ...), and returns h (B, T, ...), the last state in h[:, -1];
-with return_cost=True (h, Cost). a may be smaller than b wherever it would broadcast: constant over time, the same for
-many channels. Gates of exactly 0 are allowed: nothing is divided. `linear_scan` is what mixers train with: the chunked
-order in place, and a backward that is the same scan run from the end.
+Each takes a and b (B, T, ...), real or complex, and h0 (B, ...), and returns h (B, T, ...), the
+last state in h[:, -1]; with return_cost=True (h, Cost). a may be smaller than b wherever it would
+broadcast: constant over time, the same for many channels. Gates of exactly 0 are allowed: nothing
+is divided. `linear_scan` is what mixers train with: the chunked order in place, and a backward that
+is the same scan run from the end.
 """
 
 import math
@@ -34,7 +36,9 @@ Start = Inexact[Tensor, "B *width"]
 
 @dataclass
 class Cost:
-    """work: joins of two steps, counted along time. depth: how many of them must wait for another."""
+    """work: joins of two steps, counted along time. depth: how many of them must wait for
+    another.
+    """
 
     work: int = 0
     depth: int = 0
@@ -55,7 +59,9 @@ def sequential(a: Gates, b: Sequence, h0: Start | None = None, *, return_cost: b
 
 
 def hillis_steele(a: Gates, b: Sequence, h0: Start | None = None, *, return_cost: bool = False):
-    """Each step joins what lies 1, 2, 4, ... before it (Hillis & Steele 1986): least depth, most work."""
+    """Each step joins what lies 1, 2, 4, ... before it (Hillis & Steele 1986): least depth, most
+    work.
+    """
     a, b = _prepare(a, b, h0)
     span, cost = 1, Cost()
     while span < b.shape[1]:
@@ -66,14 +72,18 @@ def hillis_steele(a: Gates, b: Sequence, h0: Start | None = None, *, return_cost
 
 
 def blelloch(a: Gates, b: Sequence, h0: Start | None = None, *, return_cost: bool = False):
-    """Up a tree of pairs and down again (Blelloch 1990): little work and little depth. Any T, not only powers of 2."""
+    """Up a tree of pairs and down again (Blelloch 1990): little work and little depth. Any T, not
+    only powers of 2.
+    """
     cost = Cost()
     _, h = _tree(*_prepare(a, b, h0), cost)
     return _answer(h, cost, return_cost)
 
 
 def _tree(a, b, cost):
-    """All prefixes of (a, b). Those of the pairs (0 1) (2 3) ... are the odd ones; one more join gives the even."""
+    """All prefixes of (a, b). Those of the pairs (0 1) (2 3) ... are the odd ones; one more join
+    gives the even.
+    """
     T = b.shape[1]
     if T == 1:
         return a, b
@@ -96,15 +106,26 @@ def _interleave(evens, odds):
 
 
 def chunked(
-    a: Gates, b: Sequence, h0: Start | None = None, *, chunk_size: int | None = None, return_cost: bool = False
+    a: Gates,
+    b: Sequence,
+    h0: Start | None = None,
+    *,
+    chunk_size: int | None = None,
+    return_cost: bool = False,
 ):
-    """All chunks at once, each from a state of 0; then the states are carried from chunk to chunk, and added."""
+    """All chunks at once, each from a state of 0; then the states are carried from chunk to chunk,
+    and added.
+    """
     a, b = _prepare(a, b, h0)
     T, cost = b.shape[1], Cost()
     C = chunk_size or math.isqrt(T - 1) + 1
     n = math.ceil(T / C)
-    a, b = (_fill(x, n * C, value).unflatten(1, (n, C)) for x, value in ((a, 1), (b, 0)))  # (B, n, C, ...)
-    first, *rest = zip(a.unbind(2), b.unbind(2), strict=True)  # cut once: a slice's gradient is as long as the sequence
+    a, b = (
+        _fill(x, n * C, value).unflatten(1, (n, C)) for x, value in ((a, 1), (b, 0))
+    )  # (B, n, C, ...)
+    first, *rest = zip(
+        a.unbind(2), b.unbind(2), strict=True
+    )  # cut once: a slice's gradient is as long as the sequence
     prefixes = list(accumulate(rest, partial(_join, cost=cost), initial=first))
     a, b = (torch.stack(x, dim=2) for x in zip(*prefixes, strict=True))
     starts = [b[:, 0, -1]]
@@ -113,14 +134,17 @@ def chunked(
         starts.append(gate * starts[-1] + end)
     if n > 1:
         cost.count(T - C)
-        b = torch.cat([b[:, :1], a[:, 1:] * torch.stack(starts, dim=1)[:, :, None] + b[:, 1:]], dim=1)
+        b = torch.cat(
+            [b[:, :1], a[:, 1:] * torch.stack(starts, dim=1)[:, :, None] + b[:, 1:]], dim=1
+        )
     return _answer(b.flatten(1, 2)[:, :T], cost, return_cost)
 
 
 def linear_scan(a: Gates, b: Sequence, h0: Start | None = None) -> Sequence:
     """h_t = a_t h_{t-1} + b_t for training: about 3 √T vectorised steps forward, as many backward.
 
-    Nothing but h is stored, and no more of it than the answer. The result is float32 at least, also for bf16 inputs.
+    Nothing but h is stored, and no more of it than the answer. The result is float32 at least, also
+    for bf16 inputs.
     """
     check_scan(a, b, h0)
     dtype = _common_dtype(a, b, h0)
@@ -128,7 +152,9 @@ def linear_scan(a: Gates, b: Sequence, h0: Start | None = None) -> Sequence:
 
 
 class _LinearScan(torch.autograd.Function):
-    """With G_t the gradient of the loss by b_t: G_t = g_t + ā_{t+1} G_{t+1}: the same recurrence, from the end."""
+    """With G_t the gradient of the loss by b_t: G_t = g_t + ā_{t+1} G_{t+1}: the same recurrence,
+    from the end.
+    """
 
     @staticmethod
     def forward(ctx, a, b, h0):
@@ -172,8 +198,10 @@ def in_form(form):
 
 
 def _scan(a, b, h0, out, backwards=False):
-    """Write h into `out`. Each chunk is run twice, and all chunks at once: to learn where it ends, then from where the
-    one before it ended. `out[:, i::C]` is step i of every chunk; the last chunk may be shorter."""
+    """Write h into `out`. Each chunk is run twice, and all chunks at once: to learn where it ends,
+    then from where the one before it ended. `out[:, i::C]` is step i of every chunk; the last chunk
+    may be shorter.
+    """
     T = out.shape[1]
     if T == 0:
         return
@@ -219,7 +247,11 @@ def _prepare(a, b, h0):
 
 def _fill(x, length, value):
     missing = length - x.shape[1]
-    return torch.cat([x, x.new_full((x.shape[0], missing, *x.shape[2:]), value)], dim=1) if missing else x
+    return (
+        torch.cat([x, x.new_full((x.shape[0], missing, *x.shape[2:]), value)], dim=1)
+        if missing
+        else x
+    )
 
 
 def _answer(h, cost, return_cost):
@@ -239,6 +271,10 @@ def check_scan(a, b, h0):
         raise ValueError(f"b has shape {tuple(b.shape)}: (B, T, ...) with T at least 1 is needed")
     fits = a.ndim == b.ndim and all(m in (1, n) for m, n in zip(a.shape, b.shape, strict=True))
     if not fits:
-        raise ValueError(f"a has shape {tuple(a.shape)}, b has {tuple(b.shape)}: each axis of a must be that of b or 1")
+        raise ValueError(
+            f"a has shape {tuple(a.shape)}, b has {tuple(b.shape)}: each axis of a must be that of b or 1"
+        )
     if h0 is not None and h0.shape != b[:, 0].shape:
-        raise ValueError(f"h0 has shape {tuple(h0.shape)}: (B, ...) = {tuple(b[:, 0].shape)} is needed")
+        raise ValueError(
+            f"h0 has shape {tuple(h0.shape)}: (B, ...) = {tuple(b[:, 0].shape)} is needed"
+        )

@@ -1,4 +1,6 @@
-"""What RWKV moves by one token: its inputs (the token shift) and its writes (a read comes before the write)."""
+"""What RWKV moves by one token: its inputs (the token shift) and its writes (a read comes before
+the write).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -6,8 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def token_shift(x: Float[Tensor, "B T D"], last: Float[Tensor, "B D"] | None = None) -> Float[Tensor, "B T D"]:
-    """x_{t-1} beside each x_t: `last` before the first token, 0 if there was none. The next `last` is x[:, -1]."""
+def token_shift(
+    x: Float[Tensor, "B T D"], last: Float[Tensor, "B D"] | None = None
+) -> Float[Tensor, "B T D"]:
+    """x_{t-1} beside each x_t: `last` before the first token, 0 if there was none. The next `last`
+    is x[:, -1].
+    """
     first = torch.zeros_like(x[:, :1]) if last is None else last[:, None].to(x.dtype)
     return torch.cat([first, x[:, :-1]], dim=1)
 
@@ -23,10 +29,16 @@ def read_before_write(
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
     """y_t = (S_{t-1} + v_t (u k_t)ᵀ) q_t        S_t = S_{t-1} diag(a_t) + v_t k_tᵀ        with u the bonus
 
-    The read meets the table before this token's decay and write, and the token itself through the bonus alone. The
-    recurrence of `seqlab.core.recurrence` reads after its write. So decays and writes go in one step late: step t + 1 does
-    what token t asks. The first step writes nothing, and one more step, whose read is dropped, leaves S_T as the state.
+    The read meets the table before this token's decay and write, and the token itself through the
+    bonus alone. The recurrence of `seqlab.core.recurrence` reads after its write. So decays and
+    writes go in one step late: step t + 1 does what token t asks. The first step writes nothing,
+    and one more step, whose read is dropped, leaves S_T as the state.
     """
     late = (0, 0, 0, 0, 1, 0)
-    y, S = form(F.pad(q, (0, 0, 0, 0, 0, 1)), *(F.pad(u, late) for u in (k, v)), log_a=F.pad(log_a, late), state=state)
+    y, S = form(
+        F.pad(q, (0, 0, 0, 0, 0, 1)),
+        *(F.pad(u, late) for u in (k, v)),
+        log_a=F.pad(log_a, late),
+        state=state,
+    )
     return y[:, :-1] + (q * bonus * k).sum(-1, keepdim=True) * v, S

@@ -2,9 +2,10 @@
 
     S_t = diag(b_t) S_{t-1} diag(a_t) + v_t k_tᵀ        y_t = S_t q_t
 
-`seqlab.core.recurrence` decays columns (key channels), which is all that most architectures ask for. Here log_b (B, T, H, V)
-is the log decay of each row, a value channel. DFW gates both sides; ABC and GSA keep their slots' keys in the rows.
-Both gates are ≤ 0 in log, of any width 1 or full, and optional. Everything else is as in `seqlab.core.recurrence`.
+`seqlab.core.recurrence` decays columns (key channels), which is all that most architectures ask
+for. Here log_b (B, T, H, V) is the log decay of each row, a value channel. DFW gates both sides;
+ABC and GSA keep their slots' keys in the rows. Both gates are ≤ 0 in log, of any width 1 or full,
+and optional. Everything else is as in `seqlab.core.recurrence`.
 """
 
 from functools import partial
@@ -31,7 +32,9 @@ def chunkwise(
     state: State | None = None,
     chunk_size: int = 16,
 ) -> tuple[Values, State]:
-    """Chunks of C tokens, each by all its pairs: the recurrence with C = 1, the parallel form with C = T."""
+    """Chunks of C tokens, each by all its pairs: the recurrence with C = 1, the parallel form with
+    C = T.
+    """
     check_inputs(q, k, v, log_a, None, state)
     at_least_one(chunk_size=chunk_size)
     if log_b is not None:
@@ -40,7 +43,11 @@ def chunkwise(
     still = q.new_zeros(*q.shape[:3], 1, dtype=wide)  # a log decay of 0: nothing is forgotten
     xs = [q, k, v, still if log_a is None else log_a, still if log_b is None else log_b]
     xs = [x.to(wide).transpose(1, 2).split(chunk_size, dim=2) for x in xs]
-    S = q.new_zeros(*xs[0][0].shape[:2], v.shape[-1], q.shape[-1], dtype=wide) if state is None else state.to(wide)
+    S = (
+        q.new_zeros(*xs[0][0].shape[:2], v.shape[-1], q.shape[-1], dtype=wide)
+        if state is None
+        else state.to(wide)
+    )
     ys = []
     for chunk in zip(*xs, strict=True):
         y, S = _chunk(*chunk, S)
@@ -49,7 +56,9 @@ def chunkwise(
 
 
 def _chunk(q, k, v, log_a, log_b, S):
-    """All pairs inside the chunk, and S from before it. Token j in the read of i: (q_i·(a k_j)) (b ⊙ v_j)."""
+    """All pairs inside the chunk, and S from before it. Token j in the read of i: (q_i·(a k_j)) (b
+    ⊙ v_j).
+    """
     a_between, a_start, a_end = decays(log_a)
     b_between, b_start, b_end = decays(log_b)
     weights = pairs(q, k, a_between)  # (B, H, C, C)
@@ -64,13 +73,19 @@ def _chunk(q, k, v, log_a, log_b, S):
 
 def _check_rows(log_b, v):
     if log_b.shape[:3] != v.shape[:3] or log_b.shape[-1] not in (1, v.shape[-1]):
-        raise ValueError(f"log_b has shape {tuple(log_b.shape)}: (B, T, H, 1) or v's {tuple(v.shape)} is needed")
+        raise ValueError(
+            f"log_b has shape {tuple(log_b.shape)}: (B, T, H, 1) or v's {tuple(v.shape)} is needed"
+        )
     if not torch.compiler.is_compiling() and (log_b > 0).any():
-        raise ValueError(f"log_b reaches {log_b.max():.3g}: a log decay is at most 0 (pass log b, with b in [0, 1])")
+        raise ValueError(
+            f"log_b reaches {log_b.max():.3g}: a log decay is at most 0 (pass log b, with b in [0, 1])"
+        )
 
 
 def in_form(form, chunk_size=16):
-    """The function behind `form`: recurrent, parallel or chunkwise, or any function with `chunkwise`'s signature."""
+    """The function behind `form`: recurrent, parallel or chunkwise, or any function with
+    `chunkwise`'s signature.
+    """
     at_least_one(chunk_size=chunk_size)
     sizes = {"recurrent": 1, "parallel": 2**62, "chunkwise": chunk_size}
     return choose(form, {name: partial(chunkwise, chunk_size=C) for name, C in sizes.items()})

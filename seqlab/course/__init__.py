@@ -1,4 +1,6 @@
-"""The machinery of the course: checks in the notebook; grading, building and updating on the command line."""
+"""The machinery of the course: checks in the notebook; grading, building and updating on the
+command line.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,14 +11,18 @@ __all__ = ["check", "hint", "progress", "show_solution", "when_written"]
 
 
 def check(id: str, answer: Any) -> None:
-    """Check an answer to exercise `id`: show what passed, what did not and why, and record the result."""
+    """Check an answer to exercise `id`: show what passed, what did not and why, and record the
+    result.
+    """
     from seqlab.course.checking import check
 
     check(id, answer)
 
 
 def hint(id: str) -> None:
-    """Open one more of the three hints of exercise `id`: a direction, the key identity, nearly the code."""
+    """Open one more of the three hints of exercise `id`: a direction, the key identity, nearly the
+    code.
+    """
     from seqlab.course.checking import hint
 
     hint(id)
@@ -37,7 +43,9 @@ def progress() -> None:
 
 
 def when_written(draw: Callable[[], Any]) -> None:
-    """Show what `draw` makes of your answers, or say what it still waits for: an unsolved notebook runs to its end."""
+    """Show what `draw` makes of your answers, or say what it still waits for: an unsolved notebook
+    runs to its end.
+    """
     from seqlab.course.checking import when_written
 
     when_written(draw)

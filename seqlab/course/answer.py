@@ -1,7 +1,7 @@
 """Ask a learner's function for its answers, and turn whatever comes back into plain data.
 
-This is the only part that runs learner's code, in the notebook or in the grader's kernel. What it returns holds
-tensors, numbers and strings only, so that the judge can sit in another process.
+This is the only part that runs learner's code, in the notebook or in the grader's kernel. What it
+returns holds tensors, numbers and strings only, so that the judge can sit in another process.
 """
 
 import linecache
@@ -26,7 +26,9 @@ class Outcome:
     """What one call came to; kind is one of KINDS."""
 
     kind: str
-    value: Any = None  # tensors, numbers, None, tuples of these; a str names the type of anything else
+    value: Any = (
+        None  # tensors, numbers, None, tuples of these; a str names the type of anything else
+    )
     type: str = ""
     message: str = ""
     line: str = ""  # 'line 3: y = S @ q'
@@ -39,22 +41,29 @@ class Outcome:
 
     @classmethod
     def from_dict(cls, data: dict) -> "Outcome":
-        """Read `as_dict` back, from a process that is not trusted: every field is made what it should be."""
+        """Read `as_dict` back, from a process that is not trusted: every field is made what it
+        should be.
+        """
         if data["kind"] not in KINDS:
             raise ValueError(f"unknown kind of outcome {data['kind']!r}")
         words = {name: str(data[name])[:400] for name in ("kind", "type", "message", "line")}
         changed = tuple(str(name) for name in data["changed"][:20])
         effort = Effort(
-            *(int(data["effort"][name]) for name in ("calls", "largest")), bool(data["effort"]["gradient_finite"])
+            *(int(data["effort"][name]) for name in ("calls", "largest")),
+            bool(data["effort"]["gradient_finite"]),
         )
         more = {"binding": bool(data["binding"]), "changed": changed, "effort": effort}
         return cls(value=_reread(data["value"]), **more, **words)
 
 
 def plan(exercise: Exercise, seed: int) -> tuple[list[Case], list[dict]]:
-    """The cases, and every input set to call: the cases, then each property's variants of each case, in order."""
+    """The cases, and every input set to call: the cases, then each property's variants of each
+    case, in order.
+    """
     cases = exercise.inputs_with(torch.Generator().manual_seed(seed))
-    variants = [v for p in exercise.properties for case in cases for v in p.variants(clone(case.inputs))]
+    variants = [
+        v for p in exercise.properties for case in cases for v in p.variants(clone(case.inputs))
+    ]
     return cases, [case.inputs for case in cases] + variants
 
 
@@ -65,7 +74,9 @@ def answers(answer: Any, inputs: list[dict], seconds: float = 10.0) -> list[Outc
     for given in inputs:
         left = stop - time.monotonic()
         stub = done and done[0].kind == "stub"
-        done.append(Outcome("slow") if left <= 0 else done[0] if stub else call(answer, given, left))
+        done.append(
+            Outcome("slow") if left <= 0 else done[0] if stub else call(answer, given, left)
+        )
     return done
 
 
@@ -83,7 +94,11 @@ def call(function: Any, inputs: dict, seconds: float = 10.0) -> Outcome:
     except NotImplementedError as error:
         if (other := _raised_in(error)) in (None, getattr(function, "__name__", None)):
             return Outcome("stub", message=_text(error))
-        return Outcome("raised", type="NotImplementedError", message=f"it calls {other}, which is not written yet")
+        return Outcome(
+            "raised",
+            type="NotImplementedError",
+            message=f"it calls {other}, which is not written yet",
+        )
     except (Exception, SystemExit) as error:
         return _raised(function, error)
     changed = tuple(name for name in inputs if not _same(inputs[name], given[name]))
@@ -91,7 +106,9 @@ def call(function: Any, inputs: dict, seconds: float = 10.0) -> Outcome:
 
 
 class Meter(TorchDispatchMode):
-    """Counts the torch operations called inside it, and the elements of the largest tensor they make."""
+    """Counts the torch operations called inside it, and the elements of the largest tensor they
+    make.
+    """
 
     def __init__(self):
         super().__init__()
@@ -107,7 +124,9 @@ class Meter(TorchDispatchMode):
 
 
 def _finite_gradients(answer: Any, given: dict) -> bool:
-    """Whether the sum of a tensor `answer` has a finite gradient in every input that asks for one (none: True)."""
+    """Whether the sum of a tensor `answer` has a finite gradient in every input that asks for one
+    (none: True).
+    """
     wanted = [x for x in given.values() if isinstance(x, torch.Tensor) and x.requires_grad]
     if not wanted or not isinstance(answer, torch.Tensor) or not answer.requires_grad:
         return True
@@ -129,7 +148,9 @@ def number(value: Any) -> Outcome:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """`value` as tensors, numbers, None, and tuples of these; anything else becomes the name of its type, a str."""
+    """`value` as tensors, numbers, None, and tuples of these; anything else becomes the name of its
+    type, a str.
+    """
     kind = type(value)  # not isinstance: an object can lie about its class
     if value is None or kind in (bool, float):
         return value
@@ -161,11 +182,16 @@ class OutOfTime(BaseException):
 
 @contextmanager
 def time_limit(seconds: float):
-    """Raise OutOfTime after `seconds`, and again every half second for code that swallows it (POSIX, main thread)."""
+    """Raise OutOfTime after `seconds`, and again every half second for code that swallows it
+    (POSIX, main thread).
+    """
     import signal
     import threading
 
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield
         return
 
@@ -220,7 +246,9 @@ def _raised(function, error: BaseException) -> Outcome:
     own = [f for f in frames if f[0] == home] or [f for f in frames if "site-packages" not in f[0]]
     at = own[-1] if own else None
     line = f"line {at[1]}: {linecache.getline(*at).strip()[:80]}".removesuffix(": ") if at else ""
-    return Outcome("raised", type=type(error).__name__, message=_text(error), line=line, binding=not frames)
+    return Outcome(
+        "raised", type=type(error).__name__, message=_text(error), line=line, binding=not frames
+    )
 
 
 def _text(error: BaseException) -> str:
@@ -232,7 +260,11 @@ def _text(error: BaseException) -> str:
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+        return (
+            a.shape == b.shape
+            and a.dtype == b.dtype
+            and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+        )
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
     return True

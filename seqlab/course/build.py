@@ -1,7 +1,9 @@
-"""Turn every source into its notebooks, one way: chapters and solutions executed, exercises cleared.
+"""Turn every source into its notebooks, one way: chapters and solutions executed, exercises
+cleared.
 
-Two builds give identical files. Outputs that the machine or the clock decides (cells tagged `measured`) are kept
-from the notebook that is there, as long as no code up to that cell has changed.
+Two builds give identical files. Outputs that the machine or the clock decides (cells tagged
+`measured`) are kept from the notebook that is there, as long as no code up to that cell has
+changed.
 """
 
 import os
@@ -23,7 +25,9 @@ from seqlab.course.sandbox import ThisPython
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
-NOTE = "<p><i>Run this cell in JupyterLab to move the controls; below is their first position.</i></p>"
+NOTE = (
+    "<p><i>Run this cell in JupyterLab to move the controls; below is their first position.</i></p>"
+)
 SECONDS = 300
 
 
@@ -34,7 +38,11 @@ class BuildFailed(RuntimeError):
 def sources(chapters: list[str] | None = None) -> list[tuple[str, Path]]:
     """("chapters" or "solutions", source) of the chosen chapters, or of all."""
     root = paths.root()
-    found = [(kind, p) for kind in ("chapters", "solutions") for p in sorted((root / kind / "src").glob("[0-9]*.py"))]
+    found = [
+        (kind, p)
+        for kind in ("chapters", "solutions")
+        for p in sorted((root / kind / "src").glob("[0-9]*.py"))
+    ]
     found = [(kind, p) for kind, p in found if not chapters or p.name[:2] in chapters]
     if not found:
         raise BuildFailed(
@@ -62,7 +70,9 @@ def build(kind: str, source: Path, fresh: bool = False) -> list[Path]:
 
 
 def stale(kind: str, source: Path) -> list[str]:
-    """One sentence for each notebook of `source` that is not what the source would give (outputs are not run)."""
+    """One sentence for each notebook of `source` that is not what the source would give (outputs
+    are not run).
+    """
     target = paths.root() / kind / f"{source.stem}.ipynb"
     found = [f"{paths.shown(target)} {why}" for why in _differences(_read(kind, source), target)]
     if kind == "solutions":
@@ -78,7 +88,12 @@ def execute(notebook: NotebookNode, folder: Path, where: str) -> None:
         manager = KernelManager(kernel_spec_manager=ThisPython())
         resources = {"metadata": {"path": str(folder)}}
         client = NotebookClient(
-            notebook, km=manager, timeout=SECONDS, record_timing=False, coalesce_streams=True, resources=resources
+            notebook,
+            km=manager,
+            timeout=SECONDS,
+            record_timing=False,
+            coalesce_streams=True,
+            resources=resources,
         )
         try:
             with warnings.catch_warnings():
@@ -89,7 +104,9 @@ def execute(notebook: NotebookNode, folder: Path, where: str) -> None:
         except DeadKernelError:
             raise BuildFailed(f"{where}: the kernel died") from None
         except CellExecutionError as error:
-            raise BuildFailed(f"{where}: a cell raises {error.ename}: {error.evalue}\n{error}") from None
+            raise BuildFailed(
+                f"{where}: a cell raises {error.ename}: {error.evalue}\n{error}"
+            ) from None
         finally:
             if client.kc is not None:
                 client.kc.stop_channels()  # nbclient leaves them open when the manager is ours
@@ -99,8 +116,14 @@ def execute(notebook: NotebookNode, folder: Path, where: str) -> None:
 
 
 def freeze_widgets(notebook: NotebookNode) -> None:
-    """Put what a widget's Output shows in its place: readable on a static page, and a hundred times smaller."""
-    states = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    """Put what a widget's Output shows in its place: readable on a static page, and a hundred times
+    smaller.
+    """
+    states = (
+        notebook.metadata.get("widgets", {})
+        .get("application/vnd.jupyter.widget-state+json", {})
+        .get("state", {})
+    )
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [frozen for output in cell.outputs for frozen in _frozen(output, states)]
@@ -120,7 +143,9 @@ def clean(notebook: NotebookNode) -> None:
 
 
 def keep_measured(notebook: NotebookNode, stored: NotebookNode | None) -> None:
-    """Give cells tagged `measured` their stored outputs back while all code up to them is as it was."""
+    """Give cells tagged `measured` their stored outputs back while all code up to them is as it
+    was.
+    """
     if stored is None:
         return
     new, old = ([c for c in nb.cells if c.cell_type == "code"] for nb in (notebook, stored))
@@ -164,7 +189,9 @@ def _stubs_earn_nothing(source: Path) -> None:
 
     for report in grade(source.name[:2], _exercise_file(source)):
         if report.earned:
-            raise BuildFailed(f"{source.name}: the unsolved stub of {report.id} earns {report.earned} points")
+            raise BuildFailed(
+                f"{source.name}: the unsolved stub of {report.id} earns {report.earned} points"
+            )
 
 
 def _differences(fresh: NotebookNode, target: Path) -> Iterator[str]:
@@ -174,7 +201,11 @@ def _differences(fresh: NotebookNode, target: Path) -> Iterator[str]:
     stored = nbformat.read(target, 4)
     if [_seen(c) for c in fresh.cells] != [_seen(c) for c in stored.cells]:
         yield "has other cells than its source"
-    elif any(c.execution_count is None for c in stored.cells if c.cell_type == "code" and c.source.strip()):
+    elif any(
+        c.execution_count is None
+        for c in stored.cells
+        if c.cell_type == "code" and c.source.strip()
+    ):
         yield "holds a cell that was never run"
 
 
@@ -186,7 +217,9 @@ def _frozen(output: NotebookNode, states: dict) -> list[NotebookNode]:
     if WIDGET not in output.get("data", {}):
         return [output]
     inside = list(_outputs_inside(output.data[WIDGET]["model_id"], states))
-    note = nbformat.v4.new_output("display_data", data={"text/html": NOTE, "text/plain": "(a widget)"})
+    note = nbformat.v4.new_output(
+        "display_data", data={"text/html": NOTE, "text/plain": "(a widget)"}
+    )
     return [note, *(nbformat.from_dict(o) for o in inside)] if inside else []
 
 
@@ -199,7 +232,9 @@ def _outputs_inside(model: str, states: dict) -> Iterator[dict]:
 
 @contextmanager
 def _environment(work: str):
-    """The environment of a build: strict checks, no progress bars, no progress kept, plotly's JSON."""
+    """The environment of a build: strict checks, no progress bars, no progress kept, plotly's
+    JSON.
+    """
     wanted = {
         "SEQLAB_STRICT": "1",
         "SEQLAB_WORK": work,

@@ -37,7 +37,11 @@ _TITLES = {c.number: c.title for c in SYLLABUS}
 def chapters() -> list[Chapter]:
     """Every chapter that has a notebook, in order."""
     root = paths.root()
-    files = {p.name[:2]: p for folder in ("exercises", "chapters") for p in (root / folder).glob("[0-9][0-9]_*.ipynb")}
+    files = {
+        p.name[:2]: p
+        for folder in ("exercises", "chapters")
+        for p in (root / folder).glob("[0-9][0-9]_*.ipynb")
+    }
     return [Chapter(n, _TITLES.get(n, files[n].stem), entries(n)) for n in sorted(files)]
 
 

@@ -17,11 +17,15 @@ SECONDS = 10.0
 
 
 class CheckFailed(AssertionError):
-    """Raised by `check` under SEQLAB_STRICT=1 (tests of the solutions) when an answer is not fully right."""
+    """Raised by `check` under SEQLAB_STRICT=1 (tests of the solutions) when an answer is not fully
+    right.
+    """
 
 
 def check(id: str, answer: Any) -> None:
-    """Check an answer, show the report (and where it parts from the reference), record the attempt."""
+    """Check an answer, show the report (and where it parts from the reference), record the
+    attempt.
+    """
     if os.environ.get("SEQLAB_GRADING"):  # the grader asks for the answers itself
         return
     exercise = _find(id)
@@ -46,7 +50,9 @@ def report_on(exercise: Exercise, answer: Any, seed: int = 0, seconds: float = S
     if answer is ...:
         return judge(exercise, cases, [Outcome("stub")] * len(inputs))
     if not callable(answer):
-        sentence = f"{exercise.name} should be a function; a {type(answer).__name__} was passed to check."
+        sentence = (
+            f"{exercise.name} should be a function; a {type(answer).__name__} was passed to check."
+        )
         return failure(exercise, "type", sentence)
     return judge(exercise, cases, answers(answer, inputs, seconds))
 
@@ -56,11 +62,18 @@ def hint(id: str) -> None:
     exercise = _find(id)
     if exercise is None:
         return
-    opened = min(_recorded(records.of, exercise.id, default={"hints": 0})["hints"] + 1, len(exercise.hints))
+    opened = min(
+        _recorded(records.of, exercise.id, default={"hints": 0})["hints"] + 1, len(exercise.hints)
+    )
     _recorded(records.open_hint, exercise.id, opened)
-    lines = [f"Hint {i} of {len(exercise.hints)}: {text}" for i, text in enumerate(exercise.hints[:opened], 1)]
+    lines = [
+        f"Hint {i} of {len(exercise.hints)}: {text}"
+        for i, text in enumerate(exercise.hints[:opened], 1)
+    ]
     if opened == len(exercise.hints):
-        lines.append(f'That was the last one. After an attempt, show_solution("{exercise.id}") explains the answer.')
+        lines.append(
+            f'That was the last one. After an attempt, show_solution("{exercise.id}") explains the answer.'
+        )
     _show(Text(lines))
 
 
@@ -71,7 +84,13 @@ def show_solution(id: str) -> None:
         return
     if not _recorded(records.of, exercise.id, default={"attempts": 0})["attempts"]:
         name = exercise.name
-        _show(Text([f'Try it first: run check("{exercise.id}", {name}) once with an answer of your own.']))
+        _show(
+            Text(
+                [
+                    f'Try it first: run check("{exercise.id}", {name}) once with an answer of your own.'
+                ]
+            )
+        )
         return
     from seqlab.course.masters import solution
 
@@ -87,7 +106,9 @@ def progress() -> None:
 
 
 def when_written(draw: Callable[[], Any]) -> None:
-    """Show what `draw` returns (a figure or a sentence; None shows nothing), or say that it waits for an answer."""
+    """Show what `draw` returns (a figure or a sentence; None shows nothing), or say that it waits
+    for an answer.
+    """
     try:
         shown = draw()
     except Exception as error:
@@ -104,7 +125,9 @@ def progress_rows() -> list[tuple]:
     for chapter in exercises.chapters():
         for e in exercises.of_chapter(chapter):
             r = done.get(e.id, blank)
-            rows.append((e.id, e.title, min(r["earned"], e.points), e.points, r["attempts"], r["hints"]))
+            rows.append(
+                (e.id, e.title, min(r["earned"], e.points), e.points, r["attempts"], r["hints"])
+            )
     return rows
 
 
@@ -120,7 +143,9 @@ class Text:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return "".join(f"<p style='margin:2px 0;max-width:760px'>{escape(line)}</p>" for line in self.lines)
+        return "".join(
+            f"<p style='margin:2px 0;max-width:760px'>{escape(line)}</p>" for line in self.lines
+        )
 
 
 class Table:
@@ -130,7 +155,14 @@ class Table:
 
     def __init__(self, rows: list[tuple]):
         self.rows = [
-            (id, title, f"{earned} of {points}", attempts, hints, records.state(earned, points, attempts))
+            (
+                id,
+                title,
+                f"{earned} of {points}",
+                attempts,
+                hints,
+                records.state(earned, points, attempts),
+            )
             for id, title, earned, points, attempts, hints in rows
         ]
         self.total = f"{sum(r[2] for r in rows)} of {sum(r[3] for r in rows)} points"
@@ -143,7 +175,10 @@ class Table:
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th style='text-align:left'>{h}</th>" for h in self.HEAD)
-        cells = ("".join(f"<td style='text-align:left'>{escape(str(c))}</td>" for c in r) for r in self.rows)
+        cells = (
+            "".join(f"<td style='text-align:left'>{escape(str(c))}</td>" for c in r)
+            for r in self.rows
+        )
         rows = "".join(f"<tr>{c}</tr>" for c in cells)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p><b>{self.total}</b></p>"
 

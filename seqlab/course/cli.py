@@ -1,4 +1,5 @@
-"""The command line: seqlab list, start, check, grade, progress, reset, doctor, lab, zoo, update, build.
+"""The command line: seqlab list, start, check, grade, progress, reset, doctor, lab, zoo, update,
+build.
 
 Nothing heavy is imported until a command needs it.
 """
@@ -29,11 +30,17 @@ ChapterArg = Annotated[str, typer.Argument(help="A chapter's number, such as 03.
 
 def main() -> None:
     """Run the command line. Every foreseen failure is one sentence and exit code 2."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a terminated grader still ends its kernel
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that a terminated grader still ends its kernel
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
-        said = str(error) if not isinstance(error, OSError) or error.strerror is None else _system(error)
+        said = (
+            str(error)
+            if not isinstance(error, OSError) or error.strerror is None
+            else _system(error)
+        )
         err.print(f"seqlab: {said}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
 
@@ -47,10 +54,16 @@ def list_() -> None:
         earned = sum(_earned(done, e) for e in c.entries)
         started = "in work/" if (paths.work() / f"{_stem(c.number)}.ipynb").exists() else ""
         minutes = sum(e.minutes for e in c.entries)
-        cells = (str(len(c.entries)), str(minutes), f"{earned} of {c.points}") if c.entries else ("", "", "")
+        cells = (
+            (str(len(c.entries)), str(minutes), f"{earned} of {c.points}")
+            if c.entries
+            else ("", "", "")
+        )
         table.add_row(c.number, c.title, *cells, started)
     out.print(table)
-    out.print("seqlab lab NN opens a chapter, seqlab start NN copies its exercises to work/.", style="dim")
+    out.print(
+        "seqlab lab NN opens a chapter, seqlab start NN copies its exercises to work/.", style="dim"
+    )
 
 
 @app.command()
@@ -62,7 +75,8 @@ def start(
     number = paths.chapter_number(chapter)
     copy, new = copies.start(number)
     out.print(
-        f"{'Your copy is' if new else 'You have started already: your copy is'} {paths.shown(copy)}", soft_wrap=True
+        f"{'Your copy is' if new else 'You have started already: your copy is'} {paths.shown(copy)}",
+        soft_wrap=True,
     )
     if open_:
         _open(copy)
@@ -71,9 +85,13 @@ def start(
 
 @app.command()
 def check(
-    what: Annotated[str, typer.Argument(help="A chapter (03) or one exercise (03.2).", metavar="NN[.m]")],
+    what: Annotated[
+        str, typer.Argument(help="A chapter (03) or one exercise (03.2).", metavar="NN[.m]")
+    ],
 ) -> None:
-    """Check your copy in work/: each exercise with every case. Exit code 1 if something is not right yet."""
+    """Check your copy in work/: each exercise with every case. Exit code 1 if something is not
+    right yet.
+    """
     number, only = paths.chapter_number(what), what if "." in what else None
     from seqlab.course import exercises
 
@@ -82,19 +100,25 @@ def check(
     reports = _grade(number, copies.started(number), only)
     _remember(reports)
     for report in reports:
-        out.print(str(report), style="green" if report.passed else "red", markup=False, soft_wrap=True)
+        out.print(
+            str(report), style="green" if report.passed else "red", markup=False, soft_wrap=True
+        )
     raise typer.Exit(0 if all(r.passed for r in reports) else 1)
 
 
 @app.command()
 def grade(
     chapter: ChapterArg,
-    path: Annotated[Path | None, typer.Argument(help="A notebook; without it, your copy in work/.")] = None,
+    path: Annotated[
+        Path | None, typer.Argument(help="A notebook; without it, your copy in work/.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the marks as JSON.")] = False,
 ) -> None:
-    """Grade a notebook: run that file in a kernel of its own, with limits, and judge its answers outside it.
+    """Grade a notebook: run that file in a kernel of its own, with limits, and judge its answers
+    outside it.
 
-    Exit code 0 whenever it could be graded, whatever the marks; `seqlab check` exits with 1 if something is wrong.
+    Exit code 0 whenever it could be graded, whatever the marks; `seqlab check` exits with 1 if
+    something is wrong.
     """
     number = paths.chapter_number(chapter)
     reports = _grade(number, path or copies.started(number))
@@ -118,7 +142,9 @@ def progress() -> None:
         points = _earned(done, e)
         total, earned = total + e.points, earned + points
         state = records.state(points, e.points, r["attempts"])
-        table.add_row(e.id, e.title, f"{points} of {e.points}", str(r["attempts"]), str(r["hints"]), state)
+        table.add_row(
+            e.id, e.title, f"{points} of {e.points}", str(r["attempts"]), str(r["hints"]), state
+        )
     out.print(table)
     out.print(f"{earned} of {total} points", style="bold")
 
@@ -134,10 +160,16 @@ def reset(chapter: ChapterArg) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what works on this machine, and what to do about the rest. Exit code 1 if something needed is missing."""
+    """Say what works on this machine, and what to do about the rest. Exit code 1 if something
+    needed is missing.
+    """
     from seqlab.course.doctor import examine
 
-    marks = {"works": ("✓ works", "green"), "note": ("· note", "yellow"), "missing": ("✗ missing", "red")}
+    marks = {
+        "works": ("✓ works", "green"),
+        "note": ("· note", "yellow"),
+        "missing": ("✗ missing", "red"),
+    }
     missing = 0
     for f in examine():
         mark, style = marks[f.state]
@@ -147,7 +179,9 @@ def doctor() -> None:
         if f.advice:
             out.print(f"{'':10}→ {f.advice}", markup=False, soft_wrap=True)
     out.print(
-        "Everything the course needs works here." if not missing else "Mend what is missing, then run this again."
+        "Everything the course needs works here."
+        if not missing
+        else "Mend what is missing, then run this again."
     )
     raise typer.Exit(1 if missing else 0)
 
@@ -155,11 +189,16 @@ def doctor() -> None:
 @app.command()
 def zoo(
     name: Annotated[
-        list[str] | None, typer.Argument(help="One architecture, channel mixer or model; without it, all of them.")
+        list[str] | None,
+        typer.Argument(help="One architecture, channel mixer or model; without it, all of them."),
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables of the README.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables of the README.")
+    ] = False,
 ) -> None:
-    """Show every architecture: what it forgets, the size of its state, its paper and what it is tested against."""
+    """Show every architecture: what it forgets, the size of its state, its paper and what it is
+    tested against.
+    """
     from seqlab.zoo import CHANNEL_MIXERS, FAMILIES, RECIPES, table
 
     if markdown and name:
@@ -192,9 +231,13 @@ def _zoo(names: tuple[str, ...], lines: list) -> Table:
     narrow |= {"what it forgets", "where a token goes"} if out.width < 70 else set()
     kept = [i for i, name in enumerate(names) if name not in narrow]
     long = {"what it forgets", "where a token goes", "layout", "forms"}
-    view = Table(*(Column(names[i], no_wrap=names[i] not in long) for i in kept), box=None, pad_edge=False)
+    view = Table(
+        *(Column(names[i], no_wrap=names[i] not in long) for i in kept), box=None, pad_edge=False
+    )
     for line in lines:
-        view.add_row(*([f"[bold]{line}[/]"] if isinstance(line, str) else (_plain(line[i]) for i in kept)))
+        view.add_row(
+            *([f"[bold]{line}[/]"] if isinstance(line, str) else (_plain(line[i]) for i in kept))
+        )
     return view
 
 
@@ -202,14 +245,19 @@ def _zoo(names: tuple[str, ...], lines: list) -> Table:
 def lab(
     context: typer.Context,
     chapter: Annotated[str, typer.Argument(help="The chapter to open.", metavar="[NN]")] = "00",
-    exercises: Annotated[bool, typer.Option("--exercises", help="Open your copy of its exercises.")] = False,
+    exercises: Annotated[
+        bool, typer.Option("--exercises", help="Open your copy of its exercises.")
+    ] = False,
 ) -> None:
     """Open the course in JupyterLab. Further options go to JupyterLab, for example --no-browser."""
     if chapter.startswith("-"):
         context.args.insert(0, chapter)
         chapter = "00"
     number = paths.chapter_number(chapter)
-    _open(copies.start(number)[0] if exercises else paths.notebook_of(number, "chapters"), *context.args)
+    _open(
+        copies.start(number)[0] if exercises else paths.notebook_of(number, "chapters"),
+        *context.args,
+    )
 
 
 @app.command()
@@ -224,18 +272,30 @@ def update() -> None:
     if done.branch:
         out.print(f"Your own commits are kept on the branch {done.branch}")
     changes = "1 change" if done.commits == 1 else f"{done.commits} changes"
-    out.print(f"The course is up to date: {changes} brought." if done.commits else "The course is up to date already.")
+    out.print(
+        f"The course is up to date: {changes} brought."
+        if done.commits
+        else "The course is up to date already."
+    )
     if done.install:
         out.print("What it needs has changed: run make lab (or pip install -e .) once.")
 
 
 @app.command()
 def build(
-    chapters: Annotated[list[str] | None, typer.Argument(help="Chapters; without them, all.", metavar="[NN]…")] = None,
-    only_check: Annotated[bool, typer.Option("--check", help="Build nothing; say which notebooks are stale.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Also measure again what is tagged `measured`.")] = False,
+    chapters: Annotated[
+        list[str] | None, typer.Argument(help="Chapters; without them, all.", metavar="[NN]…")
+    ] = None,
+    only_check: Annotated[
+        bool, typer.Option("--check", help="Build nothing; say which notebooks are stale.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Also measure again what is tagged `measured`.")
+    ] = False,
 ) -> None:
-    """For authors: make the notebooks from their sources. With --check, exit code 1 if one is stale."""
+    """For authors: make the notebooks from their sources. With --check, exit code 1 if one is
+    stale.
+    """
     from rich.progress import track
 
     from seqlab.course import build as builder
@@ -274,7 +334,9 @@ def _print_marks(reports) -> None:
         said = r.title if r.passed or blank else r.message
         table.add_row(r.id, mark, f"{r.earned} of {r.points}", _plain(said))
     out.print(table)
-    out.print(f"{sum(r.earned for r in reports)} of {sum(r.points for r in reports)} points", style="bold")
+    out.print(
+        f"{sum(r.earned for r in reports)} of {sum(r.points for r in reports)} points", style="bold"
+    )
 
 
 def _open(notebook: Path, *more: str) -> None:

@@ -13,14 +13,20 @@ def outputs_of(value: Any) -> tuple[Any, ...]:
 
 def close(a: Any, b: Any, tolerance: float) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and family_of(a) == family_of(b) and not wrong_at(a, b, tolerance, nan=True).any()
+        return (
+            a.shape == b.shape
+            and family_of(a) == family_of(b)
+            and not wrong_at(a, b, tolerance, nan=True).any()
+        )
     if type(a) in (int, float) and type(b) in (int, float):
         return a == b or abs(a - b) <= tolerance * (abs(a) or 1.0)
     return type(a) is type(b) and not isinstance(a, Tensor) and a == b
 
 
 def wrong_at(right: Tensor, got: Tensor, tolerance: float, nan: bool = False) -> Tensor:
-    """Where got is further from right than the tolerance, relative to the largest finite value of right."""
+    """Where got is further from right than the tolerance, relative to the largest finite value of
+    right.
+    """
     right, got = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (right, got))
     same = (got == right) | ((got - right).abs() <= tolerance * scale_of(right))
     return ~(same | (got.isnan() & right.isnan())) if nan else ~same
@@ -37,7 +43,11 @@ def gap_of(right: Tensor, got: Tensor) -> float:
 
 
 def first_along(off: Tensor, axis: int) -> int:
-    return off.movedim(axis, 0).flatten(1).any(1).nonzero()[0].item() if off.ndim > 1 else off.nonzero()[0].item()
+    return (
+        off.movedim(axis, 0).flatten(1).any(1).nonzero()[0].item()
+        if off.ndim > 1
+        else off.nonzero()[0].item()
+    )
 
 
 def first_at(bad: Tensor, axis: int | None) -> str:
@@ -72,5 +82,10 @@ def swapped_axes(got: torch.Size, right: torch.Size) -> str:
 def kind_of(x: Any) -> str:
     if isinstance(x, str):
         return f"an {x}" if x[:1].lower() in "aeiou" else f"a {x}"
-    known = {Tensor: "a tensor", tuple: "a tuple or list", type(None): "None", bool: "True or False"}
+    known = {
+        Tensor: "a tensor",
+        tuple: "a tuple or list",
+        type(None): "None",
+        bool: "True or False",
+    }
     return known.get(type(x), f"a number ({type(x).__name__})")

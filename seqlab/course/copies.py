@@ -15,7 +15,9 @@ def started(chapter: str) -> Path:
     """The learner's copy. Raises FileNotFoundError, in one sentence, if there is none yet."""
     copy = copy_of(chapter)
     if not copy.exists():
-        raise FileNotFoundError(f"there is no copy of chapter {chapter} in work/ yet: run seqlab start {chapter} first")
+        raise FileNotFoundError(
+            f"there is no copy of chapter {chapter} in work/ yet: run seqlab start {chapter} first"
+        )
     return copy
 
 

@@ -45,7 +45,9 @@ def examine() -> Iterator[Finding]:
     yield _triton()
     yield _package("JupyterLab", "jupyterlab")
     yield _kernel()
-    yield _extension("widgets", "ipywidgets", "@jupyter-widgets/jupyterlab-manager", "jupyterlab_widgets")
+    yield _extension(
+        "widgets", "ipywidgets", "@jupyter-widgets/jupyterlab-manager", "jupyterlab_widgets"
+    )
     yield _extension("plotly figures", "plotly", "jupyterlab-plotly", "plotly")
     yield _renderer()
     yield _git()
@@ -55,7 +57,12 @@ def examine() -> Iterator[Finding]:
 def _python() -> Finding:
     good = sys.version_info >= (3, 11)
     says = f"{platform.python_version()} on {platform.system()}"
-    return Finding("Python", "works" if good else "missing", says, "" if good else "install Python 3.11 or newer")
+    return Finding(
+        "Python",
+        "works" if good else "missing",
+        says,
+        "" if good else "install Python 3.11 or newer",
+    )
 
 
 def _torch() -> Iterator[Finding]:
@@ -77,7 +84,12 @@ def _triton() -> Finding:
     except PackageNotFoundError:
         says = "not installed; the chapters work, the kernels do not run"
         linux = platform.system() == "Linux"
-        return Finding("Triton", "missing" if linux else "note", says, _INSTALL if linux else "kernels need Linux")
+        return Finding(
+            "Triton",
+            "missing" if linux else "note",
+            says,
+            _INSTALL if linux else "kernels need Linux",
+        )
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -86,13 +98,21 @@ def _triton() -> Finding:
         script = Path(folder) / "kernel.py"
         script.write_text(KERNEL.replace("DEVICE", repr(device)))
         try:
-            done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, timeout=120)
+            done = subprocess.run(
+                [sys.executable, script], env=env, capture_output=True, text=True, timeout=120
+            )
         except subprocess.TimeoutExpired:
-            return Finding("Triton", "missing", f"{has}: a small kernel did not end in 120 s", _INSTALL)
+            return Finding(
+                "Triton", "missing", f"{has}: a small kernel did not end in 120 s", _INSTALL
+            )
     if done.returncode:
-        return Finding("Triton", "missing", f"{has}: {done.stderr.strip().splitlines()[-1][:200]}", _INSTALL)
+        return Finding(
+            "Triton", "missing", f"{has}: {done.stderr.strip().splitlines()[-1][:200]}", _INSTALL
+        )
     where = (
-        "runs kernels on the GPU" if device == "cuda" else "runs kernels in its interpreter (no GPU): right, but slow"
+        "runs kernels on the GPU"
+        if device == "cuda"
+        else "runs kernels in its interpreter (no GPU): right, but slow"
     )
     return Finding("Triton", "works", f"{has}, {where}")
 
@@ -113,7 +133,9 @@ def _kernel() -> Finding:
     except Exception as error:
         fault = f"{type(error).__name__}: {error}"
     if fault:
-        return Finding("notebook kernel", "missing", f"importing seqlab in a kernel {fault}", _INSTALL)
+        return Finding(
+            "notebook kernel", "missing", f"importing seqlab in a kernel {fault}", _INSTALL
+        )
     return Finding("notebook kernel", "works", "starts, and finds seqlab")
 
 
@@ -132,9 +154,14 @@ def _extension(what: str, package: str, extension: str, owner: str) -> Finding:
 def _renderer() -> Finding:
     chosen = os.environ.get("PLOTLY_RENDERER", "plotly_mimetype")
     if "plotly_mimetype" in chosen.split("+"):
-        return Finding("plotly renderer", "works", f"{chosen}: drawn by JupyterLab itself, nothing is fetched")
+        return Finding(
+            "plotly renderer", "works", f"{chosen}: drawn by JupyterLab itself, nothing is fetched"
+        )
     return Finding(
-        "plotly renderer", "note", f"PLOTLY_RENDERER is {chosen}", "unset PLOTLY_RENDERER if figures stay blank"
+        "plotly renderer",
+        "note",
+        f"PLOTLY_RENDERER is {chosen}",
+        "unset PLOTLY_RENDERER if figures stay blank",
     )
 
 
@@ -143,7 +170,10 @@ def _git() -> Finding:
         return Finding("git", "note", "not installed; only seqlab update needs it", "install git")
     if not (paths.root() / ".git").exists():
         return Finding(
-            "git", "note", "this folder is no clone, so seqlab update cannot work here", "git clone the course"
+            "git",
+            "note",
+            "this folder is no clone, so seqlab update cannot work here",
+            "git clone the course",
         )
     return Finding("git", "works", "seqlab update can bring a newer course")
 
@@ -154,7 +184,9 @@ def _work() -> Finding:
             return Finding("your answers", "works", "their folder can be written")
     except OSError as error:
         advice = "change its owner, or set SEQLAB_WORK to a folder of your own"
-        return Finding("your answers", "missing", f"work/ cannot be written: {error.strerror}", advice)
+        return Finding(
+            "your answers", "missing", f"work/ cannot be written: {error.strerror}", advice
+        )
 
 
 _INSTALL = "run make lab (or pip install -e .) in the course's folder again"

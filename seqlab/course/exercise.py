@@ -1,4 +1,6 @@
-"""What an exercise is: data. A reference, inputs, properties, and the wrong answers worth naming."""
+"""What an exercise is: data. A reference, inputs, properties, and the wrong answers worth
+naming.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """One set of inputs, passed by keyword. `name` says what is special about it: "T = 1", "odd T", "K ≠ V"."""
+    """One set of inputs, passed by keyword. `name` says what is special about it: "T = 1", "odd T",
+    "K ≠ V".
+    """
 
     name: str
     inputs: dict[str, Any]
@@ -22,8 +26,8 @@ class Case:
 class Property:
     """Something true of every right answer, told by comparing answers with each other.
 
-    `variants(inputs)` gives further input sets; `holds(inputs, outputs)` judges what the function returned for
-    [inputs, *variants]; `message` is the sentence said when it does not hold.
+    `variants(inputs)` gives further input sets; `holds(inputs, outputs)` judges what the function
+    returned for [inputs, *variants]; `message` is the sentence said when it does not hold.
     """
 
     name: str
@@ -34,9 +38,11 @@ class Property:
 
 @dataclass(frozen=True)
 class Effort:
-    """What one call cost, whatever its machine: torch operations called, and elements of the largest tensor made.
+    """What one call cost, whatever its machine: torch operations called, and elements of the
+    largest tensor made.
 
-    gradient_finite: False where an input that wants a gradient gets inf or nan, or none because of a change in place.
+    gradient_finite: False where an input that wants a gradient gets inf or nan, or none because of
+    a change in place.
     """
 
     calls: int = 0
@@ -59,14 +65,22 @@ class Exercise:
     hints: tuple[str, ...] = ()  # a direction, the key identity, nearly the code
     reference: Callable | float | None = None
     cases: Callable[[torch.Generator], list[Case]] | None = None
-    mistakes: dict[str, Callable | float] = field(default_factory=dict)  # diagnosis -> the answer that deserves it
+    mistakes: dict[str, Callable | float] = field(
+        default_factory=dict
+    )  # diagnosis -> the answer that deserves it
     alternatives: tuple[Callable | float, ...] = ()  # right answers written differently
     properties: tuple[Property, ...] = ()
     outputs: tuple[str, ...] = ("y",)  # names of the returned tensors, in order
-    time_axis: int | dict[str, int | None] | None = 1  # which axis of an output is time; None: no time
+    time_axis: int | dict[str, int | None] | None = (
+        1  # which axis of an output is time; None: no time
+    )
     parts_hint: Callable[[int, dict], str] | None = None  # (first wrong t, inputs) -> a question
-    effort: Callable[[dict, Effort], str | None] | None = None  # (inputs, effort) -> why this way is not the asked one
-    keeps_inputs: bool = False  # an answer that changes its inputs in place fails; otherwise it is only noted
+    effort: Callable[[dict, Effort], str | None] | None = (
+        None  # (inputs, effort) -> why this way is not the asked one
+    )
+    keeps_inputs: bool = (
+        False  # an answer that changes its inputs in place fails; otherwise it is only noted
+    )
     tolerance: float = 1e-4  # largest error allowed, relative to the largest value of the reference
 
     def __post_init__(self):

@@ -1,4 +1,5 @@
-"""Grade a notebook: run that file in a kernel of its own, ask each function for its answers, judge them here.
+"""Grade a notebook: run that file in a kernel of its own, ask each function for its answers, judge
+them here.
 
 The learner's process returns tensors; the reference, the comparison and the marks stay in this one.
 """
@@ -36,12 +37,22 @@ class Limits:
     memory_gb: float = 4.0  # beyond what Python and torch take
 
 
-def grade(chapter: str, path: Path, limits: Limits | None = None, only: str | None = None) -> list[Report]:
-    """One report for each exercise of the chapter (or for `only` one), from the notebook at `path`."""
+def grade(
+    chapter: str, path: Path, limits: Limits | None = None, only: str | None = None
+) -> list[Report]:
+    """One report for each exercise of the chapter (or for `only` one), from the notebook at
+    `path`.
+    """
     wanted = [e for e in exercises.of_chapter(chapter) if only in (None, e.id)]
     cells = read_cells(Path(path))
-    if not any(re.search(rf"\b{e.name}\b|\b{re.escape(e.id)}\b", source) for e in wanted for source in cells):
-        raise NotGradable(f"{path} is not the notebook of chapter {chapter}: it defines none of its answers")
+    if not any(
+        re.search(rf"\b{e.name}\b|\b{re.escape(e.id)}\b", source)
+        for e in wanted
+        for source in cells
+    ):
+        raise NotGradable(
+            f"{path} is not the notebook of chapter {chapter}: it defines none of its answers"
+        )
     with _Grading(Path(path).resolve().parent, cells, limits or Limits()) as grading:
         return grading.reports(wanted)
 
@@ -51,12 +62,17 @@ def summary(reports: list[Report]) -> dict:
     return {
         "points": sum(r.points for r in reports),
         "earned": sum(r.earned for r in reports),
-        "exercises": [{"id": r.id, "points": r.points, "earned": r.earned, "message": r.message} for r in reports],
+        "exercises": [
+            {"id": r.id, "points": r.points, "earned": r.earned, "message": r.message}
+            for r in reports
+        ],
     }
 
 
 def read_cells(path: Path) -> list[str]:
-    """The sources of the code cells. Raises NotGradable, in one sentence, for anything that is not a notebook."""
+    """The sources of the code cells. Raises NotGradable, in one sentence, for anything that is not
+    a notebook.
+    """
     if not path.exists():
         raise NotGradable(f"{path} does not exist")
     if path.is_dir():
@@ -72,17 +88,23 @@ def read_cells(path: Path) -> list[str]:
         code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
         return [s if isinstance(s := cell["source"], str) else "".join(s) for cell in code]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise NotGradable(f"{path} is not a Jupyter notebook: its contents cannot be read as one") from None
+        raise NotGradable(
+            f"{path} is not a Jupyter notebook: its contents cannot be read as one"
+        ) from None
 
 
 class _Grading:
-    """One notebook being graded: the kernel, the cells that ran well so far, and what the others did."""
+    """One notebook being graded: the kernel, the cells that ran well so far, and what the others
+    did.
+    """
 
     def __init__(self, folder: Path, cells: list[str], limits: Limits):
         self.folder, self.cells, self.limits = folder, cells, limits
         self.stop = time.monotonic() + limits.total
         self.good: list[str] = []
-        self.faults: list[str] = []  # of the cells since the last check cell, for a function that is missing
+        self.faults: list[
+            str
+        ] = []  # of the cells since the last check cell, for a function that is missing
         self.sandbox: Sandbox | None = None
 
     def __enter__(self):
@@ -95,9 +117,14 @@ class _Grading:
         self.scratch.cleanup()
 
     def reports(self, wanted: list[Exercise]) -> list[Report]:
-        """Run the cells in order until every exercise was asked: at its last check cell, or at the end without one."""
+        """Run the cells in order until every exercise was asked: at its last check cell, or at the
+        end without one.
+        """
         ids = [set(m[1] for m in CHECK.findall(source)) for source in self.cells]
-        last = {e.id: max((i for i, found in enumerate(ids) if e.id in found), default=len(ids)) for e in wanted}
+        last = {
+            e.id: max((i for i, found in enumerate(ids) if e.id in found), default=len(ids))
+            for e in wanted
+        }
         done: dict[str, Report] = {}
         for i in range(len(self.cells) + 1):
             if i < len(self.cells):
@@ -116,12 +143,16 @@ class _Grading:
             return
         fault = self._kernel().run(source, min(self.limits.cell, self._left()))
         self.faults += [fault] if fault else []
-        if not fault or self.sandbox.alive:  # an exception leaves what the cell did before it: replay that too
+        if (
+            not fault or self.sandbox.alive
+        ):  # an exception leaves what the cell did before it: replay that too
             self.good.append(source)
 
     def _report(self, e: Exercise) -> Report:
         if self._left() <= 0:
-            return failure(e, "slow", f"The notebook used up its {self.limits.total:g} s before this exercise.")
+            return failure(
+                e, "slow", f"The notebook used up its {self.limits.total:g} s before this exercise."
+            )
         cases, inputs = plan(e, SEED)
         fault, outcomes = self._ask(e, inputs)
         if fault:
@@ -134,8 +165,12 @@ class _Grading:
         return judge(e, cases, outcomes)
 
     def _ask(self, e: Exercise, inputs: list[dict]) -> tuple[str, list[Outcome]]:
-        """(what went wrong, the outcomes). The file that comes back is data from a stranger: it is read as such."""
-        given, taken = (str(Path(self.scratch.name) / f"{e.id}.{end}") for end in ("inputs", "answers"))
+        """(what went wrong, the outcomes). The file that comes back is data from a stranger: it is
+        read as such.
+        """
+        given, taken = (
+            str(Path(self.scratch.name) / f"{e.id}.{end}") for end in ("inputs", "answers")
+        )
         torch.save(inputs, given)
         Path(taken).unlink(missing_ok=True)
         args = (e.name, given, taken, e.numeric, self.limits.cell)
@@ -149,7 +184,10 @@ class _Grading:
             outcomes = [Outcome.from_dict(d) for d in torch.load(taken, weights_only=True)]
         except Exception:
             return "gave nothing that can be read", []
-        whole = len(outcomes) == len(inputs) or [o.kind for o in outcomes] in (["missing"], ["stub"])
+        whole = len(outcomes) == len(inputs) or [o.kind for o in outcomes] in (
+            ["missing"],
+            ["stub"],
+        )
         return ("", outcomes) if whole else ("gave too few answers", [])
 
     def _left(self) -> float:

@@ -1,4 +1,6 @@
-"""Judge answers: right, or which mistake it is. Pure: it calls the reference and the mistakes, never the learner."""
+"""Judge answers: right, or which mistake it is. Pure: it calls the reference and the mistakes,
+never the learner.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,17 @@ def judge(exercise: Exercise, cases: list[Case], outcomes: list[Outcome]) -> Rep
     tried = [_try(exercise, case, outcome) for case, outcome in zip(cases, outcomes, strict=False)]
     wrong = [t for t in tried if t.kind]
     notes = _notes(exercise, outcomes)
-    broken = None if wrong else _broken_property(exercise, cases, outcomes) or _another_way(exercise, tried, notes)
+    broken = (
+        None
+        if wrong
+        else _broken_property(exercise, cases, outcomes) or _another_way(exercise, tried, notes)
+    )
     kind, message = _diagnose(exercise, tried, wrong) if wrong else broken or ("passed", "")
-    if kind == "value" and not exercise.numeric and (also := _broken_property(exercise, cases, outcomes)):
+    if (
+        kind == "value"
+        and not exercise.numeric
+        and (also := _broken_property(exercise, cases, outcomes))
+    ):
         message += " " + also[1]
     passed = kind == "passed"
     return Report(
@@ -64,7 +74,9 @@ def judge(exercise: Exercise, cases: list[Case], outcomes: list[Outcome]) -> Rep
 
 
 def _praise(e: Exercise) -> str:
-    return f"Right: {e.name} " + ("is that number." if e.numeric else "agrees with the reference on every case.")
+    return f"Right: {e.name} " + (
+        "is that number." if e.numeric else "agrees with the reference on every case."
+    )
 
 
 def failure(exercise: Exercise, kind: str, message: str) -> Report:
@@ -73,7 +85,9 @@ def failure(exercise: Exercise, kind: str, message: str) -> Report:
 
 
 def right_answer(exercise: Exercise, function: Any, inputs: dict) -> Outcome:
-    """What a trusted function (reference, mistake) answers, whatever the notebook did to torch's defaults."""
+    """What a trusted function (reference, mistake) answers, whatever the notebook did to torch's
+    defaults.
+    """
     if exercise.numeric:
         return Outcome("returned", float(function() if callable(function) else function))
     dtype = torch.get_default_dtype()
@@ -88,10 +102,14 @@ def right_answer(exercise: Exercise, function: Any, inputs: dict) -> Outcome:
 def _try(e: Exercise, case: Case, outcome: Outcome) -> _Tried:
     reference = right_answer(e, e.reference, case.inputs)
     if reference.kind != "returned":
-        raise ValueError(f"exercise {e.id}: the reference fails in case {case.name!r}: {reference.message}")
+        raise ValueError(
+            f"exercise {e.id}: the reference fails in case {case.name!r}: {reference.message}"
+        )
     right = outputs_of(reference.value)
     if len(right) != len(e.outputs):
-        raise ValueError(f"exercise {e.id}: the reference returns {len(right)} outputs, {len(e.outputs)} are named")
+        raise ValueError(
+            f"exercise {e.id}: the reference returns {len(right)} outputs, {len(e.outputs)} are named"
+        )
     return _Tried(case, right, outcome, *_fault(e, right, outcome))
 
 
@@ -111,8 +129,13 @@ def _fault(e: Exercise, right: tuple, outcome: Outcome) -> tuple[str, str]:
     if len(names) > 1 and type(got) is not tuple:
         return "count", f"returned {kind_of(got)}: {needed} is needed"
     if len(names) > 1 and len(got) != len(names):
-        return "count", f"returned a tuple or list of {len(got)}: {len(names)} outputs are needed, ({', '.join(names)})"
-    faults = [_fault_of_output(e, n, r, g) for n, r, g in zip(names, right, outputs_of(got), strict=True)]
+        return (
+            "count",
+            f"returned a tuple or list of {len(got)}: {len(names)} outputs are needed, ({', '.join(names)})",
+        )
+    faults = [
+        _fault_of_output(e, n, r, g) for n, r, g in zip(names, right, outputs_of(got), strict=True)
+    ]
     order = ("type", "shape", "dtype", "nan", "value")
     return min((f for f in faults if f[0]), key=lambda f: order.index(f[0]), default=("", ""))
 
@@ -126,7 +149,10 @@ def _fault_of_output(e: Exercise, name: str, right: Any, got: Any) -> tuple[str,
         return "type", f"{name} is {kind_of(got)}: a torch tensor is needed"
     if got.shape != right.shape:
         swapped = swapped_axes(got.shape, right.shape)
-        return "shape", f"{name} has shape {tuple(got.shape)}: {tuple(right.shape)} is needed{swapped}"
+        return (
+            "shape",
+            f"{name} has shape {tuple(got.shape)}: {tuple(right.shape)} is needed{swapped}",
+        )
     if family_of(got) != family_of(right):
         return "dtype", f"{name} has dtype {short(got.dtype)}: {short(right.dtype)} is needed"
     bad = ~got.isfinite() & ~(got == right)
@@ -134,7 +160,10 @@ def _fault_of_output(e: Exercise, name: str, right: Any, got: Any) -> tuple[str,
         return "nan", f"{name} holds {not_finite(got[bad])}{first_at(bad, e.time_axis_of(name))}"
     off = wrong_at(right, got, e.tolerance)
     if off.any():
-        return "value", f"{name} is off by up to {gap_of(right, got):.2g} (values reach {scale_of(right):.2g})"
+        return (
+            "value",
+            f"{name} is off by up to {gap_of(right, got):.2g} (values reach {scale_of(right):.2g})",
+        )
     return "", ""
 
 
@@ -148,7 +177,9 @@ def _fault_of_number(e: Exercise, name: str, right: float, got: Any) -> tuple[st
     error = abs(got - right) / (abs(right) or 1.0)
     if error <= e.tolerance:
         return "", ""
-    return "value", f"{name} = {got:.6g} is " + ("nearly right: give more digits" if error < 0.01 else "not right")
+    return "value", f"{name} = {got:.6g} is " + (
+        "nearly right: give more digits" if error < 0.01 else "not right"
+    )
 
 
 def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Tried]) -> tuple[str, str]:
@@ -156,14 +187,21 @@ def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Tried]) -> tuple[st
     first = wrong[0]
     kinds = {t.kind: t for t in reversed(wrong)}
     if "stub" in kinds:
-        stub = "is still ... (write a number in its place)" if e.numeric else "still raises NotImplementedError"
+        stub = (
+            "is still ... (write a number in its place)"
+            if e.numeric
+            else "still raises NotImplementedError"
+        )
         return "not started", f"Not started: {e.name} {stub}."
     if "missing" in kinds:
         return "missing", f"{e.name} is not defined: run (or write) the cell that defines it."
     if sentence := _named_mistake(e, tried):
         return "mistake", sentence
     if "slow" in kinds:
-        return "slow", f"{e.name} was still running when its time was up{_in(kinds['slow'])}: does a loop never end?"
+        return (
+            "slow",
+            f"{e.name} was still running when its time was up{_in(kinds['slow'])}: does a loop never end?",
+        )
     if "raised" in kinds:
         return "exception", _exception_sentence(e, kinds["raised"])
     for kind in ("none", "count", "handed back", "type", "shape", "dtype", "nan"):
@@ -172,20 +210,32 @@ def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Tried]) -> tuple[st
         if kind in kinds:
             return kind, f"{kinds[kind].fault}{_in(kinds[kind])}."
     if e.numeric:
-        advice = "" if "nearly" in first.fault else f' Write the formula down first; hint("{e.id}") opens a hint.'
+        advice = (
+            ""
+            if "nearly" in first.fault
+            else f' Write the formula down first; hint("{e.id}") opens a hint.'
+        )
         return "value", f"{first.fault}.{advice}"
     return _constant(e, wrong) or _multiple(e, tried) or ("value", _where_it_parts(e, wrong))
 
 
 def _named_mistake(e: Exercise, tried: list[_Tried]) -> str | None:
-    """The mistake that gives these very answers, wherever it differs from the reference; exact matches first."""
+    """The mistake that gives these very answers, wherever it differs from the reference; exact
+    matches first.
+    """
     partly = None
     for sentence, function in e.mistakes.items():
         made = [right_answer(e, function, t.case.inputs) for t in tried]
         telling = [bool(_fault(e, t.right, m)[0]) for t, m in zip(tried, made, strict=True)]
         same = [_alike(e, m, t.outcome) for t, m in zip(tried, made, strict=True)]
-        returns = any(tells and m.kind == "returned" for tells, m in zip(telling, made, strict=True))
-        raises = all(_same_exception(m, t.outcome) for tells, m, t in zip(telling, made, tried, strict=True) if tells)
+        returns = any(
+            tells and m.kind == "returned" for tells, m in zip(telling, made, strict=True)
+        )
+        raises = all(
+            _same_exception(m, t.outcome)
+            for tells, m, t in zip(telling, made, tried, strict=True)
+            if tells
+        )
         if not (any(telling) and (returns or raises)):
             continue  # a mistake that always raises explains the very same exceptions, and no others
         if all(same):
@@ -196,7 +246,9 @@ def _named_mistake(e: Exercise, tried: list[_Tried]) -> str | None:
 
 
 def _alike(e: Exercise, made: Outcome, got: Outcome) -> bool:
-    """Whether two outcomes are the same: the same values, NaN where NaN, or an exception in both."""
+    """Whether two outcomes are the same: the same values, NaN where NaN, or an exception in
+    both.
+    """
     if made.kind != "returned" or got.kind != "returned":
         return made.kind == got.kind and not got.binding
     pairs = list(zip(outputs_of(made.value), outputs_of(got.value), strict=False))
@@ -209,7 +261,11 @@ def _alike(e: Exercise, made: Outcome, got: Outcome) -> bool:
 
 
 def _same_exception(made: Outcome, got: Outcome) -> bool:
-    return (made.kind, made.type, made.message) == (got.kind, got.type, got.message) and not got.binding
+    return (made.kind, made.type, made.message) == (
+        got.kind,
+        got.type,
+        got.message,
+    ) and not got.binding
 
 
 def _exception_sentence(e: Exercise, t: _Tried) -> str:
@@ -222,13 +278,17 @@ def _exception_sentence(e: Exercise, t: _Tried) -> str:
 
 
 def _handed_back(e: Exercise, tried: list[_Tried]) -> str | None:
-    """The name of the input that every call returned as its (first) answer, where that is not right."""
+    """The name of the input that every call returned as its (first) answer, where that is not
+    right.
+    """
     got = [(*outputs_of(t.outcome.value), None)[0] for t in tried if t.outcome.kind == "returned"]
     if len(got) < len(tried) or any(not isinstance(g, Tensor) for g in got):
         return None
     for name in tried[0].case.inputs:
         inputs = [t.case.inputs.get(name) for t in tried]
-        if all(isinstance(x, Tensor) and close(x, g, 0.0) for x, g in zip(inputs, got, strict=True)):
+        if all(
+            isinstance(x, Tensor) and close(x, g, 0.0) for x, g in zip(inputs, got, strict=True)
+        ):
             wrong = (not close(t.right[0], g, e.tolerance) for t, g in zip(tried, got, strict=True))
             return name if any(wrong) else None
     return None
@@ -238,12 +298,17 @@ def _constant(e: Exercise, wrong: list[_Tried]) -> tuple[str, str] | None:
     for i, name in enumerate(e.outputs):
         got = [outputs_of(t.outcome.value)[i] for t in wrong]
         right = [t.right[i] for t in wrong]
-        if not all(isinstance(g, Tensor) and g.numel() > 0 and (g == g.flatten()[0]).all() for g in got):
+        if not all(
+            isinstance(g, Tensor) and g.numel() > 0 and (g == g.flatten()[0]).all() for g in got
+        ):
             continue
         if all(isinstance(r, Tensor) and (r == r.flatten()[0]).all() for r in right):
             continue
         values = {g.flatten()[0].item() for g in got}
-        return "constant", f"{name} is {values.pop() if len(values) == 1 else 'one number'} everywhere{_in(wrong[0])}."
+        return (
+            "constant",
+            f"{name} is {values.pop() if len(values) == 1 else 'one number'} everywhere{_in(wrong[0])}.",
+        )
     return None
 
 
@@ -252,7 +317,9 @@ def _multiple(e: Exercise, tried: list[_Tried]) -> tuple[str, str] | None:
     factors = []
     for t in tried:
         for right, got in zip(t.right, outputs_of(t.outcome.value), strict=True):
-            if not (isinstance(right, Tensor) and right.is_floating_point() and right.abs().max() > 0):
+            if not (
+                isinstance(right, Tensor) and right.is_floating_point() and right.abs().max() > 0
+            ):
                 return None
             r, g = right.double().flatten(), got.double().flatten()
             if not (r.isfinite().all() and g.isfinite().all()):
@@ -286,12 +353,18 @@ def _where_it_parts(e: Exercise, wrong: list[_Tried]) -> str:
 def _first_wrong_step(e: Exercise, t: _Tried) -> tuple[str, int | None]:
     for name, right, got in zip(e.outputs, t.right, outputs_of(t.outcome.value), strict=True):
         axis = e.time_axis_of(name)
-        if isinstance(right, Tensor) and axis is not None and (off := wrong_at(right, got, e.tolerance)).any():
+        if (
+            isinstance(right, Tensor)
+            and axis is not None
+            and (off := wrong_at(right, got, e.tolerance)).any()
+        ):
             return name, first_along(off, axis)
     return e.outputs[0], None
 
 
-def _broken_property(e: Exercise, cases: list[Case], outcomes: list[Outcome]) -> tuple[str, str] | None:
+def _broken_property(
+    e: Exercise, cases: list[Case], outcomes: list[Outcome]
+) -> tuple[str, str] | None:
     rest = list(outcomes[len(cases) :])
     for p in e.properties:
         for case, own in zip(cases, outcomes, strict=False):
@@ -299,7 +372,10 @@ def _broken_property(e: Exercise, cases: list[Case], outcomes: list[Outcome]) ->
             family, rest = [own, *rest[:n]], rest[n:]
             bad = next((o for o in family if o.kind != "returned"), None)
             if bad is not None:
-                return "property", f"{p.message} ({bad.type}: {bad.message})" if bad.type else p.message
+                return (
+                    "property",
+                    f"{p.message} ({bad.type}: {bad.message})" if bad.type else p.message,
+                )
             try:
                 holds = p.holds(clone(case.inputs), [clone(o.value) for o in family])
             except Exception:  # an answer of another shape breaks the property's own code
@@ -309,8 +385,12 @@ def _broken_property(e: Exercise, cases: list[Case], outcomes: list[Outcome]) ->
     return None
 
 
-def _another_way(e: Exercise, tried: list[_Tried], notes: tuple[str, ...]) -> tuple[str, str] | None:
-    """Right values by a way that the exercise rules out: a loop over tokens where chunks are asked for, or in place."""
+def _another_way(
+    e: Exercise, tried: list[_Tried], notes: tuple[str, ...]
+) -> tuple[str, str] | None:
+    """Right values by a way that the exercise rules out: a loop over tokens where chunks are asked
+    for, or in place.
+    """
     said = (e.effort(clone(t.case.inputs), t.outcome.effort) for t in tried if e.effort)
     if sentence := next(filter(None, said), None):
         return "effort", sentence
@@ -322,7 +402,10 @@ def _rows(e: Exercise, tried: list[_Tried], broken) -> tuple[Row, ...]:
     if len(rows) > 1 and rows[0].detail and len({r.detail for r in rows}) == 1:
         rows = [Row(f"all {len(rows)} cases", False, rows[0].detail)]
     if e.properties and all(r.passed for r in rows):
-        rows += [Row(p.name, broken is None or not broken[1].startswith(p.message), "") for p in e.properties]
+        rows += [
+            Row(p.name, broken is None or not broken[1].startswith(p.message), "")
+            for p in e.properties
+        ]
     if broken is not None and broken[0] in ("effort", "in place"):
         rows.append(Row("the way that is asked for", False, ""))
     return tuple(rows)
@@ -332,11 +415,15 @@ def _notes(e: Exercise, outcomes: list[Outcome]) -> tuple[str, ...]:
     changed = sorted({name for o in outcomes for name in o.changed})
     if not changed:
         return ()
-    return (f"{e.name} changes its input {' and '.join(changed)} in place: whoever calls it loses the old value.",)
+    return (
+        f"{e.name} changes its input {' and '.join(changed)} in place: whoever calls it loses the old value.",
+    )
 
 
 def _parting(e: Exercise, wrong: list[_Tried]) -> Parting | None:
-    """What to draw: the case that stays right longest, the largest of equals, if the shapes are right."""
+    """What to draw: the case that stays right longest, the largest of equals, if the shapes are
+    right.
+    """
     found = [p for t in wrong if t.kind in ("value", "nan") for p in _partings(e, t)]
     return max(found, key=lambda p: (-1 if p.t is None else p.t, p.reference.numel()), default=None)
 
@@ -344,9 +431,20 @@ def _parting(e: Exercise, wrong: list[_Tried]) -> Parting | None:
 def _partings(e: Exercise, t: _Tried) -> Iterator[Parting]:
     """The first output of a case that is off."""
     for name, right, got in zip(e.outputs, t.right, outputs_of(t.outcome.value), strict=True):
-        if isinstance(right, Tensor) and right.ndim and (off := wrong_at(right, got, e.tolerance)).any():
+        if (
+            isinstance(right, Tensor)
+            and right.ndim
+            and (off := wrong_at(right, got, e.tolerance)).any()
+        ):
             axis = e.time_axis_of(name)
-            yield Parting(name, t.case.name, axis, None if axis is None else first_along(off, axis), got, right)
+            yield Parting(
+                name,
+                t.case.name,
+                axis,
+                None if axis is None else first_along(off, axis),
+                got,
+                right,
+            )
             return
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from seqlab.course import paths, records
 
-# No news popup, no question about updates. These are defaults: what the reader has set for themselves still wins.
+# No news popup, no question about updates. These are defaults: what the reader has set for
+# themselves still wins.
 OVERRIDES = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"python": "Jupytext Notebook"}},
@@ -16,7 +17,9 @@ OVERRIDES = {
 
 
 def command(notebook: Path, *more: str) -> list[str]:
-    """The command line that opens `notebook`, with the course's defaults and without touching the user's settings."""
+    """The command line that opens `notebook`, with the course's defaults and without touching the
+    user's settings.
+    """
     settings = paths.work() / ".lab" / "settings"
     settings.mkdir(parents=True, exist_ok=True)
     records.write_whole(settings / "overrides.json", json.dumps(OVERRIDES, indent=1) + "\n")

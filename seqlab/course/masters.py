@@ -1,4 +1,5 @@
-"""The masters solutions/src/NN_name.py: which cells belong to which exercise, and what a learner's copy leaves out.
+"""The masters solutions/src/NN_name.py: which cells belong to which exercise, and what a learner's
+copy leaves out.
 
 An exercise is a heading `## 03.2  Title` with a line `*objective · minutes · difficulty ●●○ · points*`, a code cell
 with `### BEGIN SOLUTION` and `### END SOLUTION`, a check cell `check("03.2", write)`, and cells tagged `explanation`.
@@ -33,7 +34,9 @@ def read(path: Path) -> NotebookNode:
     notebook = jupytext.read(path)
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i:03d}"
-        cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k in ("tags", "nbgrader")})
+        cell.metadata = NotebookNode(
+            {k: v for k, v in cell.metadata.items() if k in ("tags", "nbgrader")}
+        )
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook.metadata = NotebookNode(kernelspec=NotebookNode(kernel))
     notebook.nbformat, notebook.nbformat_minor = 4, 5
@@ -51,7 +54,9 @@ def parts(notebook: NotebookNode, where: str = "the notebook") -> dict[str, Part
             heading, solution, last = cell, None, None
         elif cell.cell_type == "code" and BEGIN in cell.source:
             if solution is not None:
-                raise ValueError(f"{where}: two solution cells before one check, near {_title(heading)!r}")
+                raise ValueError(
+                    f"{where}: two solution cells before one check, near {_title(heading)!r}"
+                )
             solution = cell
         elif cell.cell_type == "code" and (m := CHECK.search(cell.source)):
             if heading is None or solution is None or m[1] in found:
@@ -59,18 +64,24 @@ def parts(notebook: NotebookNode, where: str = "the notebook") -> dict[str, Part
                     f"{where}: the check of {m[1]} needs its own heading and its own solution cell above it"
                 )
             if m[1] != _title(heading).split()[0]:
-                raise ValueError(f"{where}: the check of {m[1]} stands under the heading {_title(heading)!r}")
+                raise ValueError(
+                    f"{where}: the check of {m[1]} stands under the heading {_title(heading)!r}"
+                )
             found[m[1]] = last = Part(heading, solution, cell, [])
             solution = None
         elif "explanation" in cell.metadata.get("tags", []):
             if last is None:
-                raise ValueError(f"{where}: an explanation has no check cell above it: {cell.source[:50]!r}")
+                raise ValueError(
+                    f"{where}: an explanation has no check cell above it: {cell.source[:50]!r}"
+                )
             last.explanation.append(cell)
     _require_checked(solution, heading, where)
     return found
 
 
-def _require_checked(solution: NotebookNode | None, heading: NotebookNode | None, where: str) -> None:
+def _require_checked(
+    solution: NotebookNode | None, heading: NotebookNode | None, where: str
+) -> None:
     if solution is not None:
         raise ValueError(f"{where}: the solution under {_title(heading)!r} has no check cell")
 
@@ -79,7 +90,10 @@ def validate(notebook: NotebookNode, chapter: str, where: str) -> dict[str, Part
     """The parts, if notebook and data agree. Raises ValueError, in one sentence, if they do not."""
     found = parts(notebook, where)
     known = {e.id: e for e in exercises.of_chapter(chapter)}
-    for missing, place in ((known.keys() - found.keys(), where), (found.keys() - known.keys(), f"ch{chapter}.py")):
+    for missing, place in (
+        (known.keys() - found.keys(), where),
+        (found.keys() - known.keys(), f"ch{chapter}.py"),
+    ):
         if missing:
             raise ValueError(f"{where}: exercise {min(missing)} is missing in {place}")
     for id, part in found.items():
@@ -106,9 +120,15 @@ def cleared(notebook: NotebookNode, chapter: str, where: str) -> NotebookNode:
 
 
 def stub(source: str, exercise: Exercise) -> str:
-    """`source` with one line in place of what stands between the markers. Raises ValueError if they do not pair."""
+    """`source` with one line in place of what stands between the markers. Raises ValueError if they
+    do not pair.
+    """
     before, after, indent = _split(source, exercise.id)
-    line = "..." if exercise.numeric else f'raise NotImplementedError("exercise {exercise.id}: your code here")'
+    line = (
+        "..."
+        if exercise.numeric
+        else f'raise NotImplementedError("exercise {exercise.id}: your code here")'
+    )
     line = f"{exercise.name} = {line}" if exercise.numeric else line
     return "\n".join([*before, indent + line, *after])
 
@@ -143,9 +163,13 @@ class Solution:
 def _split(source: str, id: str) -> tuple[list[str], list[str], str]:
     """Lines before and after the solution, and its indent."""
     lines = source.splitlines()
-    begins, ends = ([i for i, line in enumerate(lines) if line.strip() == marker] for marker in (BEGIN, END))
+    begins, ends = (
+        [i for i, line in enumerate(lines) if line.strip() == marker] for marker in (BEGIN, END)
+    )
     if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
-        raise ValueError(f"exercise {id}: one {BEGIN!r} and one {END!r} after it are needed, each on its own line")
+        raise ValueError(
+            f"exercise {id}: one {BEGIN!r} and one {END!r} after it are needed, each on its own line"
+        )
     b, e = begins[0], ends[0]
     if not any(line.strip() and not line.strip().startswith("#") for line in lines[b + 1 : e]):
         raise ValueError(f"exercise {id}: nothing stands between the solution markers")
@@ -159,13 +183,18 @@ def _validate_part(e: Exercise, part: Part, where: str) -> None:
     facts = {
         f"the title {e.title!r}": heading.partition(" ")[2].strip() == e.title,
         f"{e.minutes} min": re.search(rf"\b{e.minutes} min", said),
-        f"the difficulty {'●' * e.difficulty + '○' * (3 - e.difficulty)}": "●" * e.difficulty + "○" * (3 - e.difficulty)
+        f"the difficulty {'●' * e.difficulty + '○' * (3 - e.difficulty)}": "●" * e.difficulty
+        + "○" * (3 - e.difficulty)
         in said,
         f"{e.points} point{'s' * (e.points > 1)}": re.search(rf"\b{e.points} point", said),
         f'check("{e.id}", {e.name})': named == e.name,
-        f"nbgrader's points {e.points} on the check cell": part.check.metadata.get("nbgrader", {}).get("points")
+        f"nbgrader's points {e.points} on the check cell": part.check.metadata.get(
+            "nbgrader", {}
+        ).get("points")
         == e.points,
-        "nbgrader's solution mark on the solution cell": part.solution.metadata.get("nbgrader", {}).get("solution"),
+        "nbgrader's solution mark on the solution cell": part.solution.metadata.get(
+            "nbgrader", {}
+        ).get("solution"),
         "the tag `check` on the check cell": "check" in part.check.metadata.get("tags", []),
         "an explanation after the check": bool(part.explanation),
     }

@@ -12,14 +12,22 @@ from seqlab.figures.theme import SIGNED
 
 
 def figure(p: Parting) -> go.Figure:
-    """Three heat maps of the two axes that hold the largest difference, at or along the first wrong time step."""
+    """Three heat maps of the two axes that hold the largest difference, at or along the first wrong
+    time step.
+    """
     yours, right, rows, columns = _picture(p)
     top = right[right.isfinite()].abs().max().item() if right.isfinite().any() else 0.0
-    fig = make_subplots(1, 3, subplot_titles=("yours", "reference", "yours − reference"), horizontal_spacing=0.08)
+    fig = make_subplots(
+        1, 3, subplot_titles=("yours", "reference", "yours − reference"), horizontal_spacing=0.08
+    )
     hover = f"{rows} %{{y}}, {columns} %{{x}}: %{{z:.4g}}<extra></extra>"
     for i, picture in enumerate((yours, right, yours - right), 1):
-        fig.add_heatmap(z=_finite(picture), coloraxis="coloraxis", hovertemplate=hover, row=1, col=i)
-        fig.update_xaxes(title_text=columns, dtick=1 if right.shape[1] <= 10 else None, row=1, col=i)
+        fig.add_heatmap(
+            z=_finite(picture), coloraxis="coloraxis", hovertemplate=hover, row=1, col=i
+        )
+        fig.update_xaxes(
+            title_text=columns, dtick=1 if right.shape[1] <= 10 else None, row=1, col=i
+        )
         fig.update_yaxes(autorange="reversed", title_text=rows if i == 1 else None, row=1, col=i)
         if rows == "t" and p.t:
             fig.add_hline(y=p.t - 0.5, line_dash="dot", line_color="#2B2B2B", row=1, col=i)
@@ -27,7 +35,12 @@ def figure(p: Parting) -> go.Figure:
     fig.update_layout(
         template="seqlab",
         title_text=f"{p.name}, case “{p.case}”: {where}",
-        coloraxis={"colorscale": SIGNED, "cmin": -top or -1, "cmax": top or 1, "colorbar_title_text": "value"},
+        coloraxis={
+            "colorscale": SIGNED,
+            "cmin": -top or -1,
+            "cmax": top or 1,
+            "colorbar_title_text": "value",
+        },
         height=330,
         width=760,
         margin_t=86,
@@ -36,7 +49,9 @@ def figure(p: Parting) -> go.Figure:
 
 
 def _picture(p: Parting) -> tuple[Tensor, Tensor, str, str]:
-    """(yours, reference, row axis, column axis). A state with time is cut at the first wrong step."""
+    """(yours, reference, row axis, column axis). A state with time is cut at the first wrong
+    step.
+    """
     yours, right = p.yours.double(), p.reference.double()
     timed = p.axis is not None and right.ndim > 1
     if timed and right.ndim >= 5:

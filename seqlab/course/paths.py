@@ -6,22 +6,31 @@ from pathlib import Path
 
 
 def root() -> Path:
-    """The course's folder: $SEQLAB_HOME, else the nearest folder above that holds the course, else the package's."""
+    """The course's folder: $SEQLAB_HOME, else the nearest folder above that holds the course, else
+    the package's.
+    """
     if home := os.environ.get("SEQLAB_HOME"):
         return Path(home).expanduser().resolve()
     here = Path.cwd().resolve()
-    return next((p for p in (here, *here.parents) if _is_course(p)), Path(__file__).resolve().parents[2])
+    return next(
+        (p for p in (here, *here.parents) if _is_course(p)), Path(__file__).resolve().parents[2]
+    )
 
 
 def _is_course(folder: Path) -> bool:
     pyproject = folder / "pyproject.toml"
     if not (folder / "chapters").is_dir() or not pyproject.is_file():
         return False
-    return re.search(r'^name\s*=\s*"seqlab"', pyproject.read_text(errors="replace"), re.MULTILINE) is not None
+    return (
+        re.search(r'^name\s*=\s*"seqlab"', pyproject.read_text(errors="replace"), re.MULTILINE)
+        is not None
+    )
 
 
 def work() -> Path:
-    """The learner's folder: copies of exercises, progress, backups. $SEQLAB_WORK moves it. Created when asked for."""
+    """The learner's folder: copies of exercises, progress, backups. $SEQLAB_WORK moves it. Created
+    when asked for.
+    """
     folder = Path(os.environ.get("SEQLAB_WORK") or root() / "work")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -30,15 +39,26 @@ def work() -> Path:
 def shown(path: Path) -> str:
     """`path` as the learner should read it: relative to where they are, when it is below."""
     path = Path(path).resolve()
-    return str(path.relative_to(Path.cwd().resolve())) if path.is_relative_to(Path.cwd().resolve()) else str(path)
+    return (
+        str(path.relative_to(Path.cwd().resolve()))
+        if path.is_relative_to(Path.cwd().resolve())
+        else str(path)
+    )
 
 
 def notebook_of(chapter: str, folder: str = "exercises", suffix: str = ".ipynb") -> Path:
-    """The file NN_name of `chapter` in `folder`. Raises FileNotFoundError, in one sentence, if there is none."""
+    """The file NN_name of `chapter` in `folder`. Raises FileNotFoundError, in one sentence, if
+    there is none.
+    """
     found = sorted((root() / folder).glob(f"{chapter}_*{suffix}"))
     if not found:
-        there = ", ".join(sorted(p.name[:2] for p in (root() / folder).glob(f"[0-9][0-9]_*{suffix}"))) or "none"
-        raise FileNotFoundError(f"chapter {chapter} has nothing in {folder}/: these chapters do: {there}")
+        there = (
+            ", ".join(sorted(p.name[:2] for p in (root() / folder).glob(f"[0-9][0-9]_*{suffix}")))
+            or "none"
+        )
+        raise FileNotFoundError(
+            f"chapter {chapter} has nothing in {folder}/: these chapters do: {there}"
+        )
     return found[0]
 
 

@@ -10,7 +10,9 @@ from seqlab.course import paths
 
 
 def load() -> dict[str, dict]:
-    """Exercise id -> {attempts, earned, hints, first, last, solved}. A damaged file is set aside, never overwritten."""
+    """Exercise id -> {attempts, earned, hints, first, last, solved}. A damaged file is set aside,
+    never overwritten.
+    """
     path = paths.work() / "progress.json"
     try:
         records = json.loads(path.read_text(encoding="utf-8"))["exercises"]
@@ -76,4 +78,7 @@ def _blank() -> dict:
 def _save(id: str, **changes) -> None:
     records = load()
     records[id] = records.get(id, _blank()) | changes
-    write_whole(paths.work() / "progress.json", json.dumps({"exercises": records}, indent=1, sort_keys=True) + "\n")
+    write_whole(
+        paths.work() / "progress.json",
+        json.dumps({"exercises": records}, indent=1, sort_keys=True) + "\n",
+    )

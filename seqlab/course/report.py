@@ -17,7 +17,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Parting:
-    """Where an answer leaves the reference: output `name` in `case`, first at step `t` along `axis`."""
+    """Where an answer leaves the reference: output `name` in `case`, first at step `t` along
+    `axis`.
+    """
 
     name: str
     case: str
@@ -29,7 +31,9 @@ class Parting:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """The verdict. `kind` is "passed" or what sort of wrong it is; `message` is the sentence for the learner."""
+    """The verdict. `kind` is "passed" or what sort of wrong it is; `message` is the sentence for
+    the learner.
+    """
 
     id: str
     title: str
@@ -46,15 +50,22 @@ class Report:
         return self.kind == "passed"
 
     def __str__(self) -> str:
-        lines = [f"{_mark(self.passed)}  {self.id}  {self.title}: {self.earned} of {_points(self.points)}"]
+        lines = [
+            f"{_mark(self.passed)}  {self.id}  {self.title}: {self.earned} of {_points(self.points)}"
+        ]
         lines += [f"   {self.message}", *(f"   Note: {note}" for note in self.notes)]
-        lines += [f"   {_mark(r.passed)}  {r.name}" + (f": {r.detail}" if r.detail else "") for r in self.rows]
+        lines += [
+            f"   {_mark(r.passed)}  {r.name}" + (f": {r.detail}" if r.detail else "")
+            for r in self.rows
+        ]
         return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<div style='margin-top:4px'>Note: {escape(note)}</div>" for note in self.notes)
+        notes = "".join(
+            f"<div style='margin-top:4px'>Note: {escape(note)}</div>" for note in self.notes
+        )
         rows = "".join(
             f"<tr><td style='{_CELL}'>{_badge(r.passed)}</td><td style='{_CELL}'>{escape(r.name)}</td>"
             f"<td style='{_CELL}'>{escape(r.detail)}</td></tr>"
@@ -69,7 +80,8 @@ class Report:
         )
 
 
-# Both greens and reds keep a contrast of at least 4.5 on white and on JupyterLab's dark grey; words say it as well.
+# Both greens and reds keep a contrast of at least 4.5 on white and on JupyterLab's dark grey; words
+# say it as well.
 _PASSED, _FAILED = "var(--jp-success-color1, #2e7d32)", "var(--jp-error-color1, #c62828)"
 _CELL = "text-align:left;padding:2px 10px 2px 0;background:none"
 

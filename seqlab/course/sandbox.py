@@ -1,4 +1,6 @@
-"""A kernel that may hang, crash or flood: run code in it with a time limit, and always get rid of it."""
+"""A kernel that may hang, crash or flood: run code in it with a time limit, and always get rid of
+it.
+"""
 
 import os
 import queue
@@ -15,11 +17,18 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
 
 class ThisPython(KernelSpecManager):
-    """Every kernel name means ipykernel in the Python that runs now, whatever is installed for the user."""
+    """Every kernel name means ipykernel in the Python that runs now, whatever is installed for the
+    user.
+    """
 
     def get_kernel_spec(self, kernel_name):
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        return KernelSpec(argv=argv, display_name="Python 3 (ipykernel)", language="python", interrupt_mode="signal")
+        return KernelSpec(
+            argv=argv,
+            display_name="Python 3 (ipykernel)",
+            language="python",
+            interrupt_mode="signal",
+        )
 
 
 class Sandbox:
@@ -41,7 +50,9 @@ class Sandbox:
         After "died" or "stuck" (the interrupt was swallowed) the kernel is gone.
         """
         self._drain()
-        id = self.client.execute(code, silent=False, store_history=True, allow_stdin=False, stop_on_error=False)
+        id = self.client.execute(
+            code, silent=False, store_history=True, allow_stdin=False, stop_on_error=False
+        )
         reply = self._reply(id, seconds)
         if reply is None and self.alive:
             self.manager.interrupt_kernel()
@@ -51,7 +62,11 @@ class Sandbox:
         if reply is None:
             died = not self.alive
             self.close()
-            return "ended the Python process" if died else f"ran longer than {seconds:g} s and would not stop"
+            return (
+                "ended the Python process"
+                if died
+                else f"ran longer than {seconds:g} s and would not stop"
+            )
         if reply["status"] == "ok":
             return ""
         said = " ".join(str(reply.get("evalue", "")).split())[:200]

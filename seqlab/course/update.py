@@ -1,4 +1,6 @@
-"""Bring a newer course without ever losing a line of the learner's: save first, then move to the newest version."""
+"""Bring a newer course without ever losing a line of the learner's: save first, then move to the
+newest version.
+"""
 
 import os
 import shutil
@@ -16,7 +18,9 @@ class CannotUpdate(RuntimeError):
 
 @dataclass(frozen=True)
 class Updated:
-    """What an update did: commits brought, files saved as (from, to), and the branch that keeps local commits."""
+    """What an update did: commits brought, files saved as (from, to), and the branch that keeps
+    local commits.
+    """
 
     commits: int
     saved: list[tuple[str, Path]]
@@ -25,7 +29,9 @@ class Updated:
 
 
 def update(root: Path) -> Updated:
-    """Fetch, save local work to work/, move to the newest version. Raises CannotUpdate before anything changes."""
+    """Fetch, save local work to work/, move to the newest version. Raises CannotUpdate before
+    anything changes.
+    """
     _require_repository(root)
     newest = _fetch(root)
     commits = int(_git(root, "rev-list", "--count", f"HEAD..{newest}"))
@@ -34,7 +40,9 @@ def update(root: Path) -> Updated:
     now = records.now()
     saved = [*_save_edits(root, now), *_save_in_the_way(root, newest, now)]
     branch = _save_commits(root, newest, now)
-    install = bool(_git(root, "diff", "--name-only", "HEAD", newest, "--", "pyproject.toml", "constraints.txt"))
+    install = bool(
+        _git(root, "diff", "--name-only", "HEAD", newest, "--", "pyproject.toml", "constraints.txt")
+    )
     _git(root, "reset", "--hard", "--quiet", newest)
     return Updated(commits, saved, branch, install)
 
@@ -44,26 +52,39 @@ def _require_repository(root: Path) -> None:
         raise CannotUpdate("git is not installed: install it, or download the course again")
     top = _git(root, "rev-parse", "--show-toplevel", check=False)
     if not top or Path(top).resolve() != root.resolve():
-        raise CannotUpdate(f"{root} was not made by git clone, so it cannot be updated: clone the course beside it")
+        raise CannotUpdate(
+            f"{root} was not made by git clone, so it cannot be updated: clone the course beside it"
+        )
     if _git(root, "rev-parse", "--verify", "--quiet", "HEAD", check=False) == "":
         raise CannotUpdate("this repository has no commit yet: clone the course instead")
     folder = root / _git(root, "rev-parse", "--git-dir")
     for name in ("MERGE_HEAD", "rebase-merge", "rebase-apply", "CHERRY_PICK_HEAD"):
         if (folder / name).exists():
-            raise CannotUpdate("a merge or rebase of your own is under way: finish it or abort it first")
+            raise CannotUpdate(
+                "a merge or rebase of your own is under way: finish it or abort it first"
+            )
 
 
 def _fetch(root: Path) -> str:
-    """Fetch, and return the name of the newest version: the branch's upstream, else the remote's main branch."""
-    upstream = _git(root, "rev-parse", "--abbrev-ref", "--symbolic-full-name", "@{upstream}", check=False)
+    """Fetch, and return the name of the newest version: the branch's upstream, else the remote's
+    main branch.
+    """
+    upstream = _git(
+        root, "rev-parse", "--abbrev-ref", "--symbolic-full-name", "@{upstream}", check=False
+    )
     remotes = _git(root, "remote").split()
     if not remotes:
         raise CannotUpdate("this copy has no remote to update from (see git remote add)")
-    remote = next((r for r in remotes if upstream.startswith(f"{r}/")), "origin" if "origin" in remotes else remotes[0])
+    remote = next(
+        (r for r in remotes if upstream.startswith(f"{r}/")),
+        "origin" if "origin" in remotes else remotes[0],
+    )
     try:
         _git(root, "fetch", "--quiet", remote, seconds=120)
     except CannotUpdate:
-        raise CannotUpdate(f"{remote} cannot be reached: are you online? Nothing was changed") from None
+        raise CannotUpdate(
+            f"{remote} cannot be reached: are you online? Nothing was changed"
+        ) from None
     names = (upstream, f"{remote}/HEAD", f"{remote}/main", f"{remote}/master")
     for name in filter(None, names):
         if _git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", check=False):
@@ -72,9 +93,18 @@ def _fetch(root: Path) -> str:
 
 
 def _save_edits(root: Path, now: str) -> list[tuple[str, Path]]:
-    """Copy every tracked file that differs from the last commit to work/. The staged text too, where it is another."""
+    """Copy every tracked file that differs from the last commit to work/. The staged text too,
+    where it is another.
+    """
     status = _git(
-        root, "-c", "status.renames=false", "status", "--porcelain=v1", "-z", "--untracked-files=no", raw=True
+        root,
+        "-c",
+        "status.renames=false",
+        "status",
+        "--porcelain=v1",
+        "-z",
+        "--untracked-files=no",
+        raw=True,
     )
     saved = []
     for entry in filter(None, status.split("\0")):
@@ -100,9 +130,15 @@ def _save_in_the_way(root: Path, newest: str, now: str) -> list[tuple[str, Path]
             blocks = os.path.lexists(path) and (whole or path.is_symlink() or not path.is_dir())
             if not blocks or place.as_posix() in tracked:
                 continue
-            if path.is_dir() and not path.is_symlink() and any(t.startswith(f"{place.as_posix()}/") for t in tracked):
+            if (
+                path.is_dir()
+                and not path.is_symlink()
+                and any(t.startswith(f"{place.as_posix()}/") for t in tracked)
+            ):
                 for child in (
-                    p for p in path.rglob("*") if p.is_file() and p.relative_to(root).as_posix() not in tracked
+                    p
+                    for p in path.rglob("*")
+                    if p.is_file() and p.relative_to(root).as_posix() not in tracked
                 ):
                     inside = child.relative_to(root).as_posix()
                     saved.append((inside, _keep(child, _shelf(inside, now), move=True)))
@@ -122,7 +158,9 @@ def _save_commits(root: Path, newest: str, now: str) -> str | None:
 
 
 def _shelf(name: str, now: str) -> Path:
-    """Where in work/ a file is kept: notebooks at the top, where the learner looks; the rest in a dated folder."""
+    """Where in work/ a file is kept: notebooks at the top, where the learner looks; the rest in a
+    dated folder.
+    """
     path = Path(name)
     if path.suffix == ".ipynb" and path.parts[0] in ("chapters", "exercises"):
         return paths.work() / f"{path.stem}-{path.parts[0]}-{now}.ipynb"
@@ -150,7 +188,11 @@ def _git_bytes(root: Path, *args: str, check: bool = True, seconds: float = 60) 
     env = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *args], capture_output=True, env=env, timeout=seconds, stdin=subprocess.DEVNULL
+            ["git", "-C", str(root), *args],
+            capture_output=True,
+            env=env,
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         raise CannotUpdate(f"git {args[0]} took longer than {seconds:.0f} s") from None

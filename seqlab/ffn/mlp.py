@@ -6,12 +6,20 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """W_2 gelu(W_1 x): the feed-forward layer of the 2017 Transformer, with GELU for ReLU. d_ff defaults to 4 D.
+    """W_2 gelu(W_1 x): the feed-forward layer of the 2017 Transformer, with GELU for ReLU. d_ff
+    defaults to 4 D.
 
     activation=F.relu is the original's.
     """
 
-    def __init__(self, d_model: int, d_ff: int | None = None, *, bias: bool = True, activation: Callable = F.gelu):
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int | None = None,
+        *,
+        bias: bool = True,
+        activation: Callable = F.gelu,
+    ):
         super().__init__()
         self.up = nn.Linear(d_model, d_ff or 4 * d_model, bias=bias)
         self.down = nn.Linear(d_ff or 4 * d_model, d_model, bias=bias)

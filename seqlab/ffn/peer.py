@@ -11,18 +11,21 @@ from seqlab.layers.norm import RMSNorm
 
 
 class PEER(nn.Module):
-    """Parameter efficient expert retrieval (He 2024, arXiv:2407.04153): a million experts of one neuron each.
+    """Parameter efficient expert retrieval (He 2024, arXiv:2407.04153): a million experts of one
+    neuron each.
 
     y = Σ_h Σ_{i in top k of head h} softmax(q_h · key_i) σ(d_i · x) u_i        key_i = [c_{i // n}; c'_{i mod n}]
 
-    The difference from MoE: the router cannot score N = n² experts, but it need not: a key is a pair of halves out of n
-    and n, so a score is a sum of two, and the k best sums are among the k² sums of the k best halves: 2 n scores
-    instead of n². Exact, for k ≤ n. Heads have their own queries and share keys and experts.
+    The difference from MoE: the router cannot score N = n² experts, but it need not: a key is a
+    pair of halves out of n and n, so a score is a sum of two, and the k best sums are among the k²
+    sums of the k best halves: 2 n scores instead of n². Exact, for k ≤ n. Heads have their own
+    queries and share keys and experts.
 
-    query_norm, called with n_heads · d_key, spreads the use of the keys. The paper's is nn.BatchNorm1d; here RMSNorm is
-    the default, because batch statistics let each token see the others, later ones too, and training then differs from
-    decoding. The paper leaves the initialisation open: keys as in product-key memories, experts N(0, 1/D).
-    sparse=True: the experts' gradients hold only the rows in use (for torch.optim.SparseAdam). d and u are rows of
+    query_norm, called with n_heads · d_key, spreads the use of the keys. The paper's is
+    nn.BatchNorm1d; here RMSNorm is the default, because batch statistics let each token see the
+    others, later ones too, and training then differs from decoding. The paper leaves the
+    initialisation open: keys as in product-key memories, experts N(0, 1/D). sparse=True: the
+    experts' gradients hold only the rows in use (for torch.optim.SparseAdam). d and u are rows of
     (N, D): d is gathered, u summed by embedding_bag, which makes no copy of its rows.
     """
 
@@ -41,7 +44,9 @@ class PEER(nn.Module):
         super().__init__()
         n = math.isqrt(n_experts)
         if n * n != n_experts or top_k > n:
-            raise ValueError(f"n_experts is {n_experts}, top_k {top_k}: it must be n², with n at least top_k")
+            raise ValueError(
+                f"n_experts is {n_experts}, top_k {top_k}: it must be n², with n at least top_k"
+            )
         if d_key % 2:
             raise ValueError(f"d_key is {d_key}: a key has two halves, so its width must be even")
         self.n, self.n_heads, self.top_k = n, n_heads, top_k
@@ -56,13 +61,18 @@ class PEER(nn.Module):
 
     def route(self, x: Float[Tensor, "N D"]) -> tuple[Int[Tensor, "N H k"], Float[Tensor, "N H k"]]:
         """Each head's top_k of all the experts, and their scores, in float32 at least."""
-        q = rearrange(self.query_norm(self.query(x)), "n (h two d) -> n h two d", h=self.n_heads, two=2)
+        q = rearrange(
+            self.query_norm(self.query(x)), "n (h two d) -> n h two d", h=self.n_heads, two=2
+        )
         exact = torch.promote_types(x.dtype, torch.float32)
         halves = torch.einsum("nhtd, tmd -> nhtm", q.to(exact), self.keys.to(exact))  # (N, H, 2, n)
         best, index = halves.topk(self.top_k)
         sums = (best[:, :, 0, :, None] + best[:, :, 1, None, :]).flatten(-2)  # (N, H, k²)
         scores, pair = sums.topk(self.top_k)
-        row, column = index[:, :, 0].gather(-1, pair // self.top_k), index[:, :, 1].gather(-1, pair % self.top_k)
+        row, column = (
+            index[:, :, 0].gather(-1, pair // self.top_k),
+            index[:, :, 1].gather(-1, pair % self.top_k),
+        )
         return row * self.n + column, scores
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
@@ -71,5 +81,7 @@ class PEER(nn.Module):
         experts, weights = experts.flatten(1), scores.softmax(-1).flatten(1).to(x.dtype)  # (N, H k)
         down = F.embedding(experts, self.down, sparse=self.sparse)  # (N, H k, D)
         hidden = weights * self.activation((down @ tokens[:, :, None])[..., 0])
-        y = F.embedding_bag(experts, self.up, per_sample_weights=hidden, mode="sum", sparse=self.sparse)
+        y = F.embedding_bag(
+            experts, self.up, per_sample_weights=hidden, mode="sum", sparse=self.sparse
+        )
         return y.view_as(x)

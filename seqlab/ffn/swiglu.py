@@ -6,12 +6,20 @@ from torch import Tensor, nn
 
 
 class SwiGLU(nn.Module):
-    """W_down(silu(W_gate x) · W_up x) (Shazeer 2020, arXiv:2002.05202). No biases; d_ff defaults to 8/3 D.
+    """W_down(silu(W_gate x) · W_up x) (Shazeer 2020, arXiv:2002.05202). No biases; d_ff defaults to
+    8/3 D.
 
     activation=F.gelu makes it GeGLU, torch.sigmoid the GLU it all began with.
     """
 
-    def __init__(self, d_model: int, d_ff: int | None = None, *, bias: bool = False, activation: Callable = F.silu):
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int | None = None,
+        *,
+        bias: bool = False,
+        activation: Callable = F.silu,
+    ):
         super().__init__()
         d_ff = d_ff or 8 * d_model // 3
         self.gate, self.up = (nn.Linear(d_model, d_ff, bias=bias) for _ in range(2))

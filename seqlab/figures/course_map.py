@@ -10,20 +10,33 @@ COLUMNS = 5
 PART_COLORS = tuple(COLORS[name] for name in ("q", "attention", "k", "v", "write", "softmax"))
 
 
-def course_map(chapters: Iterable[tuple], parts: tuple[str, ...], written: set[str], title: str = "") -> go.Figure:
-    """Tiles in reading order. chapters: (number, name, title, part index, what it opens with); written: their numbers.
+def course_map(
+    chapters: Iterable[tuple], parts: tuple[str, ...], written: set[str], title: str = ""
+) -> go.Figure:
+    """Tiles in reading order. chapters: (number, name, title, part index, what it opens with);
+    written: their numbers.
 
-    A filled tile is a chapter to open now; an empty one is to come. Hover over a tile for what it opens with.
+    A filled tile is a chapter to open now; an empty one is to come. Hover over a tile for what it
+    opens with.
     """
     chapters = list(chapters)
-    fig = figure(title=title, height=40 + 82 * -(-len(chapters) // COLUMNS), margin={"l": 8, "r": 8, "b": 8})
+    fig = figure(
+        title=title, height=40 + 82 * -(-len(chapters) // COLUMNS), margin={"l": 8, "r": 8, "b": 8}
+    )
     for i, (number, _, name, part, _) in enumerate(chapters):
         row, column, color, here = i // COLUMNS, i % COLUMNS, PART_COLORS[part], number in written
         box = {"x0": column + 0.03, "x1": column + 0.97, "y0": row + 0.06, "y1": row + 0.94}
-        fig.add_shape(type="rect", fillcolor=color if here else "white", line={"color": color, "width": 2}, **box)
+        fig.add_shape(
+            type="rect",
+            fillcolor=color if here else "white",
+            line={"color": color, "width": 2},
+            **box,
+        )
         ink = "white" if here else INK
         text = f"<b>{number}</b><br>{wrap(name, 18)}"
-        fig.add_annotation(x=column + 0.5, y=row + 0.5, text=text, showarrow=False, font={"color": ink, "size": 12})
+        fig.add_annotation(
+            x=column + 0.5, y=row + 0.5, text=text, showarrow=False, font={"color": ink, "size": 12}
+        )
     hover = [f"<b>{c[0]} {c[2]}</b> ({parts[c[3]]})<br>{wrap(c[4], 45)}" for c in chapters]
     fig.add_scatter(
         x=[i % COLUMNS + 0.5 for i in range(len(chapters))],

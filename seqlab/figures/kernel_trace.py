@@ -1,7 +1,7 @@
 """What each program of a kernel touches: a table per tensor, stepped with a slider or played.
 
-Drawn from a `seqlab.gpu.trace.Trace`. A tensor is shown with its last dimension as columns and all others as rows; of
-(B, T, H, K) the heads stand side by side.
+Drawn from a `seqlab.gpu.trace.Trace`. A tensor is shown with its last dimension as columns and all
+others as rows; of (B, T, H, K) the heads stand side by side.
 """
 
 import math
@@ -21,17 +21,25 @@ LETTERS = ("", "", "r", "w", "rw")
 """What a cell says besides its colour, where the table is small enough to write into."""
 
 
-def kernel_trace(trace, tensors: Sequence[str] | None = None, *, limit: int = 48, pages: int = 64) -> go.Figure:
-    """A page per program: what it reads and writes of each tensor, and what the other programs touch.
+def kernel_trace(
+    trace, tensors: Sequence[str] | None = None, *, limit: int = 48, pages: int = 64
+) -> go.Figure:
+    """A page per program: what it reads and writes of each tensor, and what the other programs
+    touch.
 
-    Tensors with more than `limit` rows or columns are thinned, and of more than `pages` programs as many are shown.
+    Tensors with more than `limit` rows or columns are thinned, and of more than `pages` programs as
+    many are shown.
     """
     names = list(trace.arguments) if tensors is None else list(tensors)
     tables = {name: trace.tiles(name, limit) for name in names}
     tables = {name: tiles for name, tiles in tables.items() if tiles.any()}
     if not tables:
-        raise ValueError(f"no program of {trace.kernel} touches {' or '.join(names) or 'any tensor'}: nothing to show")
-    shown = np.unique(np.linspace(0, len(trace.programs) - 1, min(pages, len(trace.programs))).round().astype(int))
+        raise ValueError(
+            f"no program of {trace.kernel} touches {' or '.join(names) or 'any tensor'}: nothing to show"
+        )
+    shown = np.unique(
+        np.linspace(0, len(trace.programs) - 1, min(pages, len(trace.programs))).round().astype(int)
+    )
     book = {_label(trace.programs[i]): _page(trace, tables, int(i)) for i in shown}
     return _playable(flip_book(book, "program"))
 
@@ -40,13 +48,17 @@ def _page(trace, tables, i) -> go.Figure:
     columns = min(3, len(tables))
     rows = -(-len(tables) // columns)
     titles = [f"{name} {_size(trace.arguments[name].shape)}" for name in tables]
-    fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.09, vertical_spacing=0.2 / rows)
+    fig = make_subplots(
+        rows, columns, subplot_titles=titles, horizontal_spacing=0.09, vertical_spacing=0.2 / rows
+    )
     for n, (name, tiles) in enumerate(tables.items()):
         mine, others = tiles[i], tiles.any(0)
         state = np.where(mine > 0, mine + 1, others.astype(int))
         at = {"row": n // columns + 1, "col": n % columns + 1}
         fig.add_trace(_table(state, *_thinning(trace.arguments[name].shape, state.shape)), **at)
-        fig.update_yaxes(showticklabels=len(state) > 1, ticks="outside" if len(state) > 1 else "", **at)
+        fig.update_yaxes(
+            showticklabels=len(state) > 1, ticks="outside" if len(state) > 1 else "", **at
+        )
         if len(state) <= 6:
             fig.update_yaxes(dtick=1, **at)
     fig.update_xaxes(showgrid=False, zeroline=False, constrain="domain", nticks=4)
@@ -54,7 +66,13 @@ def _page(trace, tables, i) -> go.Figure:
     part = trace.of(trace.programs[i])
     work = f", {part.flops:,} flops" if part.flops else ""
     title = f"{trace.kernel}, program {_label(trace.programs[i])}: {part.bytes_in:,} bytes in, {part.bytes_out:,} out"
-    key = {"tickvals": list(range(5)), "ticktext": STATES, "thickness": 14, "outlinewidth": 1, "len": 0.9}
+    key = {
+        "tickvals": list(range(5)),
+        "ticktext": STATES,
+        "thickness": 14,
+        "outlinewidth": 1,
+        "len": 0.9,
+    }
     steps = [[edge / 5, shade] for n, shade in enumerate(SHADES) for edge in (n, n + 1)]
     axis = {"colorscale": steps, "cmin": -0.5, "cmax": 4.5, "colorbar": key}
     return dressed(fig, title + work, 130 + 230 * rows, coloraxis=axis)
@@ -68,7 +86,11 @@ def _thinning(shape, shown) -> tuple[int, int]:
 
 def _table(state, tall, wide) -> go.Heatmap:
     small, gap = max(state.shape) <= 16, int(max(state.shape) <= 40)
-    letters = {"text": [[LETTERS[s] for s in row] for row in state], "texttemplate": "%{text}"} if small else {}
+    letters = (
+        {"text": [[LETTERS[s] for s in row] for row in state], "texttemplate": "%{text}"}
+        if small
+        else {}
+    )
     hover = "row %{y}, column %{x}<extra></extra>"
     z = state.astype(np.int8)  # stored as bytes: a page is small
     fig = go.Heatmap(z=z, coloraxis="coloraxis", xgap=gap, ygap=gap, hovertemplate=hover, **letters)

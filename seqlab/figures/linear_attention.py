@@ -1,4 +1,5 @@
-"""Figures of chapter 03: a memory written and read, what it smears, what it holds, and what the forms cost.
+"""Figures of chapter 03: a memory written and read, what it smears, what it holds, and what the
+forms cost.
 
 One head is drawn at a time: q, k (T, K), v (T, V).
 """
@@ -27,7 +28,9 @@ def memory_at(
     t: int,
     labels: Sequence[str] | None = None,
 ) -> go.Figure:
-    """Token t of S_t = S_{t-1} + v_t k_tᵀ, y_t = S_t q_t: the write beside the table it was added to, and the read."""
+    """Token t of S_t = S_{t-1} + v_t k_tᵀ, y_t = S_t q_t: the write beside the table it was added
+    to, and the read.
+    """
     write, S = torch.outer(v[t], k[t]), v[: t + 1].mT @ k[: t + 1]
     fig = make_subplots(
         2,
@@ -98,7 +101,12 @@ def _frame(channel: int, height: int, color: str) -> dict:
 def _bare_axes(fig: go.Figure) -> None:
     fig.update_xaxes(showticklabels=False, ticks="", showgrid=False, zeroline=False, showline=False)
     fig.update_yaxes(
-        showticklabels=False, ticks="", showgrid=False, zeroline=False, showline=False, autorange="reversed"
+        showticklabels=False,
+        ticks="",
+        showgrid=False,
+        zeroline=False,
+        showline=False,
+        autorange="reversed",
     )
 
 
@@ -127,33 +135,57 @@ def smear_at(v1: Float[Tensor, " V"], v2: Float[Tensor, " V"], degrees: float) -
         ("returned: S k₁", S @ k1, COLORS["state"], ""),
         ("smear: cos·v₂", share * v2, COLORS["write"], "/"),
     ):
-        bars = go.Bar(x=channels, y=rounded(height), name=name, marker={"color": color, "pattern_shape": pattern})
+        bars = go.Bar(
+            x=channels,
+            y=rounded(height),
+            name=name,
+            marker={"color": color, "pattern_shape": pattern},
+        )
         fig.add_trace(bars, 1, 2)
     limit = 1.1 * float(v1.abs().max() + v2.abs().max())
     fig.update_xaxes(range=[-1.2, 1.4], row=1, col=1)
     fig.update_yaxes(range=[-0.35, 1.35], scaleanchor="x", row=1, col=1)
     fig.update_xaxes(title_text="value channel", tickvals=channels, row=1, col=2)
     fig.update_yaxes(range=[-limit, limit], row=1, col=2)
-    title = f"Keys {degrees:g}° apart: key 1 returns v₁ {'−' if share < 0 else '+'} {abs(share):.2f} v₂"
-    return dressed(fig, title, 380, legend={"orientation": "h", "y": 1.02, "x": 0.4, "yanchor": "bottom"})
+    title = (
+        f"Keys {degrees:g}° apart: key 1 returns v₁ {'−' if share < 0 else '+'} {abs(share):.2f} v₂"
+    )
+    return dressed(
+        fig, title, 380, legend={"orientation": "h", "y": 1.02, "x": 0.4, "yanchor": "bottom"}
+    )
 
 
 def smear(v1, v2, degrees: Sequence[float], start: int = 0) -> go.Figure:
     """`smear_at` with a slider over the angle."""
-    return flip_book({f"{d:g}°": smear_at(v1, v2, d) for d in degrees}, "angle between the keys", start)
+    return flip_book(
+        {f"{d:g}°": smear_at(v1, v2, d) for d in degrees}, "angle between the keys", start
+    )
 
 
 def recall_of_each_pair(k: Float[Tensor, "N K"], v: Float[Tensor, "N V"]) -> go.Figure:
-    """N pairs stored at once: k_i·k_j, which is all that the read can mix, and how far each read is from its value."""
+    """N pairs stored at once: k_i·k_j, which is all that the read can mix, and how far each read is
+    from its value.
+    """
     error = recall_error(k, v)
     fig = make_subplots(
         1,
         2,
         column_widths=[0.45, 0.55],
         horizontal_spacing=0.2,
-        subplot_titles=["k<sub>i</sub>·k<sub>j</sub>", "error |S k<sub>i</sub> − v<sub>i</sub>| / |v<sub>i</sub>|"],
+        subplot_titles=[
+            "k<sub>i</sub>·k<sub>j</sub>",
+            "error |S k<sub>i</sub> − v<sub>i</sub>| / |v<sub>i</sub>|",
+        ],
     )
-    overlap = go.Heatmap(z=rounded(k @ k.mT), colorscale=SIGNED, zmin=-1, zmax=1, colorbar={"x": 0.37}, xgap=0, ygap=0)
+    overlap = go.Heatmap(
+        z=rounded(k @ k.mT),
+        colorscale=SIGNED,
+        zmin=-1,
+        zmax=1,
+        colorbar={"x": 0.37},
+        xgap=0,
+        ygap=0,
+    )
     fig.add_trace(overlap, 1, 1)
     fig.add_trace(go.Bar(y=rounded(error), marker_color=COLORS["write"], showlegend=False), 1, 2)
     fig.add_hline(1.0, line_dash="dot", line_color=COLORS["decay"], row=1, col=2)
@@ -171,46 +203,84 @@ def recall_error(k: Float[Tensor, "N K"], v: Float[Tensor, "N V"]) -> Float[Tens
     return (k @ S.mT - v).norm(dim=-1) / v.norm(dim=-1)
 
 
-def capacity(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], law: Callable[[float], float]) -> go.Figure:
-    """Recall error against pairs stored per key channel: name -> (N / K, error), and the law they should follow."""
+def capacity(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], law: Callable[[float], float]
+) -> go.Figure:
+    """Recall error against pairs stored per key channel: name -> (N / K, error), and the law they
+    should follow.
+    """
     grid = torch.linspace(0, 4, 81)
     line = {"color": COLORS["softmax"], "width": 2}
-    traces = [go.Scatter(x=rounded(grid), y=[law(x) for x in grid.tolist()], name="√(N / K)", mode="lines", line=line)]
+    traces = [
+        go.Scatter(
+            x=rounded(grid),
+            y=[law(x) for x in grid.tolist()],
+            name="√(N / K)",
+            mode="lines",
+            line=line,
+        )
+    ]
     for i, (name, (load, error)) in enumerate(curves.items()):
         color = [COLORS[c] for c in ("v", "write", "q", "k", "attention")][i % 5]
         marker = {"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9, "color": color}
-        traces.append(go.Scatter(x=list(load), y=list(error), name=name, mode="markers", marker=marker))
+        traces.append(
+            go.Scatter(x=list(load), y=list(error), name=name, mode="markers", marker=marker)
+        )
     title = "Orthonormal keys read back exactly, up to N = K; random keys always smear"
     fig = figure(
-        *traces, title=title, x="pairs stored ÷ key channels, N / K", y="relative error of the read", height=400
+        *traces,
+        title=title,
+        x="pairs stored ÷ key channels, N / K",
+        y="relative error of the read",
+        height=400,
     )
-    fig.add_vline(1.0, line_dash="dash", line_color=COLORS["decay"], annotation_text="N = K", annotation_xshift=6)
+    fig.add_vline(
+        1.0,
+        line_dash="dash",
+        line_color=COLORS["decay"],
+        annotation_text="N = K",
+        annotation_xshift=6,
+    )
     note = "above this line, answering 0 is better"
     fig.add_hline(1.0, line_dash="dot", line_color=COLORS["decay"])
     fig.add_annotation(x=3.9, y=1.0, text=note, showarrow=False, xanchor="right", yanchor="bottom")
     return fig.update_layout(legend={"x": 0.99, "y": 0.03, "xanchor": "right", "yanchor": "bottom"})
 
 
-def kernels_at(scores: Float[Tensor, " N"], dots: Mapping[str, Float[Tensor, " N"]], title: str) -> go.Figure:
-    """φ(q)·φ(k) against s = q·k / √K on a log scale, a panel per feature map; on the line, φ(q)·φ(k) = exp(s).
+def kernels_at(
+    scores: Float[Tensor, " N"], dots: Mapping[str, Float[Tensor, " N"]], title: str
+) -> go.Figure:
+    """φ(q)·φ(k) against s = q·k / √K on a log scale, a panel per feature map; on the line,
+    φ(q)·φ(k) = exp(s).
 
-    Each cloud is moved up or down as a whole to meet the line: a constant factor cancels in the normaliser. Crosses at
-    the foot are below 0, where there is no logarithm.
+    Each cloud is moved up or down as a whole to meet the line: a constant factor cancels in the
+    normaliser. Crosses at the foot are below 0, where there is no logarithm.
     """
     reach = 1.05 * float(scores.abs().max())
     fig = make_subplots(
-        2, 2, subplot_titles=list(dots), shared_xaxes=True, horizontal_spacing=0.1, vertical_spacing=0.13
+        2,
+        2,
+        subplot_titles=list(dots),
+        shared_xaxes=True,
+        horizontal_spacing=0.1,
+        vertical_spacing=0.13,
     )
     for i, dot in enumerate(dots.values()):
         at = {"row": i // 2 + 1, "col": i % 2 + 1}
         positive = dot > 0
         off = dot[positive].log() - scores[positive]
-        height = torch.full_like(scores, -reach).masked_scatter(positive, scores[positive] + off - off.median())
-        symbols = "circle" if positive.all() else ["circle" if p else "x" for p in positive.tolist()]
+        height = torch.full_like(scores, -reach).masked_scatter(
+            positive, scores[positive] + off - off.median()
+        )
+        symbols = (
+            "circle" if positive.all() else ["circle" if p else "x" for p in positive.tolist()]
+        )
         marker = {"size": 5, "opacity": 0.7, "symbol": symbols, "color": COLORS["attention"]}
         exact = {"mode": "lines", "line_color": COLORS["softmax"], "hoverinfo": "skip"}
         fig.add_trace(go.Scatter(x=[-reach, reach], y=[-reach, reach], **exact), **at)
-        fig.add_trace(go.Scatter(x=rounded(scores), y=rounded(height), mode="markers", marker=marker), **at)
+        fig.add_trace(
+            go.Scatter(x=rounded(scores), y=rounded(height), mode="markers", marker=marker), **at
+        )
         note = f"typically off by ×{float(off.sub(off.median()).abs().median().exp()):.2g}"
         if not positive.all():
             note = f"{100 * float((~positive).float().mean()):.0f} % below 0 (✕)<br>the rest {note}"
@@ -231,19 +301,31 @@ def kernels_at(scores: Float[Tensor, " N"], dots: Mapping[str, Float[Tensor, " N
     return dressed(fig, title, 520, showlegend=False)
 
 
-def growth(t: Sequence[float], curves: Mapping[str, Sequence[float]], *, title: str, y: str) -> go.Figure:
-    """One line per name over the tokens t, both axes logarithmic: what grows in proportion to t has slope 1."""
+def growth(
+    t: Sequence[float], curves: Mapping[str, Sequence[float]], *, title: str, y: str
+) -> go.Figure:
+    """One line per name over the tokens t, both axes logarithmic: what grows in proportion to t has
+    slope 1.
+    """
     fig = figure(title=title, x="token t (log scale)", y=f"{y} (log scale)", height=420)
     for i, (name, values) in enumerate(curves.items()):
-        line = {"color": COLORS[("write", "k", "state", "q")[i % 4]], "dash": DASHES[i % 4], "width": 2.5}
-        fig.add_scatter(x=list(t), y=rounded(torch.as_tensor(values)), name=name, mode="lines", line=line)
+        line = {
+            "color": COLORS[("write", "k", "state", "q")[i % 4]],
+            "dash": DASHES[i % 4],
+            "width": 2.5,
+        }
+        fig.add_scatter(
+            x=list(t), y=rounded(torch.as_tensor(values)), name=name, mode="lines", line=line
+        )
     fig.update_xaxes(type="log", dtick=1)
     fig.update_yaxes(type="log", dtick=1, exponentformat="power")
     return fig.update_layout(legend={"orientation": "h", "y": -0.2, "x": 0, "yanchor": "top"})
 
 
 def forms_at(T: int, C: int, K: int, V: int) -> go.Figure:
-    """How token i's read reaches token j with chunks of C: by the pair (i, j) itself, or through the state."""
+    """How token i's read reaches token j with chunks of C: by the pair (i, j) itself, or through
+    the state.
+    """
     i, j = torch.arange(T)[:, None], torch.arange(T)[None]
     how = torch.where(j > i, torch.nan, (i // C != j // C).float())  # 0: pair, 1: state
     fig = make_subplots(
@@ -253,9 +335,18 @@ def forms_at(T: int, C: int, K: int, V: int) -> go.Figure:
         horizontal_spacing=0.11,
         subplot_titles=["which way from j to i", "multiply-adds", "steps, at most"],
     )
-    colors = [[0, COLORS["attention"]], [0.5, COLORS["attention"]], [0.5, COLORS["state"]], [1, COLORS["state"]]]
+    colors = [
+        [0, COLORS["attention"]],
+        [0.5, COLORS["attention"]],
+        [0.5, COLORS["state"]],
+        [1, COLORS["state"]],
+    ]
     fig.add_trace(
-        go.Heatmap(z=rounded(how), colorscale=colors, zmin=0, zmax=1, showscale=False, hoverinfo="skip"), 1, 1
+        go.Heatmap(
+            z=rounded(how), colorscale=colors, zmin=0, zmax=1, showscale=False, hoverinfo="skip"
+        ),
+        1,
+        1,
     )
     pairs, through = T * C * (K + V), 2 * T * K * V
     fig.add_trace(_bar("pairs", pairs, COLORS["attention"]), 1, 2)
@@ -263,18 +354,31 @@ def forms_at(T: int, C: int, K: int, V: int) -> go.Figure:
     fig.add_trace(_bar("chunks", T // C, COLORS["decay"]), 1, 3)
     fig.update_xaxes(title_text="token j, written", constrain="domain", row=1, col=1)
     fig.update_xaxes(zeroline=False)
-    fig.update_yaxes(title_text="token i, reads", autorange="reversed", scaleanchor="x", zeroline=False, row=1, col=1)
+    fig.update_yaxes(
+        title_text="token i, reads",
+        autorange="reversed",
+        scaleanchor="x",
+        zeroline=False,
+        row=1,
+        col=1,
+    )
     fig.update_yaxes(range=[0, T * (1.12 * T * (K + V) + 2 * K * V)], row=1, col=2)
     fig.update_yaxes(range=[0, 1.12 * T], row=1, col=3)
     name = {1: " (the recurrent form)", T: " (the parallel form)"}.get(C, "")
     return dressed(
-        fig, f"Chunks of {C}{name}: purple by pairs, blue through the state", 380, barmode="stack", showlegend=False
+        fig,
+        f"Chunks of {C}{name}: purple by pairs, blue through the state",
+        380,
+        barmode="stack",
+        showlegend=False,
     )
 
 
 def forms(T: int, chunks: Sequence[int], K: int, V: int) -> go.Figure:
     """`forms_at` with a slider over the chunk length."""
-    return flip_book({str(C): forms_at(T, C, K, V) for C in chunks}, "chunk length C", start=len(chunks) // 2)
+    return flip_book(
+        {str(C): forms_at(T, C, K, V) for C in chunks}, "chunk length C", start=len(chunks) // 2
+    )
 
 
 def _bar(name: str, height: float, color: str) -> go.Bar:
@@ -291,14 +395,24 @@ def _bar(name: str, height: float, color: str) -> go.Bar:
 
 
 def moved(maps: Mapping[str, Float[Tensor, "T T"]], title: str) -> go.Figure:
-    """|change of output i| (row) when token j (column) is changed; nothing above the stairs may move."""
+    """|change of output i| (row) when token j (column) is changed; nothing above the stairs may
+    move.
+    """
     fig = make_subplots(1, len(maps), subplot_titles=list(maps), horizontal_spacing=0.12)
     for col, change in enumerate(maps.values(), start=1):
         shades = {"colorscale": WEIGHTS, "zmin": 0, "zmax": 0.4, "showscale": col == len(maps)}
-        fig.add_trace(go.Heatmap(z=rounded(change / change.max()), colorbar_title_text="change", **shades), 1, col)
-        steps = [(x, y) for t in range(len(change)) for x, y in ((t + 0.5, t - 0.5), (t + 0.5, t + 0.5))]
+        fig.add_trace(
+            go.Heatmap(z=rounded(change / change.max()), colorbar_title_text="change", **shades),
+            1,
+            col,
+        )
+        steps = [
+            (x, y) for t in range(len(change)) for x, y in ((t + 0.5, t - 0.5), (t + 0.5, t + 0.5))
+        ]
         stairs = {"x": [x for x, _ in steps][:-1], "y": [y for _, y in steps][:-1]}
-        edge = go.Scatter(**stairs, mode="lines", line={"color": COLORS["write"], "width": 2}, hoverinfo="skip")
+        edge = go.Scatter(
+            **stairs, mode="lines", line={"color": COLORS["write"], "width": 2}, hoverinfo="skip"
+        )
         fig.add_trace(edge, 1, col)
     fig.update_xaxes(title_text="token j, changed", showgrid=False, zeroline=False)
     fig.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)

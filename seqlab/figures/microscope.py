@@ -16,11 +16,20 @@ from seqlab.figures.theme import COLORS, SIGNED, WEIGHTS, figure, wrap
 from seqlab.microscope import COMES_BACK, Trace
 
 LEFT, RIGHT = [0.0, 0.395], [0.575, 1.0]
-ROW, STRIP, GAP = 180, 64, 92  # heights in px: a row of panels, the half-lives, and what lies between
+ROW, STRIP, GAP = (
+    180,
+    64,
+    92,
+)  # heights in px: a row of panels, the half-lives, and what lies between
 
 WORDS = {  # what the state's rows and columns are, and the titles of its two panels
     "state": ("value channel", "key channel", "State S; outlined: written now", "Written now"),
-    "cache": ("channels of k, then v", "token kept", "Cache; outlined: written now", "Written now: one more column"),
+    "cache": (
+        "channels of k, then v",
+        "token kept",
+        "Cache; outlined: written now",
+        "Written now: one more column",
+    ),
     "any": ("", "all entries, wrapped into a table", "State", "Changed now"),
 }
 STAYS = {
@@ -31,13 +40,17 @@ STAYS = {
 
 
 def microscope(trace: Trace, t: int | None = None) -> go.Figure:
-    """What the mixer holds after token t (the last one, if not given), what it just wrote, reads, and still knows."""
+    """What the mixer holds after token t (the last one, if not given), what it just wrote, reads,
+    and still knows.
+    """
     t = _checked(trace, t)
     return _layout(trace, t, cells=6000)
 
 
 def microscope_frames(trace: Trace) -> go.Figure:
-    """The same with a slider over t and a play button, all inside the figure: it works without a kernel."""
+    """The same with a slider over t and a play button, all inside the figure: it works without a
+    kernel.
+    """
     T = len(trace.labels)
     steps = sorted({*thinned(T, 24), T - 1})
     fig = _layout(trace, T - 1, cells=1000)
@@ -47,7 +60,12 @@ def microscope_frames(trace: Trace) -> go.Figure:
         moved = [i for i, panel in enumerate(panels) if panel.meta != "still"]
         data = [_only_what_moves(panels[i]) for i in moved]
         frames.append(
-            go.Frame(name=str(t), data=data, traces=moved, layout={"title": {"text": wrap(finding(trace, t))}})
+            go.Frame(
+                name=str(t),
+                data=data,
+                traces=moved,
+                layout={"title": {"text": wrap(finding(trace, t))}},
+            )
         )
     fig.frames = frames
     return _with_slider(fig, trace, steps)
@@ -60,16 +78,22 @@ def finding(trace: Trace, t: int) -> str:
     after = f"After {n} token{'s' * (n > 1)}"
     if trace.recall is not None:
         verb = "comes" if n == 1 else "come"
-        return f"{after}: {trace.comes_back(t)} of {n} value{'s' * (n > 1)} still {verb} back ({who})"
+        return (
+            f"{after}: {trace.comes_back(t)} of {n} value{'s' * (n > 1)} still {verb} back ({who})"
+        )
     weights = trace.weights[t]
     if not weights.any():
         return f"{after}: the output depends on no token ({who})"
     s = int(weights.argmax())
-    return f"{after}: the output depends most on token {s}, ‘{html.escape(trace.labels[s])}’ ({who})"
+    return (
+        f"{after}: the output depends most on token {s}, ‘{html.escape(trace.labels[s])}’ ({who})"
+    )
 
 
 def state_surface(trace: Trace, title: str = "") -> go.Figure:
-    """How much each column of the state holds (its norm), token by token: a surface to turn with the mouse."""
+    """How much each column of the state holds (its norm), token by token: a surface to turn with
+    the mouse.
+    """
     columns = thinned(trace.states.shape[2], 64)
     norms = trace.states.nan_to_num().norm(dim=1)[:, columns]  # (T, C)
     surface = go.Surface(
@@ -93,14 +117,19 @@ def state_surface(trace: Trace, title: str = "") -> go.Figure:
             "zaxis": axis | {"title": {"text": "norm of column"}},
             "aspectmode": "manual",
             "aspectratio": {"x": 1.2, "y": 1.2, "z": 0.7},
-            "camera": {"eye": {"x": 1.2, "y": -1.35, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.15}},
+            "camera": {
+                "eye": {"x": 1.2, "y": -1.35, "z": 0.85},
+                "center": {"x": 0, "y": 0, "z": -0.15},
+            },
         }
     )
     return fig
 
 
 def _panels(trace: Trace, t: int, cells: int) -> list:
-    """Every trace of the figure at time t, always in the same order. meta="still" marks those that never change."""
+    """Every trace of the figure at time t, always in the same order. meta="still" marks those that
+    never change.
+    """
     panels = [
         *_state(trace, t, *_fit(trace, cells)),
         *_weights(trace, t),
@@ -110,7 +139,9 @@ def _panels(trace: Trace, t: int, cells: int) -> list:
 
 
 def _fit(trace, cells: int) -> tuple[list[int], list[int]]:
-    """Rows and columns to draw: all of them where they fit into that many cells, else every second, third …"""
+    """Rows and columns to draw: all of them where they fit into that many cells, else every second,
+    third …
+    """
     n_rows, n_columns = trace.states.shape[1:]
     side = math.isqrt(cells)
     rows = thinned(n_rows, max(side, cells // n_columns))
@@ -118,7 +149,9 @@ def _fit(trace, cells: int) -> tuple[list[int], list[int]]:
 
 
 def _state(trace, t, rows, columns) -> list:
-    values = slice(None, -1 if trace.normalised else None)  # z, a sum of positive numbers, would drown the values
+    values = slice(
+        None, -1 if trace.normalised else None
+    )  # z, a sum of positive numbers, would drown the values
     states, written = (S[:, rows][:, :, columns] for S in (trace.states, trace.written))
     gap = int(len(columns) <= 40)
     look = {"x": columns, "y": rows, "colorscale": SIGNED, "xgap": gap, "ygap": gap}
@@ -129,7 +162,9 @@ def _state(trace, t, rows, columns) -> list:
     return [
         go.Heatmap(z=rounded(states[t]), colorbar=bars[0], **scales[0], **look),
         go.Scatter(x=x, y=y, **_line()),
-        go.Heatmap(z=rounded(written[t]), colorbar=bars[1], **scales[1], **look, xaxis="x2", yaxis="y2"),
+        go.Heatmap(
+            z=rounded(written[t]), colorbar=bars[1], **scales[1], **look, xaxis="x2", yaxis="y2"
+        ),
     ]
 
 
@@ -183,7 +218,9 @@ def _recall(trace, t) -> list:
         yaxis="y4",
     )
     line = {"color": COLORS["softmax"], "width": 1, "dash": "dot"}
-    level = go.Scatter(x=[-0.6, T - 0.4], y=[COMES_BACK] * 2, mode="lines", line=line, hoverinfo="skip")
+    level = go.Scatter(
+        x=[-0.6, T - 0.4], y=[COMES_BACK] * 2, mode="lines", line=line, hoverinfo="skip"
+    )
     return [bars, level.update(xaxis="x4", yaxis="y4", meta="still")]
 
 
@@ -212,14 +249,18 @@ def _half_lives(trace, t) -> go.Bar:
 
 
 def _span(trace) -> tuple[float, float]:
-    """The bars' range in tokens. What never decays stands at the top, what is dropped at once at the bottom."""
+    """The bars' range in tokens. What never decays stands at the top, what is dropped at once at
+    the bottom.
+    """
     known = trace.half_lives[trace.half_lives.isfinite()].clamp_min(0.05)
     return (float(known.min()), 2 * float(known.max())) if len(known) else (0.5, 1.0)
 
 
 def _log_axis(trace) -> dict:
     low, high = _span(trace)
-    named = {"showticklabels": False, "ticks": ""} if trace.half_lives.shape[1] <= 16 else {"dtick": 1}
+    named = (
+        {"showticklabels": False, "ticks": ""} if trace.half_lives.shape[1] <= 16 else {"dtick": 1}
+    )
     return {"type": "log", "range": [math.log10(low / 2), math.log10(2 * high)]} | named
 
 
@@ -240,10 +281,18 @@ def _line(width: int = 2) -> dict:
 def _layout(trace, t, cells) -> go.Figure:
     heights, inside = [ROW, ROW, STRIP][: 2 + (trace.half_lives is not None)], _inside(trace)
     tops = [1 - (sum(heights[:i]) + GAP * i) / inside for i in range(len(heights))]
-    bands = [[max(top - height / inside, 0), top] for top, height in zip(tops, heights, strict=True)]
+    bands = [
+        [max(top - height / inside, 0), top] for top, height in zip(tops, heights, strict=True)
+    ]
     foot = 56 if trace.half_lives is not None else 82
     axes = _tables(trace, *_fit(trace, cells)) | _tokens(trace)
-    places = [(LEFT, bands[0]), (RIGHT, bands[0]), (LEFT, bands[1]), (RIGHT, bands[1]), ([0, 1], bands[-1])]
+    places = [
+        (LEFT, bands[0]),
+        (RIGHT, bands[0]),
+        (LEFT, bands[1]),
+        (RIGHT, bands[1]),
+        ([0, 1], bands[-1]),
+    ]
     for n, (x, y) in enumerate(places[: len(axes) // 2], 1):
         axes[f"xaxis{n}"] |= {"domain": x, "anchor": f"y{n}"} | _plain
         axes[f"yaxis{n}"] |= {"domain": y, "anchor": f"x{n}"} | _plain
@@ -275,9 +324,16 @@ def _tables(trace, rows, columns) -> dict:
     if trace.normalised:
         side = {"tickvals": [*side["tickvals"], n_rows - 1], "ticktext": [*side["ticktext"], "z"]}
     down = {"autorange": "reversed"} | side
-    over = ticks(trace.labels, _room(trace)) if trace.kind == "cache" else ticks(range(n_columns), 8)
+    over = (
+        ticks(trace.labels, _room(trace)) if trace.kind == "cache" else ticks(range(n_columns), 8)
+    )
     across = _title(column_name) | {"tickangle": 0} | over
-    return {"xaxis1": across, "yaxis1": _title(row_name) | down, "xaxis2": dict(across), "yaxis2": down}
+    return {
+        "xaxis1": across,
+        "yaxis1": _title(row_name) | down,
+        "xaxis2": dict(across),
+        "yaxis2": down,
+    }
 
 
 def _tokens(trace) -> dict:
@@ -290,11 +346,16 @@ def _tokens(trace) -> dict:
     }
     if trace.recall is None:
         axes["xaxis4"] = _title("token s") | across
-        axes["yaxis4"] = _title("|∂y<sub>t</sub>/∂x<sub>s</sub>|") | {"range": [0, 1.05 * largest(trace.weights)]}
+        axes["yaxis4"] = _title("|∂y<sub>t</sub>/∂x<sub>s</sub>|") | {
+            "range": [0, 1.05 * largest(trace.weights)]
+        }
     else:
         low = min(0.0, 1.1 * float(trace.recall.nan_to_num().min()))
         axes["xaxis4"] = _title("key of token j") | across
-        axes["yaxis4"] = _title("cosine") | {"range": [low, 1.1], "tickvals": [-1, -0.5, 0, 0.5, COMES_BACK]}
+        axes["yaxis4"] = _title("cosine") | {
+            "range": [low, 1.1],
+            "tickvals": [-1, -0.5, 0, 0.5, COMES_BACK],
+        }
     if trace.half_lives is not None:
         unit = "head (this one dark)" if trace.half_life_of == "head" else trace.half_life_of
         axes["xaxis5"] = _title(unit) | ticks(range(trace.half_lives.shape[1]))
@@ -308,15 +369,30 @@ def _names(trace, tops) -> list[dict]:
     names = [
         state,
         now if trace.half_lives is None else f"{now}: S − decayed S",
-        ("Influence of token s on y<sub>t</sub>" if trace.kind == "any" else "Weight of token s in read t")
+        (
+            "Influence of token s on y<sub>t</sub>"
+            if trace.kind == "any"
+            else "Weight of token s in read t"
+        )
         + " (t outlined)",
-        "What y<sub>t</sub> depends on" if trace.recall is None else "Does each key still return its value?",
+        "What y<sub>t</sub> depends on"
+        if trace.recall is None
+        else "Does each key still return its value?",
     ]
-    at = [(LEFT[0], tops[0]), (RIGHT[0], tops[0]), (LEFT[0], tops[1]), (RIGHT[0], tops[1]), (0, tops[-1])]
+    at = [
+        (LEFT[0], tops[0]),
+        (RIGHT[0], tops[0]),
+        (LEFT[0], tops[1]),
+        (RIGHT[0], tops[1]),
+        (0, tops[-1]),
+    ]
     if trace.half_lives is not None:
         names.append("Half-life: tokens until half is left (log scale)")
     above = {"xanchor": "left", "yanchor": "bottom", "yshift": 6, **_free}
-    shown = [{"text": f"<b>{name}</b>", "x": x, "y": y, **above} for name, (x, y) in zip(names, at, strict=False)]
+    shown = [
+        {"text": f"<b>{name}</b>", "x": x, "y": y, **above}
+        for name, (x, y) in zip(names, at, strict=False)
+    ]
     if trace.half_lives is None:
         below = {"x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -52, **_free}
         shown.append({"text": f"Half-lives: {STAYS[trace.kind]}", **below})
@@ -338,7 +414,9 @@ _free = {"xref": "paper", "yref": "paper", "showarrow": False, "font": {"size": 
 
 def _only_what_moves(panel):
     """A frame repeats only the numbers; plotly keeps the rest from the first drawing."""
-    moves = {"heatmap": ("z",), "scatter": ("x", "y"), "bar": ("y", "text", "hovertext")}[panel.type]
+    moves = {"heatmap": ("z",), "scatter": ("x", "y"), "bar": ("y", "text", "hovertext")}[
+        panel.type
+    ]
     kept = {name: panel[name] for name in moves if panel[name] is not None}
     if panel.type == "bar" and panel.xaxis == "x4":
         kept["marker"] = {"color": panel.marker.color}
@@ -346,23 +424,54 @@ def _only_what_moves(panel):
 
 
 def _with_slider(fig, trace, steps) -> go.Figure:
-    still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
-    play = {"fromcurrent": True, "frame": {"duration": 500, "redraw": True}, "transition": {"duration": 0}}
+    still = {
+        "mode": "immediate",
+        "frame": {"duration": 0, "redraw": True},
+        "transition": {"duration": 0},
+    }
+    play = {
+        "fromcurrent": True,
+        "frame": {"duration": 500, "redraw": True},
+        "transition": {"duration": 0},
+    }
     height, room = fig.layout.height, 76
-    below = {"x": 0.14, "len": 0.86, "y": 0, "yanchor": "top", "pad": {"t": fig.layout.margin.b + 2}}
+    below = {
+        "x": 0.14,
+        "len": 0.86,
+        "y": 0,
+        "yanchor": "top",
+        "pad": {"t": fig.layout.margin.b + 2},
+    }
     slider = below | {
         "active": len(steps) - 1,
         "currentvalue": {"prefix": "after token ", "font": {"size": 12}},
-        "steps": [{"label": trace.labels[t], "method": "animate", "args": [[str(t)], still]} for t in steps],
+        "steps": [
+            {"label": trace.labels[t], "method": "animate", "args": [[str(t)], still]}
+            for t in steps
+        ],
     }
     buttons = [
         {"label": "▶ play", "method": "animate", "args": [None, play]},
         {"label": "❚❚ stop", "method": "animate", "args": [[None], still]},
     ]
-    menu = {"type": "buttons", "direction": "down", "x": 0, "xanchor": "left", "y": 0, "yanchor": "top"}
-    menu |= {"pad": {"t": fig.layout.margin.b}, "showactive": False, "buttons": buttons, "font": {"size": 11}}
+    menu = {
+        "type": "buttons",
+        "direction": "down",
+        "x": 0,
+        "xanchor": "left",
+        "y": 0,
+        "yanchor": "top",
+    }
+    menu |= {
+        "pad": {"t": fig.layout.margin.b},
+        "showactive": False,
+        "buttons": buttons,
+        "font": {"size": 11},
+    }
     margin = {"b": fig.layout.margin.b + room}
-    return fig.update_layout(sliders=[slider], updatemenus=[menu], height=height + room, margin=margin)
+    return fig.update_layout(
+        sliders=[slider], updatemenus=[menu], height=height + room, margin=margin
+    )
 
 
 def _checked(trace: Trace, t: int | None) -> int:

@@ -12,25 +12,45 @@ def dressed(fig: go.Figure, title: str, height: int, **layout) -> go.Figure:
     title = wrap(title)
     top = 66 + 19 * title.count("<br>")
     fig.update_annotations(font_size=13)
-    return fig.update_layout({"template": "seqlab", "title_text": title, "height": height, "margin_t": top} | layout)
+    return fig.update_layout(
+        {"template": "seqlab", "title_text": title, "height": height, "margin_t": top} | layout
+    )
 
 
 def flip_book(pages: Mapping[str, go.Figure], name: str, start: int = 0) -> go.Figure:
-    """One figure with plotly's own slider over `pages`, label -> figure, all with the same traces. Needs no kernel."""
+    """One figure with plotly's own slider over `pages`, label -> figure, all with the same traces.
+    Needs no kernel.
+    """
     labels, figs = list(pages), list(pages.values())
-    frames = [go.Frame(name=label, data=fig.data, layout=_changing(fig)) for label, fig in pages.items()]
+    frames = [
+        go.Frame(name=label, data=fig.data, layout=_changing(fig)) for label, fig in pages.items()
+    ]
     steps = [{"label": label, "method": "animate", "args": [[label], _AT_ONCE]} for label in labels]
     book = go.Figure(figs[start].data, figs[start].layout, frames=frames)
-    slider = {"active": start, "steps": steps, "currentvalue": {"prefix": f"{name}: "}, "pad": {"t": 44}, "len": 0.98}
+    slider = {
+        "active": start,
+        "steps": steps,
+        "currentvalue": {"prefix": f"{name}: "},
+        "pad": {"t": 44},
+        "len": 0.98,
+    }
     bottom, height = book.layout.margin.b or 52, book.layout.height
-    return book.update_layout(sliders=[slider | {"x": 0.01}], margin_b=bottom + 76, height=height + 80)
+    return book.update_layout(
+        sliders=[slider | {"x": 0.01}], margin_b=bottom + 76, height=height + 80
+    )
 
 
-_AT_ONCE = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+_AT_ONCE = {
+    "mode": "immediate",
+    "frame": {"duration": 0, "redraw": True},
+    "transition": {"duration": 0},
+}
 
 
 def _changing(fig: go.Figure) -> dict:
-    """The part of a layout that may differ from page to page: title, marks, notes and the ranges of the axes."""
+    """The part of a layout that may differ from page to page: title, marks, notes and the ranges of
+    the axes.
+    """
     layout = {
         "title": {"text": fig.layout.title.text},
         "shapes": fig.layout.shapes,

@@ -1,4 +1,6 @@
-"""Figures of chapter 04: the decay mask, the heads' half-lives, rotation as distance, accuracy, the chunk length."""
+"""Figures of chapter 04: the decay mask, the heads' half-lives, rotation as distance, accuracy, the
+chunk length.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,9 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x")
 
 
 def mask_at(half_life: float, T: int = 32) -> go.Figure:
-    """D_ij = γ^(i-j) for the γ with that half-life (∞ is linear attention), and its last row against age."""
+    """D_ij = γ^(i-j) for the γ with that half-life (∞ is linear attention), and its last row
+    against age.
+    """
     gamma = 0.5 ** (1 / half_life)
     age = torch.arange(T)[:, None] - torch.arange(T)
     D = torch.where(age >= 0, gamma ** age.clamp(min=0), torch.nan)
@@ -26,7 +30,16 @@ def mask_at(half_life: float, T: int = 32) -> go.Figure:
     bar = {"x": 0.41, "thickness": 12, "outlinewidth": 0}
     hover = "token %{x} in the read of token %{y}: %{z}<extra></extra>"
     fig.add_trace(
-        go.Heatmap(z=rounded(D), colorscale=WEIGHTS, zmin=0, zmax=1, colorbar=bar, hovertemplate=hover, xgap=0, ygap=0),
+        go.Heatmap(
+            z=rounded(D),
+            colorscale=WEIGHTS,
+            zmin=0,
+            zmax=1,
+            colorbar=bar,
+            hovertemplate=hover,
+            xgap=0,
+            ygap=0,
+        ),
         1,
         1,
     )
@@ -47,12 +60,20 @@ def mask_at(half_life: float, T: int = 32) -> go.Figure:
     )
     fig.update_xaxes(title_text="token j, written", zeroline=False, showgrid=False, row=1, col=1)
     fig.update_yaxes(
-        title_text="token i, reads", autorange="reversed", zeroline=False, showgrid=False, scaleanchor="x", row=1, col=1
+        title_text="token i, reads",
+        autorange="reversed",
+        zeroline=False,
+        showgrid=False,
+        scaleanchor="x",
+        row=1,
+        col=1,
     )
     fig.update_xaxes(title_text="age i - j, in tokens", range=[-1, T], row=1, col=2)
     fig.update_yaxes(title_text="weight γ<sup>i-j</sup>", range=[0, 1.08], row=1, col=2)
     half = (
-        "nothing fades" if math.isinf(half_life) else f"half is left after {half_life:g} token{'s' * (half_life != 1)}"
+        "nothing fades"
+        if math.isinf(half_life)
+        else f"half is left after {half_life:g} token{'s' * (half_life != 1)}"
     )
     return dressed(fig, f"γ = {gamma:.4g}: {half}", 380, showlegend=False)
 
@@ -70,11 +91,21 @@ def head_decays(gammas: Float[Tensor, " H"], ages: int = 4096) -> go.Figure:
     traces = []
     for h, (gamma, half_life) in enumerate(zip(gammas.tolist(), half_lives, strict=True)):
         name = f"h = {h}: half-life {half_life:,.0f}"
-        traces.append(_line(rounded(n), rounded(gamma**n), LINES[h % 8], name=name, dash=DASHES[h % 5]))
+        traces.append(
+            _line(rounded(n), rounded(gamma**n), LINES[h % 8], name=name, dash=DASHES[h % 5])
+        )
         dot = {"size": 9, "color": LINES[h % 8], "symbol": SYMBOLS[h % 5]}
-        traces.append(go.Scatter(x=[round(half_life, 1)], y=[0.5], mode="markers", marker=dot, showlegend=False))
-    fig = figure(*traces, x="age n, in tokens (log scale)", y="weight γ<sub>h</sub><sup>n</sup>", height=400)
-    fig.update_layout(title_text="Each head remembers twice as long as the one before it", margin_t=44)
+        traces.append(
+            go.Scatter(
+                x=[round(half_life, 1)], y=[0.5], mode="markers", marker=dot, showlegend=False
+            )
+        )
+    fig = figure(
+        *traces, x="age n, in tokens (log scale)", y="weight γ<sub>h</sub><sup>n</sup>", height=400
+    )
+    fig.update_layout(
+        title_text="Each head remembers twice as long as the one before it", margin_t=44
+    )
     shown = [2**i for i in range(0, int(math.log2(ages)) + 1, 2)]
     fig.update_xaxes(type="log", tickvals=shown, ticktext=[f"{x:,}" for x in shown])
     fig.add_hline(0.5, line={"dash": "dot", "width": 1, "color": INK})
@@ -82,12 +113,21 @@ def head_decays(gammas: Float[Tensor, " H"], ages: int = 4096) -> go.Figure:
 
 
 def rotation(scores: Float[Tensor, "T T"], decayed: Float[Tensor, "T T"]) -> go.Figure:
-    """One q at position n, one k at position m: the score of every placement, and along the distance n - m."""
+    """One q at position n, one k at position m: the score of every placement, and along the
+    distance n - m.
+    """
     T, top = len(scores), largest(scores)
     fig = make_subplots(1, 2, column_widths=[0.48, 0.52], horizontal_spacing=0.2)
     hover = "q at %{y}, k at %{x}: %{z}<extra></extra>"
     bar = {"x": 0.41, "thickness": 12, "outlinewidth": 0}
-    look = {"zmin": -top, "zmax": top, "colorbar": bar, "hovertemplate": hover, "xgap": 0, "ygap": 0}
+    look = {
+        "zmin": -top,
+        "zmax": top,
+        "colorbar": bar,
+        "hovertemplate": hover,
+        "xgap": 0,
+        "ygap": 0,
+    }
     fig.add_trace(go.Heatmap(z=rounded(scores), colorscale=SIGNED, showlegend=False, **look), 1, 1)
     ages = list(range(T))
     for name, S, color, dash in (
@@ -96,23 +136,50 @@ def rotation(scores: Float[Tensor, "T T"], decayed: Float[Tensor, "T T"]) -> go.
     ):
         fig.add_trace(_line(ages, rounded(S[-1].flip(0)), color, name=name, dash=dash), 1, 2)
     fig.update_xaxes(title_text="position m of k", zeroline=False, row=1, col=1)
-    fig.update_yaxes(title_text="position n of q", autorange="reversed", zeroline=False, scaleanchor="x", row=1, col=1)
+    fig.update_yaxes(
+        title_text="position n of q",
+        autorange="reversed",
+        zeroline=False,
+        scaleanchor="x",
+        row=1,
+        col=1,
+    )
     fig.update_xaxes(title_text="distance n - m, in tokens", row=1, col=2)
     fig.update_yaxes(title_text="score", row=1, col=2)
     legend = {"orientation": "h", "x": 0.52, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
-    return dressed(fig, "The same q and k everywhere: the score depends on their distance alone", 400, legend=legend)
+    return dressed(
+        fig,
+        "The same q and k everywhere: the score depends on their distance alone",
+        400,
+        legend=legend,
+    )
 
 
-def reads(weights: Mapping[str, Float[Tensor, "H T"]], labels: Sequence[str], *, title: str) -> go.Figure:
-    """One read, head by head: the weight of every token in it, scaled so that the largest of a head is 1."""
-    fig = make_subplots(len(weights), 1, vertical_spacing=0.16, subplot_titles=list(weights), shared_xaxes=True)
+def reads(
+    weights: Mapping[str, Float[Tensor, "H T"]], labels: Sequence[str], *, title: str
+) -> go.Figure:
+    """One read, head by head: the weight of every token in it, scaled so that the largest of a head
+    is 1.
+    """
+    fig = make_subplots(
+        len(weights), 1, vertical_spacing=0.16, subplot_titles=list(weights), shared_xaxes=True
+    )
     tokens = list(range(len(labels)))
     for row, W in enumerate(weights.values(), 1):
         W = W / W.abs().amax(-1, keepdim=True)
         hover = "head %{y}, token %{x}: %{z}<extra></extra>"
-        look = {"colorscale": SIGNED, "zmin": -1, "zmax": 1, "xgap": 1, "ygap": 1, "hovertemplate": hover}
+        look = {
+            "colorscale": SIGNED,
+            "zmin": -1,
+            "zmax": 1,
+            "xgap": 1,
+            "ygap": 1,
+            "hovertemplate": hover,
+        }
         fig.add_trace(go.Heatmap(z=rounded(W), showscale=row == 1, **look), row, 1)
-        fig.update_yaxes(title_text="head", autorange="reversed", tickvals=list(range(len(W))), row=row, col=1)
+        fig.update_yaxes(
+            title_text="head", autorange="reversed", tickvals=list(range(len(W))), row=row, col=1
+        )
     fig.update_xaxes(tickvals=tokens, ticktext=list(labels), showgrid=False, zeroline=False)
     fig.update_xaxes(title_text="token that was read", row=len(weights), col=1)
     fig.update_yaxes(showgrid=False, zeroline=False)
@@ -130,8 +197,10 @@ def accuracy(
     marks: Mapping[str, float | None] | None = None,
     bound: str | None = None,
 ) -> go.Figure:
-    """Accuracy of each model: name -> (xs, one list of accuracies per seed). Bars reach from the lowest seed to the
-    highest. `marks`: vertical lines, name -> x. `bound`: the curve that is a computed limit and not a model."""
+    """Accuracy of each model: name -> (xs, one list of accuracies per seed). Bars reach from the
+    lowest seed to the highest. `marks`: vertical lines, name -> x. `bound`: the curve that is a
+    computed limit and not a model.
+    """
     fig = figure(title=title, x=x, y="right answers", height=420)
     models = [name for name in curves if name != bound]
     for name, (xs, runs) in curves.items():
@@ -145,7 +214,10 @@ def accuracy(
             line.line.update(color=LINES[i % 8], dash=DASHES[i % 5])
             line.update(mode="lines+markers", marker={"size": 8, "symbol": SYMBOLS[i % 5]})
         if len(runs) > 1:
-            spread = {"array": rounded(runs.amax(0) - mean), "arrayminus": rounded(mean - runs.amin(0))}
+            spread = {
+                "array": rounded(runs.amax(0) - mean),
+                "arrayminus": rounded(mean - runs.amin(0)),
+            }
             line.error_y = spread | {"symmetric": False, "thickness": 1, "width": 3}
         fig.add_trace(line)
     words = {"annotation_text": f"guessing: {chance:.3g}", "annotation_position": "bottom left"}
@@ -154,21 +226,33 @@ def accuracy(
     for row, (words, at) in enumerate(marks.items()):
         fig.add_vline(at, line={"dash": "dot", "width": 1.5, "color": COLORS["decay"]})
         at = math.log10(at) if log else at
-        fig.add_annotation(text=words, x=at, y=1.16 - 0.07 * row, showarrow=False, xanchor="left", xshift=4)
+        fig.add_annotation(
+            text=words, x=at, y=1.16 - 0.07 * row, showarrow=False, xanchor="left", xshift=4
+        )
     if log:
         shown = sorted({value for xs, _ in curves.values() for value in xs})
         fig.update_xaxes(type="log", tickvals=shown, ticktext=[f"{value:g}" for value in shown])
-    fig.update_yaxes(range=[0, 1.2 if marks else 1.06], tickformat=".0%", tickvals=[0, 0.25, 0.5, 0.75, 1])
-    fig.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}, showlegend=True, margin_b=100)
+    fig.update_yaxes(
+        range=[0, 1.2 if marks else 1.06], tickformat=".0%", tickvals=[0, 0.25, 0.5, 0.75, 1]
+    )
+    fig.update_layout(
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        showlegend=True,
+        margin_b=100,
+    )
     return fig
 
 
 def chunk_dial(seconds: Mapping[int, float], *, title: str) -> go.Figure:
-    """Time against the chunk length C, from the recurrent form (C = 1) to the parallel form (C = T)."""
+    """Time against the chunk length C, from the recurrent form (C = 1) to the parallel form (C =
+    T).
+    """
     chunks = list(seconds)
     line = _line(chunks, [float(f"{s:.3g}") for s in seconds.values()], COLORS["state"])
     line.update(mode="lines+markers", marker_size=9, showlegend=False)
-    fig = figure(line, title=title, x="chunk length C (log scale)", y="seconds (log scale)", height=360)
+    fig = figure(
+        line, title=title, x="chunk length C (log scale)", y="seconds (log scale)", height=360
+    )
     ends = {chunks[0]: "recurrent form", chunks[-1]: "parallel form"}
     fig.update_xaxes(type="log", tickvals=chunks, ticktext=[f"{C:,}" for C in chunks])
     fig.update_yaxes(type="log", dtick=1, exponentformat="power")
@@ -180,4 +264,6 @@ def chunk_dial(seconds: Mapping[int, float], *, title: str) -> go.Figure:
 
 
 def _line(x, y, color, *, name="", dash="solid") -> go.Scatter:
-    return go.Scatter(x=x, y=y, name=name, mode="lines", line={"color": color, "dash": dash, "width": 2.5})
+    return go.Scatter(
+        x=x, y=y, name=name, mode="lines", line={"color": color, "dash": dash, "width": 2.5}
+    )

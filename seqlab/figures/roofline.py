@@ -1,4 +1,6 @@
-"""The roofline: what a device can reach at each number of flops a byte, and where kernels stand under it."""
+"""The roofline: what a device can reach at each number of flops a byte, and where kernels stand
+under it.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -19,8 +21,8 @@ def roofline(
 ) -> go.Figure:
     """Roofs of devices, and on each the most that a kernel can reach there.
 
-    kernels: name -> (bytes, flops). measured: (kernel, device) -> seconds, drawn filled below the hollow mark of the
-    roof, its hover naming the share reached.
+    kernels: name -> (bytes, flops). measured: (kernel, device) -> seconds, drawn filled below the
+    hollow mark of the roof, its hover naming the share reached.
     """
     devices = [devices] if isinstance(devices, str) else list(devices)
     floors = {(k, d): floor_of(*counts, d, dtype) for k, counts in kernels.items() for d in devices}
@@ -30,19 +32,31 @@ def roofline(
     low, high = min(placed) / 3, max(placed) * 3
     colours = {device: LINES[n % 8] for n, device in enumerate(devices)}
     traces = [
-        _roof(next(f for (_, d), f in floors.items() if d == device), low, high, DASHES[n % 4], colours[device])
+        _roof(
+            next(f for (_, d), f in floors.items() if d == device),
+            low,
+            high,
+            DASHES[n % 4],
+            colours[device],
+        )
         for n, device in enumerate(devices)
     ]
     for n, name in enumerate(kernels):
         own = {d: floors[name, d] for d in devices}
-        traces.append(_marks(f"{name}: the most it can reach", f"{SYMBOLS[n % 6]}-open", own, colours))
+        traces.append(
+            _marks(f"{name}: the most it can reach", f"{SYMBOLS[n % 6]}-open", own, colours)
+        )
         times = {d: measured[name, d] for d in devices if (name, d) in (measured or {})}
         if times:
             traces.append(_marks(f"{name}, measured", SYMBOLS[n % 6], own, colours, times))
-    fig = figure(*traces, title=title, x="flops a byte (log scale)", y="TFLOP/s (log scale)", height=440)
+    fig = figure(
+        *traces, title=title, x="flops a byte (log scale)", y="TFLOP/s (log scale)", height=440
+    )
     fig.update_xaxes(type="log", dtick=1, exponentformat="power")
     fig.update_yaxes(type="log", dtick=1, exponentformat="power")
-    return fig.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}, margin_b=120)
+    return fig.update_layout(
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}, margin_b=120
+    )
 
 
 def _roof(floor, low, high, dash, colour) -> go.Scatter:
@@ -59,15 +73,23 @@ def _roof(floor, low, high, dash, colour) -> go.Scatter:
 def _marks(label, symbol, floors, colours, times=None) -> go.Scatter:
     """One kernel on every device: on the roof, or where `times` puts it."""
     shown = {d: f for d, f in floors.items() if times is None or d in times}
-    reached = [f.flops_per_second if times is None else f.flops / times[d] for d, f in shown.items()]
+    reached = [
+        f.flops_per_second if times is None else f.flops / times[d] for d, f in shown.items()
+    ]
     return go.Scatter(
         x=[f.intensity for f in shown.values()],
         y=[float(f"{y / 1e12:.4g}") for y in reached],
         mode="markers",
         name=label,
-        marker={"symbol": symbol, "size": 11, "line": {"width": 2}, "color": [colours[d] for d in shown]},
+        marker={
+            "symbol": symbol,
+            "size": 11,
+            "line": {"width": 2},
+            "color": [colours[d] for d in shown],
+        },
         hovertext=[
-            repr(f) if times is None else f"{d}: {f.fraction(times[d]):.0%} of the roof" for d, f in shown.items()
+            repr(f) if times is None else f"{d}: {f.fraction(times[d]):.0%} of the roof"
+            for d, f in shown.items()
         ],
         hoverinfo="text",
     )

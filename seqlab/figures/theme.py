@@ -1,10 +1,11 @@
-"""The look of every figure: one template, one colour per idea, titles that never run out of the page.
+"""The look of every figure: one template, one colour per idea, titles that never run out of the
+page.
 
-    from seqlab.figures.theme import COLORS, figure
-    fig = figure(go.Scatter(x=t, y=y, line_color=COLORS["q"]), title="The read fades", x="token", y="weight")
+    from seqlab.figures.theme import COLORS, figure fig = figure(go.Scatter(x=t, y=y,
+    line_color=COLORS["q"]), title="The read fades", x="token", y="weight")
 
-The colours are Okabe and Ito's, told apart with any colour vision. Figures are white cards, so they read the same in
-JupyterLab's light and dark themes.
+The colours are Okabe and Ito's, told apart with any colour vision. Figures are white cards, so they
+read the same in JupyterLab's light and dark themes.
 """
 
 import textwrap
@@ -22,20 +23,32 @@ COLORS = {
     "attention": "#CC79A7",  # purple
     "softmax": "#222222",  # near black
 }
-LINES = tuple(COLORS[name] for name in ("q", "write", "v", "k", "attention", "state", "softmax", "decay"))
+LINES = tuple(
+    COLORS[name] for name in ("q", "write", "v", "k", "attention", "state", "softmax", "decay")
+)
 """The order in which lines and bars of a comparison take their colours."""
 
 INK = "#2B2B2B"
 
-SIGNED = [[0.0, "#00456E"], [0.25, "#5AA5D2"], [0.5, "#FFFFFF"], [0.75, "#EE9A62"], [1.0, "#8F3A00"]]
+SIGNED = [
+    [0.0, "#00456E"],
+    [0.25, "#5AA5D2"],
+    [0.5, "#FFFFFF"],
+    [0.75, "#EE9A62"],
+    [1.0, "#8F3A00"],
+]
 """For numbers with a sign, such as a state: blue below 0, white at 0, orange above. Use with zmid=0."""
 
 WEIGHTS = [[0.0, "#FFFFFF"], [0.35, "#E3B5CF"], [0.7, "#A84A82"], [1.0, "#3F0F2D"]]
 """For numbers from 0 up, such as attention weights: white at 0, then purple."""
 
 
-def figure(*traces, title: str = "", x: str = "", y: str = "", height: int = 380, **layout) -> go.Figure:
-    """A figure in the course's look. `title` says the finding; `x` and `y` name the axes, with units."""
+def figure(
+    *traces, title: str = "", x: str = "", y: str = "", height: int = 380, **layout
+) -> go.Figure:
+    """A figure in the course's look. `title` says the finding; `x` and `y` name the axes, with
+    units.
+    """
     title = wrap(title)
     top = 42 + 19 * title.count("<br>") if title else 24
     look = {"template": "seqlab", "height": height, "title": {"text": title}}
@@ -51,7 +64,9 @@ def figure(*traces, title: str = "", x: str = "", y: str = "", height: int = 380
 
 def wrap(text: str, width: int = 80) -> str:
     """Break a long title over lines, so that it fits 700 px."""
-    return "<br>".join(line for part in text.split("<br>") for line in (textwrap.wrap(part, width) or [""]))
+    return "<br>".join(
+        line for part in text.split("<br>") for line in (textwrap.wrap(part, width) or [""])
+    )
 
 
 def _template() -> go.layout.Template:
@@ -90,7 +105,9 @@ def _template() -> go.layout.Template:
             "yaxis": axis,
             "bargap": 0.25,
         },
-        data={"heatmap": [{"xgap": 1, "ygap": 1, "colorbar": {"thickness": 12, "outlinewidth": 0}}]},
+        data={
+            "heatmap": [{"xgap": 1, "ygap": 1, "colorbar": {"thickness": 12, "outlinewidth": 0}}]
+        },
     )
 
 

@@ -16,15 +16,23 @@ def loss_curves(
     """One curve per name. `every`: training steps between two numbers of a list."""
     lines = [
         go.Scatter(
-            x=[i * every for i in range(len(ys))], y=_short(ys), name=name, line_dash=DASHES[n % 4], mode="lines"
+            x=[i * every for i in range(len(ys))],
+            y=_short(ys),
+            name=name,
+            line_dash=DASHES[n % 4],
+            mode="lines",
         )
         for n, (name, ys) in enumerate(losses.items())
     ]
     return _legend_below(figure(*lines, title=title, x="training step", y=y))
 
 
-def timing_lines(seconds: dict[str, dict[int, float]], *, title: str = "", y: str = "seconds") -> go.Figure:
-    """Time against T, both logarithmic. The legend gives each line's fitted slope: 1 is linear in T, 2 quadratic."""
+def timing_lines(
+    seconds: dict[str, dict[int, float]], *, title: str = "", y: str = "seconds"
+) -> go.Figure:
+    """Time against T, both logarithmic. The legend gives each line's fitted slope: 1 is linear in
+    T, 2 quadratic.
+    """
     lines = [
         go.Scatter(
             x=list(times),
@@ -49,11 +57,17 @@ def slope(times: dict[int, float]) -> float:
     """The exponent p of the least-squares fit seconds = c T^p."""
     xs, ys = ([math.log(u) for u in us] for us in (times.keys(), times.values()))
     x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum(
+        (a - x) ** 2 for a in xs
+    )
 
 
-def bars(values: dict[str, float], *, title: str = "", y: str = "accuracy", chance: float | None = None) -> go.Figure:
-    """One bar per name, its number above it; a dotted line at `chance`, what guessing would give."""
+def bars(
+    values: dict[str, float], *, title: str = "", y: str = "accuracy", chance: float | None = None
+) -> go.Figure:
+    """One bar per name, its number above it; a dotted line at `chance`, what guessing would
+    give.
+    """
     names = list(values)
     bar = go.Bar(
         x=names,
@@ -78,5 +92,7 @@ def _short(values) -> list[float]:
 
 
 def _legend_below(fig: go.Figure) -> go.Figure:
-    fig.update_layout(legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}, showlegend=True)
+    fig.update_layout(
+        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}, showlegend=True
+    )
     return fig.update_layout(margin_b=96, height=fig.layout.height + 30)

@@ -1,8 +1,10 @@
-"""The accuracy rule of the kernels: a kernel may round, but not much more than plain PyTorch in the same type.
+"""The accuracy rule of the kernels: a kernel may round, but not much more than plain PyTorch in the
+same type.
 
-Truth is the reference in float64. A kernel's largest error is at most twice that of the reference in the inputs' type,
-three times for gradients. A floor of a few roundings stands beside it, for where the reference is exact by chance:
-roundings of the narrowest input's type, which is what the kernel multiplies in, also where the result is float32.
+Truth is the reference in float64. A kernel's largest error is at most twice that of the reference
+in the inputs' type, three times for gradients. A floor of a few roundings stands beside it, for
+where the reference is exact by chance: roundings of the narrowest input's type, which is what the
+kernel multiplies in, also where the result is float32.
 """
 
 import inspect
@@ -15,7 +17,9 @@ ROUNDINGS = 4
 
 
 class Error(NamedTuple):
-    """The largest error of one output or gradient, and the largest the rule allows. nan: finite in one place only."""
+    """The largest error of one output or gradient, and the largest the rule allows. nan: finite in
+    one place only.
+    """
 
     what: str
     error: float
@@ -30,21 +34,31 @@ class Error(NamedTuple):
 
 
 def errors(function, reference, inputs, gradients=True) -> list[Error]:
-    """Every output of function(*inputs) and, with random seeds, every gradient, beside the reference's."""
+    """Every output of function(*inputs) and, with random seeds, every gradient, beside the
+    reference's.
+    """
     names = _names(reference, len(inputs))
     floats = [x.is_floating_point() for x in inputs]
     leaves = [x.detach().requires_grad_() if f else x for x, f in zip(inputs, floats, strict=True)]
-    exact = [x.detach().double().requires_grad_() if f else x for x, f in zip(inputs, floats, strict=True)]
+    exact = [
+        x.detach().double().requires_grad_() if f else x
+        for x, f in zip(inputs, floats, strict=True)
+    ]
     runs = [(function, leaves), (reference, leaves), (reference, exact)]
     outs = [as_tuple(f(*xs)) for f, xs in runs]
     eps = max(torch.finfo(x.dtype).eps for x, f in zip(inputs, floats, strict=True) if f)
-    found = [_error(f"output {i}", "y", eps, *three) for i, three in enumerate(zip(*outs, strict=True))]
+    found = [
+        _error(f"output {i}", "y", eps, *three) for i, three in enumerate(zip(*outs, strict=True))
+    ]
     if not gradients:
         return found
     seeds = [torch.where(e.isfinite(), torch.randn_like(e), 0) for e in outs[2]]
     grads = [_gradients(ys, xs, seeds) for ys, (_, xs) in zip(outs, runs, strict=True)]
     learnt = [name for name, f in zip(names, floats, strict=True) if f]
-    return found + [_error(f"gradient of {n}", "gradient", eps, *g) for n, *g in zip(learnt, *grads, strict=True)]
+    return found + [
+        _error(f"gradient of {n}", "gradient", eps, *g)
+        for n, *g in zip(learnt, *grads, strict=True)
+    ]
 
 
 def _gradients(ys, xs, seeds):
@@ -74,7 +88,11 @@ def _error(what, kind, eps, y, plain, truth) -> Error:
 
 def _names(function, count) -> list[str]:
     try:
-        named = [p.name for p in inspect.signature(function).parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
+        named = [
+            p.name
+            for p in inspect.signature(function).parameters.values()
+            if p.kind == p.POSITIONAL_OR_KEYWORD
+        ]
     except ValueError:  # torch.matmul and its like have none
         named = []
     return named[:count] if len(named) >= count else [f"input {i}" for i in range(count)]

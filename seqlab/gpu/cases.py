@@ -1,7 +1,8 @@
-"""What `seqlab.gpu.bench` checks and times: a line per kernel, its reference, its peers, and the sizes.
+"""What `seqlab.gpu.bench` checks and times: a line per kernel, its reference, its peers, and the
+sizes.
 
-Flops are those of the matrix products, two for a multiply-add; causal attention counts half the square. The least bytes
-are not written down: they are those of the inputs and the outputs.
+Flops are those of the matrix products, two for a multiply-add; causal attention counts half the
+square. The least bytes are not written down: they are those of the inputs and the outputs.
 """
 
 from collections.abc import Callable
@@ -32,9 +33,10 @@ def _plain(**size) -> float:
 class Case:
     """One kernel in one use.
 
-    inputs, flops: functions of a size's names. checks: sizes that it must be right at; the first is run in the
-    interpreter. sizes: those it is timed at. backward_flops: over the forward's. wide: the inputs, by number, that stay
-    float32 in half precision. beside: what takes the same inputs and gives another answer, to compare times with.
+    inputs, flops: functions of a size's names. checks: sizes that it must be right at; the first is
+    run in the interpreter. sizes: those it is timed at. backward_flops: over the forward's. wide:
+    the inputs, by number, that stay float32 in half precision. beside: what takes the same inputs
+    and gives another answer, to compare times with.
     """
 
     kernel: str
@@ -52,7 +54,9 @@ class Case:
     beside: dict[str, Callable] = field(default_factory=dict)
 
     def say(self, size: dict) -> str:
-        return ", ".join(x for x in (self.use, " ".join(f"{name} {n}" for name, n in size.items())) if x)
+        return ", ".join(
+            x for x in (self.use, " ".join(f"{name} {n}" for name, n in size.items())) if x
+        )
 
 
 def _compiled(function: Callable) -> Callable:
@@ -74,7 +78,9 @@ def _sdpa(backend, causal):
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         with sdpa_kernel(getattr(SDPBackend, backend)):
-            return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
+            return F.scaled_dot_product_attention(
+                q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
+            )
 
     return _heads_first(attention)
 
@@ -85,7 +91,9 @@ def _flex(causal):
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
         flex = torch.compile(flex_attention)
-        mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, T_q, T_k) if causal else None
+        mask = (
+            create_block_mask(lambda b, h, i, j: i >= j, None, None, T_q, T_k) if causal else None
+        )
         return lambda q, k, v: flex(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
     return _heads_first(lambda q, k, v: made(q.shape[2], k.shape[2])(q, k, v))
@@ -136,11 +144,19 @@ _DECODE = Case(
     lambda q, k, v: kernels.flash_decode(q, k, v, causal=True),
     lambda q, k, v: attend(q, k, v, causal=True),
     _qkv,
-    ({"B": 1, "T": 300, "H": 4, "K": 16, "h": 2, "T_q": 1}, {"B": 4, "T": 3001, "H": 32, "K": 128, "h": 8, "T_q": 1}),
-    tuple({"B": B, "T": T, "H": 32, "K": 128, "h": 8, "T_q": 1} for B, T in ((8, 8192), (8, 32768), (1, 131072))),
+    (
+        {"B": 1, "T": 300, "H": 4, "K": 16, "h": 2, "T_q": 1},
+        {"B": 4, "T": 3001, "H": 32, "K": 128, "h": 8, "T_q": 1},
+    ),
+    tuple(
+        {"B": B, "T": T, "H": 32, "K": 128, "h": 8, "T_q": 1}
+        for B, T in ((8, 8192), (8, 32768), (1, 131072))
+    ),
     flops=lambda B, T, H, K, h, T_q: 4 * B * H * T * T_q * K,
     backward=False,
-    peers={name: f for name, f in _attention_peers(causal=False).items() if name != "flex attention"},
+    peers={
+        name: f for name, f in _attention_peers(causal=False).items() if name != "flex attention"
+    },
 )
 
 # Rows and plain products
@@ -186,7 +202,8 @@ _MATMUL = Case(
     peers={"PyTorch": torch.matmul},
 )
 
-# Recurrences. Flops of a chunk of 64: pairs of the lower half, and twice the state. Peers' shapes are those of fla.
+# Recurrences. Flops of a chunk of 64: pairs of the lower half, and twice the state. Peers' shapes
+# are those of fla.
 
 CHUNK = 64
 SHAPES = tuple(
@@ -222,7 +239,11 @@ def _recurrence_inputs(width):
 
 def _delta_inputs(decay):
     def draw(B, T, H, K):
-        q, k, v = randn(B, T, H, K) * K**-0.5, F.normalize(randn(B, T, H, K), dim=-1), randn(B, T, H, K)
+        q, k, v = (
+            randn(B, T, H, K) * K**-0.5,
+            F.normalize(randn(B, T, H, K), dim=-1),
+            randn(B, T, H, K),
+        )
         beta = torch.sigmoid(randn(B, T, H))
         return (q, k, v, beta, _decay(B, T, H, 1)) if decay else (q, k, v, beta)
 
@@ -299,7 +320,9 @@ def _delta(use, decay, peer):
     )
 
 
-_SAME_TOKENS = tuple({"B": 32768 // T, "T": T, "H": 16, "K": 128} for T in (1024, 2048, 4096, 8192, 16384))
+_SAME_TOKENS = tuple(
+    {"B": 32768 // T, "T": T, "H": 16, "K": 128} for T in (1024, 2048, 4096, 8192, 16384)
+)
 _RECURRENCES = (
     _recurrence("no decay", None, {"fla": _fla_linear}),
     _recurrence("a decay per head", "1", {"fla": _fla_simple_gla, "mamba-ssm": _mamba2}),
@@ -325,7 +348,9 @@ def _fla_hgrn(a, b):
 def _mamba(x, dt, A, B, C):
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-    return selective_scan_fn(*(u.mT.contiguous() for u in (x, dt)), A, *(u.mT.contiguous() for u in (B, C))).mT
+    return selective_scan_fn(
+        *(u.mT.contiguous() for u in (x, dt)), A, *(u.mT.contiguous() for u in (B, C))
+    ).mT
 
 
 def _causal_conv1d(x, weight, bias):
@@ -362,7 +387,10 @@ _SCANS = (
         ({"B": 1, "T": 40, "E": 20, "N": 4}, {"B": 2, "T": 500, "E": 200, "N": 16}),
         ({"B": 8, "T": 2048, "E": 2048, "N": 16}, {"B": 1, "T": 16384, "E": 4096, "N": 16}),
         wide=(1, 2),
-        peers={"mamba-ssm": _mamba, "plain PyTorch": lambda *inputs: selective_scan(*inputs)[0].squeeze(-1)},
+        peers={
+            "mamba-ssm": _mamba,
+            "plain PyTorch": lambda *inputs: selective_scan(*inputs)[0].squeeze(-1),
+        },
     ),
     Case(
         "causal_conv1d",
@@ -382,7 +410,11 @@ _SCANS = (
 def _grouped_inputs(P, E, D, F):
     """Rows of experts whose shares differ as chance has it."""
     chosen = torch.randint(E, (P,)).bincount(minlength=E)
-    return randn(P, D), randn(E, D, F) * D**-0.5, torch.cat([chosen.new_zeros(1), chosen.cumsum(0)]).int()
+    return (
+        randn(P, D),
+        randn(E, D, F) * D**-0.5,
+        torch.cat([chosen.new_zeros(1), chosen.cumsum(0)]).int(),
+    )
 
 
 def _each(x, w, offsets):
@@ -409,7 +441,9 @@ def _moe_loop(x, weights, experts, gate_up, down):
     for e in range(len(down)):
         token, slot = torch.where(experts == e)
         gate, up = (x[token] @ gate_up[e].mT).chunk(2, -1)
-        y = y.index_add(0, token, (F.silu(gate) * up @ down[e].mT * weights[token, slot, None]).to(y))
+        y = y.index_add(
+            0, token, (F.silu(gate) * up @ down[e].mT * weights[token, slot, None]).to(y)
+        )
     return y.to(x.dtype)
 
 
@@ -420,7 +454,9 @@ def _moe_grouped(x, weights, experts, gate_up, down):
     ends = experts.flatten().bincount(minlength=len(down)).cumsum(0).int()
     gate, up = F.grouped_mm(x[pairs // k], gate_up.mT, offs=ends).chunk(2, -1)
     rows = F.grouped_mm(F.silu(gate) * up, down.mT, offs=ends) * weights.flatten()[pairs, None]
-    return torch.zeros_like(x, dtype=torch.float32).index_add(0, pairs // k, rows.float()).to(x.dtype)
+    return (
+        torch.zeros_like(x, dtype=torch.float32).index_add(0, pairs // k, rows.float()).to(x.dtype)
+    )
 
 
 _EXPERTS = (
@@ -442,7 +478,10 @@ _EXPERTS = (
         _each,
         _grouped_inputs,
         ({"P": 40, "E": 4, "D": 24, "F": 40}, {"P": 1000, "E": 8, "D": 300, "F": 200}),
-        tuple({"P": 16384 * k, "E": E, "D": 2048, "F": F} for E, F, k in ((8, 4096, 2), (64, 1408, 6), (128, 768, 8))),
+        tuple(
+            {"P": 16384 * k, "E": E, "D": 2048, "F": F}
+            for E, F, k in ((8, 4096, 2), (64, 1408, 6), (128, 768, 8))
+        ),
         flops=lambda P, E, D, F: 2 * P * D * F,
         peers={"PyTorch, grouped_mm": _torch_grouped, "a loop": _each},
         beside={"PyTorch, one dense product": lambda x, w, offsets: x @ w[0]},
@@ -453,9 +492,13 @@ _EXPERTS = (
         _moe_kernel,
         _moe_loop,
         _moe_inputs,
-        ({"N": 20, "E": 4, "D": 16, "F": 24, "k": 2}, {"N": 500, "E": 8, "D": 128, "F": 96, "k": 2}),
+        (
+            {"N": 20, "E": 4, "D": 16, "F": 24, "k": 2},
+            {"N": 500, "E": 8, "D": 128, "F": 96, "k": 2},
+        ),
         tuple(
-            {"N": 16384, "E": E, "D": 2048, "F": F, "k": k} for E, F, k in ((8, 4096, 2), (64, 1408, 6), (128, 768, 8))
+            {"N": 16384, "E": E, "D": 2048, "F": F, "k": k}
+            for E, F, k in ((8, 4096, 2), (64, 1408, 6), (128, 768, 8))
         ),
         flops=lambda N, E, D, F, k: 6 * N * k * D * F,
         wide=(1,),
@@ -463,4 +506,14 @@ _EXPERTS = (
     ),
 )
 
-CASES = (_SOFTMAX, _RMS_NORM, _MATMUL, _attention(True), _attention(False), _DECODE, *_RECURRENCES, *_SCANS, *_EXPERTS)
+CASES = (
+    _SOFTMAX,
+    _RMS_NORM,
+    _MATMUL,
+    _attention(True),
+    _attention(False),
+    _DECODE,
+    *_RECURRENCES,
+    *_SCANS,
+    *_EXPERTS,
+)

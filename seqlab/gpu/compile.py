@@ -24,7 +24,9 @@ from seqlab.gpu.show import shown
 from seqlab.gpu.stages import Line, assembly_of, lines_of
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-TENSOR_CORES = re.compile(r"^\s*(?:@!?%\w+ )?(wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma)(?=[._ ])", re.M)
+TENSOR_CORES = re.compile(
+    r"^\s*(?:@!?%\w+ )?(wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma)(?=[._ ])", re.M
+)
 TYPES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
@@ -42,7 +44,8 @@ TYPES = {
 
 
 class Occupancy(NamedTuple):
-    """How many blocks fit on one multiprocessor at a time, the share of its warps they fill, and what stops the next.
+    """How many blocks fit on one multiprocessor at a time, the share of its warps they fill, and
+    what stops the next.
 
     limits: the blocks that each resource alone would allow.
     """
@@ -55,7 +58,9 @@ class Occupancy(NamedTuple):
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel compiled for one target. spills: bytes of stack a thread needs; shared: bytes of a block."""
+    """One kernel compiled for one target. spills: bytes of stack a thread needs; shared: bytes of a
+    block.
+    """
 
     target: str
     warps: int
@@ -69,7 +74,9 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Report:
-    """What `compile_report` found, by target; printed, it is a table. `data()`: the same numbers as plain dicts."""
+    """What `compile_report` found, by target; printed, it is a table. `data()`: the same numbers as
+    plain dicts.
+    """
 
     kernel: str
     source: dict[int, str] = field(repr=False)
@@ -97,18 +104,37 @@ class Report:
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table: its head, and a row for each target."""
-        head = ("target", "warps", "registers", "spilled B", "shared B", "occupancy", "limited by", "tensor cores")
+        head = (
+            "target",
+            "warps",
+            "registers",
+            "spilled B",
+            "shared B",
+            "occupancy",
+            "limited by",
+            "tensor cores",
+        )
         rows = [head]
         for c in self.targets.values():
             cores = ", ".join(f"{n} {name}" for name, n in c.tensor_cores.items()) or "none"
-            numbers = (c.target, c.warps, c.registers, c.spills, c.shared, f"{c.occupancy.share:.0%}")
+            numbers = (
+                c.target,
+                c.warps,
+                c.registers,
+                c.spills,
+                c.shared,
+                f"{c.occupancy.share:.0%}",
+            )
             rows.append((*map(str, numbers), c.occupancy.limit, cores))
         return rows
 
     def __repr__(self) -> str:
         rows = self.rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows)
+        lines = (
+            "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
         return "\n".join((f"{self.kernel}, compiled, not run:", *lines))
 
     def _repr_html_(self) -> str | None:
@@ -117,7 +143,9 @@ class Report:
         return page and page.data
 
     def text(self, target: str, stage: str) -> str:
-        """A stage's text ("ttir", "ttgir", then "ptx" or AMD's "amdgcn"), each line after its source line's number."""
+        """A stage's text ("ttir", "ttgir", then "ptx" or AMD's "amdgcn"), each line after its
+        source line's number.
+        """
         stages = self[target].stages
         if stage not in stages:
             raise ValueError(f"{target} has no stage {stage!r}: choose one of {', '.join(stages)}")
@@ -131,17 +159,22 @@ class Report:
 def compile_report(kernel, *args, targets=TARGETS, num_warps=4, num_stages=3, **named) -> Report:
     """Compile a `@triton.jit` kernel for GPUs that need not be here.
 
-    args and named: those of a launch, the constants (tl.constexpr) by name. A tensor may be on the "meta" device, where
-    it has a shape and a type and takes no memory; "*bf16" stands for an aligned pointer. As in a launch, whole numbers
-    divisible by 16, and 1, are compiled into the kernel. RuntimeError, in one sentence, without Triton or its tools.
+    args and named: those of a launch, the constants (tl.constexpr) by name. A tensor may be on the
+    "meta" device, where it has a shape and a type and takes no memory; "*bf16" stands for an
+    aligned pointer. As in a launch, whole numbers divisible by 16, and 1, are compiled into the
+    kernel. RuntimeError, in one sentence, without Triton or its tools.
     """
     unknown = [t for t in targets if t not in MULTIPROCESSORS]
     if unknown:
-        raise ValueError(f"targets has {', '.join(map(repr, unknown))}: choose from {', '.join(MULTIPROCESSORS)}")
+        raise ValueError(
+            f"targets has {', '.join(map(repr, unknown))}: choose from {', '.join(MULTIPROCESSORS)}"
+        )
     kernel, function, parameters = triton_private.compilable(kernel)
     specialised = _specialise(function.__name__, parameters, args, named)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
-    options |= {name: value for name, value in named.items() if name not in {p.name for p in parameters}}
+    options |= {
+        name: value for name, value in named.items() if name not in {p.name for p in parameters}
+    }
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         done = threads.map(lambda target: _compiled(kernel, target, specialised, options), targets)
         return Report(function.__name__, _source(function), dict(zip(targets, done, strict=True)))
@@ -154,14 +187,20 @@ def _source(function) -> dict[int, str]:
 
 
 def _specialise(kernel: str, parameters, args, named):
-    """Types, constants and what is known to be divisible by 16, as a launch with these arguments would see them."""
+    """Types, constants and what is known to be divisible by 16, as a launch with these arguments
+    would see them.
+    """
     given = dict(zip((p.name for p in parameters), args, strict=False)) | named
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(parameters):
         value = given.get(parameter.name, parameter.default)
         if value is inspect.Parameter.empty:
             raise ValueError(f"{kernel} needs {parameter.name}: pass it as in a launch")
-        if parameter.constant or value is None or (parameter.specialised and type(value) is int and value == 1):
+        if (
+            parameter.constant
+            or value is None
+            or (parameter.specialised and type(value) is int and value == 1)
+        ):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
             continue
         signature[parameter.name], aligned = _type(value)
@@ -173,7 +212,9 @@ def _specialise(kernel: str, parameters, args, named):
 def _type(value) -> tuple[str, bool]:
     """Triton's name for the type of an argument, and whether it is divisible by 16."""
     if isinstance(value, torch.Tensor):
-        address = value.storage_offset() * value.element_size() if value.is_meta else value.data_ptr()
+        address = (
+            value.storage_offset() * value.element_size() if value.is_meta else value.data_ptr()
+        )
         return "*" + TYPES[value.dtype], address % 16 == 0
     if isinstance(value, str):
         return value, value.startswith("*")
@@ -192,12 +233,17 @@ def _compiled(kernel, target, specialised, options) -> Compiled:
     return Compiled(target, *numbers, held, cores, lines_of(binary.stages))
 
 
-def occupancy(target: str, warps: int, registers: int, shared: int, tensor_memory: int = 0) -> Occupancy:
+def occupancy(
+    target: str, warps: int, registers: int, shared: int, tensor_memory: int = 0
+) -> Occupancy:
     """Blocks of `warps` warps that fit on one multiprocessor of `target` together.
 
     registers: of a thread. shared: bytes of a block. tensor_memory: columns of a block (sm_100).
     """
-    sm, quarter = MULTIPROCESSORS[target], 4  # an SM and a compute unit have four schedulers, each with its registers
+    sm, quarter = (
+        MULTIPROCESSORS[target],
+        4,
+    )  # an SM and a compute unit have four schedulers, each with its registers
     if sm.warp_size == 32:
         by_registers = sm.registers // quarter // _up(registers * sm.warp_size, sm.registers_unit)
     else:
@@ -213,7 +259,9 @@ def occupancy(target: str, warps: int, registers: int, shared: int, tensor_memor
     if tensor_memory:
         limits["tensor memory"] = sm.tensor_memory // tensor_memory
     blocks = min(limits.values())
-    reached = min(("warps", *limits), key=lambda name: limits[name])  # full: say warps before the others
+    reached = min(
+        ("warps", *limits), key=lambda name: limits[name]
+    )  # full: say warps before the others
     limit = reached if blocks else f"{reached}: does not fit"
     return Occupancy(blocks, blocks * warps / sm.warps, limit, limits)
 

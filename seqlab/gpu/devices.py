@@ -1,17 +1,21 @@
 """Named GPUs as data: what their makers publish, and nothing measured.
 
-`DEVICES` holds peaks, for a roofline; `MULTIPROCESSORS` what one SM (AMD: compute unit) has to share among the blocks
-that run on it, for occupancy. Peaks are dense: data sheets print tensor-core numbers "with sparsity", twice as large.
+`DEVICES` holds peaks, for a roofline; `MULTIPROCESSORS` what one SM (AMD: compute unit) has to
+share among the blocks that run on it, for occupancy. Peaks are dense: data sheets print tensor-core
+numbers "with sparsity", twice as large.
 
-`source` names the maker's document, which was not at hand; `checked` says which numbers were found in November 2026 on
-public pages that quote it. Where `checked` says that something was not found, look it up before you rely on it.
+`source` names the maker's document, which was not at hand; `checked` says which numbers were found
+in November 2026 on public pages that quote it. Where `checked` says that something was not found,
+look it up before you rely on it.
 """
 
 from typing import NamedTuple
 
 
 class Device(NamedTuple):
-    """Published peaks. flops: dense operations a second by type, matrix units where there are any; "fp32" without."""
+    """Published peaks. flops: dense operations a second by type, matrix units where there are any;
+    "fp32" without.
+    """
 
     name: str
     target: str
@@ -34,7 +38,12 @@ CHECKED = {
 
 
 def _device(name, target, gigabytes, *, half, tf32=None, fp32, source, bf16=True):
-    flops = {"fp16": half, **({"bf16": half} if bf16 else {}), **({"tf32": tf32} if tf32 else {}), "fp32": fp32}
+    flops = {
+        "fp16": half,
+        **({"bf16": half} if bf16 else {}),
+        **({"tf32": tf32} if tf32 else {}),
+        "fp32": fp32,
+    }
     flops = {dtype: peak * 1e12 for dtype, peak in flops.items()}
     return Device(name, target, gigabytes * 1e9, flops, source, CHECKED[name])
 
@@ -42,22 +51,85 @@ def _device(name, target, gigabytes, *, half, tf32=None, fp32, source, bf16=True
 DEVICES = {
     device.name: device
     for device in (
-        _device("T4", "sm_75", 320, half=65, fp32=8.1, bf16=False, source="NVIDIA T4 product page; Turing white paper"),
-        _device("L4", "sm_89", 300, half=121, tf32=60, fp32=30.3, source="NVIDIA L4 data sheet (tensor peaks halved)"),
-        _device("RTX 4090", "sm_89", 1008, half=165.2, tf32=82.6, fp32=82.6, source="NVIDIA Ada white paper, table 2"),
-        _device("A100", "sm_80", 2039, half=312, tf32=156, fp32=19.5, source="NVIDIA A100 80GB SXM data sheet"),
-        _device("H100", "sm_90", 3350, half=989.4, tf32=494.7, fp32=66.9, source="NVIDIA H100 SXM5 white paper"),
-        _device("H200", "sm_90", 4800, half=989.4, tf32=494.7, fp32=66.9, source="NVIDIA H200 SXM data sheet"),
         _device(
-            "B200", "sm_100", 8000, half=2250, tf32=1100, fp32=75, source="NVIDIA HGX B200 and (bandwidth) DGX B200"
+            "T4",
+            "sm_75",
+            320,
+            half=65,
+            fp32=8.1,
+            bf16=False,
+            source="NVIDIA T4 product page; Turing white paper",
         ),
-        _device("MI300X", "gfx942", 5300, half=1307.4, tf32=653.7, fp32=163.4, source="AMD MI300X data sheet"),
+        _device(
+            "L4",
+            "sm_89",
+            300,
+            half=121,
+            tf32=60,
+            fp32=30.3,
+            source="NVIDIA L4 data sheet (tensor peaks halved)",
+        ),
+        _device(
+            "RTX 4090",
+            "sm_89",
+            1008,
+            half=165.2,
+            tf32=82.6,
+            fp32=82.6,
+            source="NVIDIA Ada white paper, table 2",
+        ),
+        _device(
+            "A100",
+            "sm_80",
+            2039,
+            half=312,
+            tf32=156,
+            fp32=19.5,
+            source="NVIDIA A100 80GB SXM data sheet",
+        ),
+        _device(
+            "H100",
+            "sm_90",
+            3350,
+            half=989.4,
+            tf32=494.7,
+            fp32=66.9,
+            source="NVIDIA H100 SXM5 white paper",
+        ),
+        _device(
+            "H200",
+            "sm_90",
+            4800,
+            half=989.4,
+            tf32=494.7,
+            fp32=66.9,
+            source="NVIDIA H200 SXM data sheet",
+        ),
+        _device(
+            "B200",
+            "sm_100",
+            8000,
+            half=2250,
+            tf32=1100,
+            fp32=75,
+            source="NVIDIA HGX B200 and (bandwidth) DGX B200",
+        ),
+        _device(
+            "MI300X",
+            "gfx942",
+            5300,
+            half=1307.4,
+            tf32=653.7,
+            fp32=163.4,
+            source="AMD MI300X data sheet",
+        ),
     )
 }
 
 
 class Multiprocessor(NamedTuple):
-    """What the blocks on one SM share. Sizes in bytes; `*_unit`: the step in which it is handed out.
+    """What the blocks on one SM share. Sizes in bytes; `*_unit`: the step in which it is handed
+    out.
 
     registers: 32-bit, per SM on NVIDIA; per lane of each of the 4 SIMDs of a compute unit on AMD.
     """
@@ -75,9 +147,20 @@ class Multiprocessor(NamedTuple):
 
 
 def _nvidia(shared, tensor_memory=0, warps=64, blocks=32):
-    """NVIDIA: CUDA Programming Guide, compute capabilities, tables "technical specifications" and "memory"."""
+    """NVIDIA: CUDA Programming Guide, compute capabilities, tables "technical specifications" and
+    "memory".
+    """
     return Multiprocessor(
-        32, warps, blocks, 65536, 256, shared * 1024, (shared - 1) * 1024, 1024, 128, tensor_memory=tensor_memory
+        32,
+        warps,
+        blocks,
+        65536,
+        256,
+        shared * 1024,
+        (shared - 1) * 1024,
+        1024,
+        128,
+        tensor_memory=tensor_memory,
     )
 
 
@@ -87,7 +170,8 @@ MULTIPROCESSORS = {
     "sm_89": _nvidia(100, warps=48, blocks=24),
     "sm_90": _nvidia(228),
     "sm_100": _nvidia(228, tensor_memory=512),
-    # LLVM, "User Guide for AMDGPU Backend" (gfx942: 512 vector registers in steps of 8, 8 waves on each of 4 SIMDs, 16
-    # barriers), and AMD's "CDNA 3 Instruction Set Architecture" (64 KiB of local data share in steps of 512 bytes)
+    # LLVM, "User Guide for AMDGPU Backend" (gfx942: 512 vector registers in steps of 8, 8 waves on
+    # each of 4 SIMDs, 16 barriers), and AMD's "CDNA 3 Instruction Set Architecture" (64 KiB of
+    # local data share in steps of 512 bytes)
     "gfx942": Multiprocessor(64, 32, 16, 512, 8, 65536, 65536, 0, 512),
 }

@@ -1,4 +1,6 @@
-"""What a kernel does, as it is told to whoever watches it run: each access to memory, each dot, and what goes wrong."""
+"""What a kernel does, as it is told to whoever watches it run: each access to memory, each dot, and
+what goes wrong.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,13 +29,19 @@ class Line(NamedTuple):
 
     def __str__(self):
         in_notebook = "ipykernel_" in self.file or self.file.startswith("<ipython")
-        where = f"line {self.number} of the cell" if in_notebook else f"{Path(self.file).name}:{self.number}"
+        where = (
+            f"line {self.number} of the cell"
+            if in_notebook
+            else f"{Path(self.file).name}:{self.number}"
+        )
         return f"{where} `{self.text}`"
 
 
 @dataclass(frozen=True, eq=False)
 class Argument:
-    """A tensor as the kernel got it. `memory` numbers its storage: arguments that share one share the number."""
+    """A tensor as the kernel got it. `memory` numbers its storage: arguments that share one share
+    the number.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -48,7 +56,9 @@ class Argument:
         """Of every element, in the order of its index: how many elements it lies from the first."""
         offsets = np.zeros(self.shape, dtype=np.int64)
         for axis, (n, stride) in enumerate(zip(self.shape, self.stride, strict=True)):
-            offsets += (np.arange(n) * stride).reshape([-1 if a == axis else 1 for a in range(len(self.shape))])
+            offsets += (np.arange(n) * stride).reshape(
+                [-1 if a == axis else 1 for a in range(len(self.shape))]
+            )
         return offsets.reshape(-1)
 
     @cached_property
@@ -58,7 +68,9 @@ class Argument:
         return table
 
     def find(self, offset: np.ndarray) -> np.ndarray:
-        """The element that lies `offset` elements from the first: its number in row-major order, or -1."""
+        """The element that lies `offset` elements from the first: its number in row-major order, or
+        -1.
+        """
         inside = (offset >= 0) & (offset < len(self._table))
         found = np.full(offset.shape, -1, dtype=np.int64)
         found[inside] = self._table[offset[inside]]
@@ -73,7 +85,9 @@ class Argument:
         return f"{self.name}[{', '.join(str(i) for i in np.unravel_index(element, self.shape))}]"
 
     def beyond(self, offset: int) -> str:
-        """`x[8, 3]` for an offset outside x, if x is contiguous; the first index takes what is too much."""
+        """`x[8, 3]` for an offset outside x, if x is contiguous; the first index takes what is too
+        much.
+        """
         if not self.copy.is_contiguous() or not self.shape:
             return f"{self.name} {offset:+} elements from its start"
         index = []
@@ -84,13 +98,17 @@ class Argument:
 
 
 class Access(NamedTuple):
-    """What one load, store or atomic operation of one program touches in one argument, lane by lane."""
+    """What one load, store or atomic operation of one program touches in one argument, lane by
+    lane.
+    """
 
     kind: str  # "load", "store" or "atomic"
     program: tuple[int, ...]
     argument: Argument
     elements: np.ndarray  # row-major numbers of the elements
-    outside: np.ndarray  # offsets, in elements from the first, that are no element: these lanes were switched off
+    outside: (
+        np.ndarray
+    )  # offsets, in elements from the first, that are no element: these lanes were switched off
     width: int  # bytes per element
     line: Line
     exchanges: bool = False  # an atomic exchange or compare-and-swap, of which locks are made
@@ -105,7 +123,9 @@ class Dot(NamedTuple):
     k: int
     batch: int
     dtype: str
-    minimum: tuple[int, int, int]  # the smallest m, n and k that Triton's compiler takes for an NVIDIA GPU
+    minimum: tuple[
+        int, int, int
+    ]  # the smallest m, n and k that Triton's compiler takes for an NVIDIA GPU
     line: Line
 
     @property
@@ -114,7 +134,9 @@ class Dot(NamedTuple):
 
 
 class Watcher:
-    """Told of everything a kernel does, in order. This one only stops at an access out of bounds."""
+    """Told of everything a kernel does, in order. This one only stops at an access out of
+    bounds.
+    """
 
     def access(self, access: Access) -> None:
         if len(access.outside):
@@ -131,4 +153,8 @@ class Watcher:
 
 
 def program_name(program: Sequence[int]) -> str:
-    return f"program {program[0]}" if len(program) == 1 else f"program ({', '.join(map(str, program))})"
+    return (
+        f"program {program[0]}"
+        if len(program) == 1
+        else f"program ({', '.join(map(str, program))})"
+    )

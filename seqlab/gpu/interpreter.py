@@ -1,8 +1,9 @@
 """Run a `@triton.jit` kernel on CPU, in Triton's interpreter, and watch it.
 
-The kernel gets copies of its tensors (`memory.py`) and need not have been decorated under TRITON_INTERPRET=1. What must
-be replaced in Triton for the time of a run (`triton_private.py`) is put back afterwards, also after an exception.
-Pointers that a kernel keeps in memory, inline assembly and libdevice do not run.
+The kernel gets copies of its tensors (`memory.py`) and need not have been decorated under
+TRITON_INTERPRET=1. What must be replaced in Triton for the time of a run (`triton_private.py`) is
+put back afterwards, also after an exception. Pointers that a kernel keeps in memory, inline
+assembly and libdevice do not run.
 """
 
 import contextlib
@@ -31,7 +32,9 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 def launch(kernel, grid, *args, **constexprs) -> None:
-    """`kernel[grid](*args, **constexprs)`: on a GPU where a tensor is there, else in the interpreter on CPU."""
+    """`kernel[grid](*args, **constexprs)`: on a GPU where a tensor is there, else in the
+    interpreter on CPU.
+    """
     devices = {x.device.type for x in (*args, *constexprs.values()) if isinstance(x, torch.Tensor)}
     if devices - {"cpu", "meta"}:
         kernel[grid](*args, **constexprs)
@@ -54,10 +57,16 @@ class Launch:
     def run(self, watcher: Watcher | None = None, order: Callable[[list], Iterable] = list) -> None:
         """Run the programs one after the other, in the given order of their ids."""
         observer = Observer(self.memory, watcher or Watcher())
-        with _ONE_AT_A_TIME, self.interpreter.replaced(observer, {MARK: True}) as running, _as_quiet_as_a_gpu():
+        with (
+            _ONE_AT_A_TIME,
+            self.interpreter.replaced(observer, {MARK: True}) as running,
+            _as_quiet_as_a_gpu(),
+        ):
             body = running.rewritten(self.function)
             fixed = _constexprs(self.function)
-            named = {n: v if n in fixed else running.to_triton(v) for n, v in self.memory.given.items()}
+            named = {
+                n: v if n in fixed else running.to_triton(v) for n, v in self.memory.given.items()
+            }
             for program in order(list(np.ndindex(self.grid))):
                 observer.program = tuple(int(i) for i in program)
                 running.start(observer.program, self.grid)
@@ -69,17 +78,23 @@ class Launch:
 
 
 class Observer:
-    """What the interpreter reports while it runs, told to a watcher as events of the present program and line."""
+    """What the interpreter reports while it runs, told to a watcher as events of the present
+    program and line.
+    """
 
     def __init__(self, memory: Memory, watcher: Watcher):
         self.memory, self.watcher, self.program = memory, watcher, ()
 
     def access(self, kind, address, on, width, exchanges=False) -> tuple[np.ndarray, np.ndarray]:
-        """Of each lane of a load, store or atomic: the real address, and whether it may be touched."""
+        """Of each lane of a load, store or atomic: the real address, and whether it may be
+        touched.
+        """
         line = current_line()
 
         def tell(argument, elements, outside, width):
-            self.watcher.access(Access(kind, self.program, argument, elements, outside, width, line, exchanges))
+            self.watcher.access(
+                Access(kind, self.program, argument, elements, outside, width, line, exchanges)
+            )
             if kind != "load" and len(elements):
                 self.memory.stored.add(argument.memory)
 
@@ -99,7 +114,9 @@ class Observer:
 
 
 def bind(kernel, args: Sequence, constexprs: dict) -> tuple[FunctionType, dict]:
-    """The kernel's Python function and the value of each parameter; of an autotuned kernel, the first configuration."""
+    """The kernel's Python function and the value of each parameter; of an autotuned kernel, the
+    first configuration.
+    """
     function, additions = triton_private.unwrapped(kernel)
     signature = inspect.signature(function)
     named = {name: value for name, value in constexprs.items() if name in signature.parameters}
@@ -116,15 +133,21 @@ def bind(kernel, args: Sequence, constexprs: dict) -> tuple[FunctionType, dict]:
 
 
 def _constexprs(function) -> set[str]:
-    """The parameters that are fixed when the kernel is compiled: the kernel gets their plain values."""
-    return {name for name, kind in inspect.get_annotations(function).items() if "constexpr" in str(kind)}
+    """The parameters that are fixed when the kernel is compiled: the kernel gets their plain
+    values.
+    """
+    return {
+        name for name, kind in inspect.get_annotations(function).items() if "constexpr" in str(kind)
+    }
 
 
 def _grid(grid, values) -> tuple[int, ...]:
     grid = grid(values) if callable(grid) else grid
     grid = tuple(grid) if isinstance(grid, Iterable) else (grid,)
     if not 1 <= len(grid) <= 3 or not all(int(n) == n and n >= 0 for n in grid):
-        raise ValueError(f"grid is {grid}: it must be one to three whole numbers, or a function that returns them")
+        raise ValueError(
+            f"grid is {grid}: it must be one to three whole numbers, or a function that returns them"
+        )
     return tuple(int(n) for n in grid)
 
 

@@ -1,7 +1,8 @@
 """Copies of a launch's tensors, each behind a window of addresses that exist only here.
 
-So each address a kernel forms still says which argument it came from, an access outside that argument is known before
-any memory is touched, and the caller's tensors stay as they were until `write_back`.
+So each address a kernel forms still says which argument it came from, an access outside that
+argument is known before any memory is touched, and the caller's tensors stay as they were until
+`write_back`.
 """
 
 import numpy as np
@@ -27,13 +28,17 @@ class Astray(Exception):
 
 
 class Memory:
-    """given: the launch's values with a `Pointer` for every tensor. stored: the numbers of the memories written to."""
+    """given: the launch's values with a `Pointer` for every tensor. stored: the numbers of the
+    memories written to.
+    """
 
     def __init__(self, values: dict):
         self.arguments: dict[str, Argument] = {}
         self.stored: set[int] = set()
         self._storages: dict[int, tuple] = {}  # by address: its number, the caller's, its copy
-        self._nowhere = np.zeros(16, dtype=np.uint8)  # where lanes point that must not touch anything
+        self._nowhere = np.zeros(
+            16, dtype=np.uint8
+        )  # where lanes point that must not touch anything
         self.given = {name: self._copied(name, value) for name, value in values.items()}
         self._windows = list(self.arguments.values())
 
@@ -43,14 +48,20 @@ class Memory:
             if number in self.stored:
                 theirs.copy_(ours)
 
-    def reach(self, address: np.ndarray, on: np.ndarray, width: int, tell) -> tuple[np.ndarray, np.ndarray]:
-        """Real addresses for the lanes of one access that are on, and which of these lanes may touch them.
+    def reach(
+        self, address: np.ndarray, on: np.ndarray, width: int, tell
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Real addresses for the lanes of one access that are on, and which of these lanes may
+        touch them.
 
-        width: bytes a lane. tell(argument, elements, offsets outside, bytes an element) is called for each argument
-        before that. Raises Astray.
+        width: bytes a lane. tell(argument, elements, offsets outside, bytes an element) is called
+        for each argument before that. Raises Astray.
         """
         nowhere = self._nowhere.ctypes.data
-        real, allowed = np.full(address.shape, nowhere, dtype=np.uint64), np.zeros(address.shape, dtype=bool)
+        real, allowed = (
+            np.full(address.shape, nowhere, dtype=np.uint64),
+            np.zeros(address.shape, dtype=bool),
+        )
         window = address >> np.uint64(WINDOW)
         for number in np.unique(window[on]).tolist():
             if not 1 <= number <= len(self._windows):
@@ -58,7 +69,9 @@ class Memory:
             lanes = on & (window == number)
             argument = self._windows[number - 1]
             byte = address[lanes].astype(np.int64) - _first(number, argument)
-            parts = max(1, width // argument.dtype.itemsize)  # a pointer cast to a wider type spans several elements
+            parts = max(
+                1, width // argument.dtype.itemsize
+            )  # a pointer cast to a wider type spans several elements
             offset = (byte // argument.dtype.itemsize)[:, None] + np.arange(parts)
             element = argument.find(offset)
             inside = (element >= 0).all(1)
@@ -79,7 +92,9 @@ class Memory:
         return value
 
     def _window(self, name, tensor) -> Pointer:
-        """A pointer into a window of its own, behind which a copy of the tensor's storage stands."""
+        """A pointer into a window of its own, behind which a copy of the tensor's storage
+        stands.
+        """
         if tensor.device.type == "meta":
             raise ValueError(f"{name} is a meta tensor, which holds no numbers: pass one on CPU")
         theirs = tensor.untyped_storage()
@@ -90,7 +105,9 @@ class Memory:
         copy = torch.empty(0, dtype=tensor.dtype)
         copy.set_(ours, tensor.storage_offset(), tensor.shape, tensor.stride())
         start = tensor.storage_offset() * tensor.dtype.itemsize
-        argument = Argument(name, tuple(tensor.shape), tensor.stride(), tensor.dtype, number, start, copy)
+        argument = Argument(
+            name, tuple(tensor.shape), tensor.stride(), tensor.dtype, number, start, copy
+        )
         self.arguments[name] = argument
         return Pointer(tensor.dtype, _first(len(self.arguments), argument))
 

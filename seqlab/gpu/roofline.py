@@ -1,8 +1,10 @@
-"""The floor under a kernel's time: its bytes at the device's bandwidth, or its flops at the device's peak.
+"""The floor under a kernel's time: its bytes at the device's bandwidth, or its flops at the
+device's peak.
 
     time ≥ max(bytes / bandwidth, flops / peak)
 
-Whichever is larger is what the kernel is bound by. A floor is no forecast: a real kernel takes longer.
+Whichever is larger is what the kernel is bound by. A floor is no forecast: a real kernel takes
+longer.
 """
 
 from collections.abc import Iterable
@@ -13,7 +15,9 @@ from seqlab.gpu.devices import DEVICES, Device
 
 @dataclass(frozen=True)
 class Floor:
-    """What `roofline` predicts for one device. bytes and flops are the kernel's, counted; seconds are never below 0."""
+    """What `roofline` predicts for one device. bytes and flops are the kernel's, counted; seconds
+    are never below 0.
+    """
 
     bytes: float
     flops: float
@@ -53,7 +57,9 @@ class Floor:
         return self.flops / self.seconds if self.seconds else 0.0
 
     def fraction(self, measured: float) -> float:
-        """Share of the roof that a run of so many seconds reached. 1 is the floor itself; more is a wrong count."""
+        """Share of the roof that a run of so many seconds reached. 1 is the floor itself; more is a
+        wrong count.
+        """
         return self.seconds / measured
 
     def __repr__(self) -> str:
@@ -71,10 +77,14 @@ class Floors(tuple):
         return "\n".join((head, *map(repr, self)))
 
 
-def roofline(bytes: float, flops: float, device: str | Iterable[str] = "H100", dtype: str = "bf16") -> Floor | Floors:
-    """The least time a kernel of so many bytes and flops can take, on a device of `DEVICES` or on each of several.
+def roofline(
+    bytes: float, flops: float, device: str | Iterable[str] = "H100", dtype: str = "bf16"
+) -> Floor | Floors:
+    """The least time a kernel of so many bytes and flops can take, on a device of `DEVICES` or on
+    each of several.
 
-    bytes: read and written in the device's memory. dtype: of the multiplications: "bf16", "fp16", "tf32" or "fp32".
+    bytes: read and written in the device's memory. dtype: of the multiplications: "bf16", "fp16",
+    "tf32" or "fp32".
     """
     if bytes < 0 or flops < 0:
         raise ValueError(f"bytes is {bytes}, flops is {flops}: neither can be negative")
@@ -83,7 +93,9 @@ def roofline(bytes: float, flops: float, device: str | Iterable[str] = "H100", d
     if device not in DEVICES:
         raise ValueError(f"device is {device!r}: choose one of {', '.join(DEVICES)}")
     if dtype not in DEVICES[device].flops:
-        raise ValueError(f"dtype is {dtype!r}: {device} has a published peak for {', '.join(DEVICES[device].flops)}")
+        raise ValueError(
+            f"dtype is {dtype!r}: {device} has a published peak for {', '.join(DEVICES[device].flops)}"
+        )
     return Floor(bytes, flops, DEVICES[device], dtype)
 
 

@@ -2,13 +2,14 @@
 
     sanitize(add, (4,), x, y, out, 100, BT=32)      # empty where nothing is wrong
 
-The kernel runs on copies, in order, reversed and shuffled; the caller's tensors are never changed. An access out of
-bounds is switched off before it touches memory, and the run goes on.
+The kernel runs on copies, in order, reversed and shuffled; the caller's tensors are never changed.
+An access out of bounds is switched off before it touches memory, and the run goes on.
 
-What nothing has written is known in two ways. Elements that are NaN when the kernel starts count as never written, so
-fill outputs with NaN. And a tensor that the kernel only stores into counts as an output: all of it must be written.
-Name arguments in `outputs` that come unwritten whatever is in them, and in `initialised` those that are whole as they
-come (a cache into which one row is put, an input with a NaN in it, a pointer that is not used).
+What nothing has written is known in two ways. Elements that are NaN when the kernel starts count as
+never written, so fill outputs with NaN. And a tensor that the kernel only stores into counts as an
+output: all of it must be written. Name arguments in `outputs` that come unwritten whatever is in
+them, and in `initialised` those that are whole as they come (a cache into which one row is put, an
+input with a NaN in it, a pointer that is not used).
 """
 
 import random
@@ -34,7 +35,9 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault at one line. program and index are those of its first occurrence; `str(finding)` is the sentence."""
+    """One fault at one line. program and index are those of its first occurrence; `str(finding)` is
+    the sentence.
+    """
 
     kind: str  # one of KINDS
     program: tuple[int, ...] | None
@@ -57,13 +60,22 @@ class Findings(list):
 
 
 def sanitize(
-    kernel, grid, *args, outputs: Collection[str] = (), initialised: Collection[str] = (), **constexprs
+    kernel,
+    grid,
+    *args,
+    outputs: Collection[str] = (),
+    initialised: Collection[str] = (),
+    **constexprs,
 ) -> Findings:
-    """The faults of `kernel[grid](*args, **constexprs)`, a finding for each tensor and source line. Changes nothing."""
+    """The faults of `kernel[grid](*args, **constexprs)`, a finding for each tensor and source line.
+    Changes nothing.
+    """
     launch = Launch(kernel, grid, args, constexprs)
     if unknown := {*outputs, *initialised} - set(launch.arguments):
         has = ", ".join(launch.arguments)
-        raise ValueError(f"{launch.function.__name__} has no tensor {', '.join(sorted(unknown))}: it has {has}")
+        raise ValueError(
+            f"{launch.function.__name__} has no tensor {', '.join(sorted(unknown))}: it has {has}"
+        )
     inspector = _Inspector(launch, outputs, initialised)
     launch.run(inspector)
     findings = Findings(inspector.findings())
@@ -155,7 +167,10 @@ class _Inspector(Watcher):
 
     def access(self, access):
         self.accesses += 1
-        memory, cells = self.memories[access.argument.memory], access.argument.cells(access.elements)
+        memory, cells = (
+            self.memories[access.argument.memory],
+            access.argument.cells(access.elements),
+        )
         memory.touched |= len(access.elements) > 0
         self._check_bounds(access)
         if access.kind != "store":
@@ -164,7 +179,10 @@ class _Inspector(Watcher):
         if access.kind != "load" and len(cells):
             self._check_writers(access, memory, cells)
             memory.unwritten[cells], memory.stored[cells] = False, True
-            memory.writer[cells], memory.by_atomic[cells] = len(self.writes), access.kind == "atomic"
+            memory.writer[cells], memory.by_atomic[cells] = (
+                len(self.writes),
+                access.kind == "atomic",
+            )
             self.writes.append((access.program, access.line))
         if access.kind == "atomic":
             self.atomics = True
@@ -173,7 +191,9 @@ class _Inspector(Watcher):
 
     def dot(self, dot):
         small = [
-            f"{n} = {s}" for n, s, least in zip("mnk", (dot.m, dot.n, dot.k), dot.minimum, strict=True) if s < least
+            f"{n} = {s}"
+            for n, s, least in zip("mnk", (dot.m, dot.n, dot.k), dot.minimum, strict=True)
+            if s < least
         ]
         if small:
             m, n, k = dot.minimum
@@ -200,10 +220,14 @@ class _Inspector(Watcher):
         blank = memory.unwritten[cells]
         for element in access.elements[blank].tolist():
             says = f"reads {access.argument.place(element)}, which nothing has written"
-            self._note("unwritten read", access.argument.name, access.line, access.program, element, says)
+            self._note(
+                "unwritten read", access.argument.name, access.line, access.program, element, says
+            )
 
     def _check_writers(self, access, memory, cells):
-        """A second program on the same element. One that exchanges atomically may hold a lock: only order tells."""
+        """A second program on the same element. One that exchanges atomically may hold a lock: only
+        order tells.
+        """
         earlier = memory.writer[cells]
         atomic = memory.by_atomic[cells] & (access.kind == "atomic")
         for i in np.flatnonzero((earlier >= 0) & ~atomic):
@@ -214,7 +238,9 @@ class _Inspector(Watcher):
                     f"writes {access.argument.place(element)}, which {program_name(other)} wrote too "
                     f"{'at the same line' if line == access.line else f'at {line}'}: which write stays is chance"
                 )
-                self._note("two writers", access.argument.name, access.line, access.program, element, says)
+                self._note(
+                    "two writers", access.argument.name, access.line, access.program, element, says
+                )
 
     def _note(self, kind, tensor, line, program, index, says):
         fault = self.faults.setdefault((kind, tensor, line), _Fault(program, index, says))
@@ -223,7 +249,9 @@ class _Inspector(Watcher):
 
     def findings(self) -> list[Finding]:
         found = [self._finding(*key, fault) for key, fault in self.faults.items()]
-        return found + [f for argument in self.launch.arguments.values() if (f := self._left_blank(argument))]
+        return found + [
+            f for argument in self.launch.arguments.values() if (f := self._left_blank(argument))
+        ]
 
     def _finding(self, kind, tensor, line, fault) -> Finding:
         more = []
@@ -272,7 +300,9 @@ class _Inspector(Watcher):
                 first = int(apart[0])
                 writer = self.memories[argument.memory].writer[argument.cells(np.array([first]))[0]]
                 program, line = self.writes[writer] if writer >= 0 else (None, None)
-                ours, theirs = (x.flatten()[first].item() for x in (argument.copy, other.arguments[name].copy))
+                ours, theirs = (
+                    x.flatten()[first].item() for x in (argument.copy, other.arguments[name].copy)
+                )
                 who = f"{program_name(program)} leaves" if program else "no program writes"
                 sentence = (
                     f"{who} {argument.place(first)} = {ours:.6g}, but it is {theirs:.6g} when programs run {order}: "

@@ -1,6 +1,8 @@
-"""In a notebook, what the lab found is shown by `seqlab.widgets` and `seqlab.figures`: looked up only then.
+"""In a notebook, what the lab found is shown by `seqlab.widgets` and `seqlab.figures`: looked up
+only then.
 
-So this package needs no notebook, and imports nothing above it; where plotly or IPython is missing, text is shown.
+So this package needs no notebook, and imports nothing above it; where plotly or IPython is missing,
+text is shown.
 """
 
 from importlib import import_module

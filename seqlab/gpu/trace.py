@@ -4,8 +4,8 @@
     seen                      # a table: bytes in and out of every tensor, bytes read again, flops of the dots
     seen.touched("x", 2)      # where program 2 read x, and where it wrote it
 
-What is counted is what the kernel asks for. A cache may serve what is read again; `bytes_in_once` is the least that has
-to come from memory.
+What is counted is what the kernel asks for. A cache may serve what is read again; `bytes_in_once`
+is the least that has to come from memory.
 """
 
 import json
@@ -25,17 +25,22 @@ PLOTLY = "application/vnd.plotly.v1+json"
 def trace(kernel, grid, *args, **constexprs) -> "Trace":
     """Run `kernel[grid](*args, **constexprs)` on CPU, outputs included, and return all it touched.
 
-    An access out of bounds raises OutOfBounds, with the caller's tensors unchanged; `sanitize` lists them all.
+    An access out of bounds raises OutOfBounds, with the caller's tensors unchanged; `sanitize`
+    lists them all.
     """
     launch = Launch(kernel, grid, args, constexprs)
     recorder = _Recorder()
     launch.run(recorder)
     launch.write_back()
-    return Trace(launch.function.__name__, launch.grid, launch.arguments, recorder.accesses, recorder.dots)
+    return Trace(
+        launch.function.__name__, launch.grid, launch.arguments, recorder.accesses, recorder.dots
+    )
 
 
 def table(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Which dimensions of a tensor are rows and which are columns: the last; of (B, T, H, K) the heads too."""
+    """Which dimensions of a tensor are rows and which are columns: the last; of (B, T, H, K) the
+    heads too.
+    """
     split = -2 if len(shape) > 3 else -1
     return shape[:split], shape[split:]
 
@@ -54,7 +59,9 @@ class _Recorder(Watcher):
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes one tensor gives and takes. An element in many lanes of an access moves once, in an atomic both ways."""
+    """Bytes one tensor gives and takes. An element in many lanes of an access moves once, in an
+    atomic both ways.
+    """
 
     tensor: str
     bytes_in: int = 0
@@ -69,7 +76,9 @@ class Traffic:
 
 @dataclass(frozen=True, repr=False)
 class Trace:
-    """One run of a kernel: every access and every dot, in order, and the counts that follow from them."""
+    """One run of a kernel: every access and every dot, in order, and the counts that follow from
+    them.
+    """
 
     kernel: str
     grid: tuple[int, ...]
@@ -116,7 +125,9 @@ class Trace:
         return self.flops / self.bytes if self.bytes else 0.0
 
     def touched(self, tensor: str, program: tuple[int, ...] | int) -> tuple[np.ndarray, np.ndarray]:
-        """Where one program reads the tensor and where it writes it: two boolean arrays of the tensor's shape."""
+        """Where one program reads the tensor and where it writes it: two boolean arrays of the
+        tensor's shape.
+        """
         program = (program,) if isinstance(program, int) else tuple(program)
         if program not in self.programs:
             raise ValueError(f"{program_name(program)} is not in the grid {self.grid}")
@@ -127,7 +138,8 @@ class Trace:
     def tiles(self, tensor: str, limit: int = 64) -> np.ndarray:
         """(programs, rows, columns): 0, READ, WRITTEN or both, of the tensor laid out as a `table`.
 
-        A table with more than `limit` rows or columns is thinned: a cell then stands for several elements.
+        A table with more than `limit` rows or columns is thinned: a cell then stands for several
+        elements.
         """
         rows, columns = (math.prod(part) for part in table(self._argument(tensor).shape))
         marks = self._marks(self._argument(tensor)).reshape(len(self.programs), rows, columns)
@@ -146,7 +158,9 @@ class Trace:
 
     def _argument(self, tensor) -> Argument:
         if tensor not in self.arguments:
-            raise ValueError(f"{self.kernel} has no tensor {tensor!r}: it has {', '.join(self.arguments)}")
+            raise ValueError(
+                f"{self.kernel} has no tensor {tensor!r}: it has {', '.join(self.arguments)}"
+            )
         return self.arguments[tensor]
 
     def _marks(self, argument) -> np.ndarray:
@@ -171,9 +185,15 @@ class Trace:
         return Traffic(name, moved[READ], moved[WRITTEN], once[READ], once[WRITTEN])
 
     def _repr_mimebundle_(self, **_) -> dict:
-        """In a notebook: which program touches which tile, to be stepped or played. As text the table."""
+        """In a notebook: which program touches which tile, to be stepped or played. As text the
+        table.
+        """
         drawn = shown("figures.kernel_trace", "kernel_trace", self) if self.accesses else None
-        bundle = {} if drawn is None else {PLOTLY: json.loads(drawn.to_json()) | {"config": {"displayModeBar": False}}}
+        bundle = (
+            {}
+            if drawn is None
+            else {PLOTLY: json.loads(drawn.to_json()) | {"config": {"displayModeBar": False}}}
+        )
         return bundle | {"text/plain": repr(self)}
 
     def __repr__(self) -> str:
@@ -181,12 +201,32 @@ class Trace:
         rows = [head]
         for name, argument in self.arguments.items():
             t = self.traffic[name]
-            shape, dtype = "×".join(map(str, argument.shape)), str(argument.dtype).removeprefix("torch.")
-            rows.append((name, shape, dtype, *(f"{n:,}" for n in (t.bytes_in, t.bytes_read_again, t.bytes_out))))
-        rows.append(("all", "", "", *(f"{n:,}" for n in (self.bytes_in, self.bytes_read_again, self.bytes_out))))
+            shape, dtype = (
+                "×".join(map(str, argument.shape)),
+                str(argument.dtype).removeprefix("torch."),
+            )
+            rows.append(
+                (
+                    name,
+                    shape,
+                    dtype,
+                    *(f"{n:,}" for n in (t.bytes_in, t.bytes_read_again, t.bytes_out)),
+                )
+            )
+        rows.append(
+            (
+                "all",
+                "",
+                "",
+                *(f"{n:,}" for n in (self.bytes_in, self.bytes_read_again, self.bytes_out)),
+            )
+        )
         width = [max(len(row[i]) for row in rows) for i in range(len(head))]
         table = [
-            "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(r, width, strict=True)))
+            "  ".join(
+                c.ljust(w) if i < 3 else c.rjust(w)
+                for i, (c, w) in enumerate(zip(r, width, strict=True))
+            )
             for r in rows
         ]
         count = int(np.prod(self.grid))

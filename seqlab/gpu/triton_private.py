@@ -1,11 +1,13 @@
-"""Everything the lab uses of Triton that Triton does not document: the one file to mend when a new version moves it.
+"""Everything the lab uses of Triton that Triton does not document: the one file to mend when a new
+version moves it.
 
-Made with Triton 3.6 to 3.9; tests/gpu/test_versions.py runs the lab with each. What is missing in another version is
-said in one sentence, a LabError. In the first part a kernel is looked into, in the second it runs on CPU, in the third
-it is compiled.
+Made with Triton 3.6 to 3.9; tests/gpu/test_versions.py runs the lab with each. What is missing in
+another version is said in one sentence, a LabError. In the first part a kernel is looked into, in
+the second it runs on CPU, in the third it is compiled.
 
-The interpreter need not have been chosen by TRITON_INTERPRET=1 when the kernel was decorated: its source is rewritten
-here as the interpreter does, into a copy of its globals. `replaced` puts back all it changed in `triton.language`.
+The interpreter need not have been chosen by TRITON_INTERPRET=1 when the kernel was decorated: its
+source is rewritten here as the interpreter does, into a copy of its globals. `replaced` puts back
+all it changed in `triton.language`.
 """
 
 import ast
@@ -55,7 +57,9 @@ def _triton():
 
 
 def remark() -> str:
-    """What to add to an error that a version of Triton may have caused; nothing where the version is known."""
+    """What to add to an error that a version of Triton may have caused; nothing where the version
+    is known.
+    """
     version = _triton().__version__
     found = re.match(r"(\d+)\.(\d+)", version)
     if found and FIRST <= tuple(map(int, found.groups())) <= LAST:
@@ -71,17 +75,27 @@ def _name(version) -> str:
 
 
 def unwrapped(kernel) -> tuple[FunctionType, list[Callable[[dict], dict]]]:
-    """The kernel's Python function, and what autotuners (their first configuration) and heuristics add to arguments."""
+    """The kernel's Python function, and what autotuners (their first configuration) and heuristics
+    add to arguments.
+    """
     _triton()
     additions, decorated = [], kernel
     while not inspect.isfunction(kernel):
         if not hasattr(kernel, "fn"):
-            raise TypeError(f"kernel is a {type(decorated).__name__}: pass a function decorated with @triton.jit")
+            raise TypeError(
+                f"kernel is a {type(decorated).__name__}: pass a function decorated with @triton.jit"
+            )
         if hasattr(kernel, "configs"):
             first = kernel.configs[0].kwargs
-            additions.append(lambda known, first=first: {k: v for k, v in first.items() if k not in known})
+            additions.append(
+                lambda known, first=first: {k: v for k, v in first.items() if k not in known}
+            )
         elif hasattr(kernel, "values"):
-            additions.append(lambda known, rules=kernel.values: {name: rule(known) for name, rule in rules.items()})
+            additions.append(
+                lambda known, rules=kernel.values: {
+                    name: rule(known) for name, rule in rules.items()
+                }
+            )
         kernel = kernel.fn
     if kernel is decorated:
         raise TypeError(f"{kernel.__name__} is a plain function: decorate it with @triton.jit")
@@ -96,7 +110,9 @@ class Parameter(NamedTuple):
 
 
 def compilable(kernel) -> tuple[Any, FunctionType, list[Parameter]]:
-    """What `compiled` takes, found inside autotuners and heuristics, its Python function and its parameters."""
+    """What `compiled` takes, found inside autotuners and heuristics, its Python function and its
+    parameters.
+    """
     with _known("kernels"):
         from triton.runtime.jit import JITFunction
     inner = kernel
@@ -112,7 +128,12 @@ def compilable(kernel) -> tuple[Any, FunctionType, list[Parameter]]:
     with _known("kernels"):
         empty = inspect.Parameter.empty
         parameters = [
-            Parameter(p.name, p.default if p.has_default else empty, p.is_constexpr, not p.do_not_specialize)
+            Parameter(
+                p.name,
+                p.default if p.has_default else empty,
+                p.is_constexpr,
+                not p.do_not_specialize,
+            )
             for p in inner.params
         ]
         return inner, inner.fn, parameters
@@ -122,7 +143,9 @@ def compilable(kernel) -> tuple[Any, FunctionType, list[Parameter]]:
 
 
 def interpreter() -> "Interpreter":
-    """Raises LabError, one sentence, where Triton is missing or its interpreter is not built as this file expects."""
+    """Raises LabError, one sentence, where Triton is missing or its interpreter is not built as
+    this file expects.
+    """
     with _known("interpreter"):
         return _interpreter()
 
@@ -132,9 +155,23 @@ def _interpreter():
     from triton.runtime import interpreter
     from triton.runtime.jit import JITFunction
 
-    for name in ("ASTTransformer", "TritonSemantic", "_implicit_cvt", "_patch_lang", "interpreter_semantic"):
+    for name in (
+        "ASTTransformer",
+        "TritonSemantic",
+        "_implicit_cvt",
+        "_patch_lang",
+        "interpreter_semantic",
+    ):
         getattr(interpreter, name)
-    for name in ("masked_load", "masked_store", "atomic_rmw", "atomic_cas", "dot", "fma", "fp_to_fp"):
+    for name in (
+        "masked_load",
+        "masked_store",
+        "atomic_rmw",
+        "atomic_cas",
+        "dot",
+        "fma",
+        "fp_to_fp",
+    ):
         getattr(interpreter.InterpreterBuilder, f"create_{name}")
     builder = _builder_class(interpreter.InterpreterBuilder, interpreter.TensorHandle, tl)
     return Interpreter(interpreter, tl, (JITFunction, interpreter.InterpretedFunction), builder)
@@ -150,13 +187,18 @@ class Interpreter(NamedTuple):
 
     @contextlib.contextmanager
     def replaced(self, observer, marks: dict):
-        """Make `triton.language` compute with numbers for the time of the block, and tell an observer. Yields a Run.
+        """Make `triton.language` compute with numbers for the time of the block, and tell an
+        observer. Yields a Run.
 
         marks: put into the globals of rewritten kernels.
         """
         tl = self.language
         places = [tl, tl.core, tl.math, tl.tensor, tl.dtype, self.module, *self.function_types]
-        places += [c for name in ("condition", "tensor_descriptor_base") if (c := getattr(tl.core, name, None))]
+        places += [
+            c
+            for name in ("condition", "tensor_descriptor_base")
+            if (c := getattr(tl.core, name, None))
+        ]
         before = [(place, dict(vars(place))) for place in places]
         try:
             with _known("interpreter"):
@@ -176,12 +218,16 @@ class Interpreter(NamedTuple):
         module.interpreter_builder = run.builder
         module.interpreter_semantic = module.TritonSemantic(run.builder)
         module._patch_lang(FunctionType((lambda: None).__code__, {"tl": tl, "core": tl.core}))
-        tl.tensor.__index__ = lambda self: int(np.ravel(self.handle.data)[0])  # numpy 2.4 is strict, old Triton is not
+        tl.tensor.__index__ = lambda self: int(
+            np.ravel(self.handle.data)[0]
+        )  # numpy 2.4 is strict, old Triton is not
         for kind in self.function_types:
             kind.__call__ = lambda self, *args, **kwargs: run.rewritten(self.fn)(*args, **kwargs)
         for name, member in dict(vars(tl.tensor)).items():
             if isinstance(member, self.function_types):  # x.sum(): as a method, bound to x
-                setattr(tl.tensor, name, lambda *args, member=member, **kwargs: member(*args, **kwargs))
+                setattr(
+                    tl.tensor, name, lambda *args, member=member, **kwargs: member(*args, **kwargs)
+                )
         for place in (tl, tl.core):
             for name in ("reduce", "associative_scan"):
                 setattr(place, name, run.builder.reduction(getattr(place, name)))
@@ -202,7 +248,9 @@ class Run:
         return self.parts.module._implicit_cvt(value)
 
     def rewritten(self, function: FunctionType) -> FunctionType:
-        """The kernel as an ordinary function, in globals of its own; its lines keep their numbers."""
+        """The kernel as an ordinary function, in globals of its own; its lines keep their
+        numbers.
+        """
         if function not in self._done:
             self._done[function] = self._rewrite(function)
         return self._done[function]
@@ -210,7 +258,10 @@ class Run:
     def _rewrite(self, function):
         module = self.parts.module
         scope = function.__globals__ | inspect.getclosurevars(function).nonlocals
-        for name in ("interpreter_semantic", "_InterpreterComparison"):  # what the rewritten lines call
+        for name in (
+            "interpreter_semantic",
+            "_InterpreterComparison",
+        ):  # what the rewritten lines call
             scope[name] = getattr(module, name, None)
         if not function.__module__.startswith("triton."):
             scope |= self.marks
@@ -235,15 +286,17 @@ def _code(function, transformer):
 def _builder_class(base, handle, tl):
     """Triton's interpreter with our memory behind its loads and stores, and with right bfloat16.
 
-    Triton keeps bfloat16 numbers as 16-bit integers, computes with these, and cuts off where it should round.
-    Here they are widened to float32 before an operation and rounded after it, as on a GPU; the observer is told.
+    Triton keeps bfloat16 numbers as 16-bit integers, computes with these, and cuts off where it
+    should round. Here they are widened to float32 before an operation and rounded after it, as on a
+    GPU; the observer is told.
     """
 
     class Builder(base):
         def __init__(self, observer):
             super().__init__()
             self.observer, self.atomic = observer, False
-            # It would compute each sum of 32-bit integers again in 64, for an assertion that it then passes over.
+            # It would compute each sum of 32-bit integers again in 64, for an assertion that it
+            # then passes over.
             self.options = replace(self.options, sanitize_overflow=False)
 
         # Memory: from addresses that say which argument they belong to, to those of the copies.
@@ -268,7 +321,9 @@ def _builder_class(base, handle, tl):
         def create_atomic_rmw(self, operation, ptr, val, mask, *args):
             exchanges = "XCHG" in str(operation)
             if _bf16(val) and not exchanges:
-                raise NotImplementedError("atomic operations on bfloat16 do not run on CPU: use float32")
+                raise NotImplementedError(
+                    "atomic operations on bfloat16 do not run on CPU: use float32"
+                )
             real, allowed = self.reach("atomic", ptr, mask.data, exchanges)
             return super().create_atomic_rmw(operation, real, val, _flags(allowed, mask), *args)
 
@@ -302,7 +357,9 @@ def _builder_class(base, handle, tl):
             if _bf16(a) or _bf16(b):
                 self.observer.wrong_bf16("a dot")
             (*batch, m, k), n = a.data.shape, b.data.shape[-1]
-            self.observer.dot(m, n, k, int(np.prod(batch)), str(a.dtype), smallest_dot(a.dtype, b.dtype))
+            self.observer.dot(
+                m, n, k, int(np.prod(batch)), str(a.dtype), smallest_dot(a.dtype, b.dtype)
+            )
             return _like(d, super().create_dot(_wide(a), _wide(b), _wide(d), *args))
 
         def binary_op(self, lhs, rhs, op):
@@ -346,13 +403,17 @@ def _builder_class(base, handle, tl):
             """From and to bfloat16 by way of float32."""
             kinds = {str(src.dtype.scalar), str(dst_type.scalar)}
             if "bf16" in kinds and not kinds <= {"bf16", "fp32"}:
-                self.observer.wrong_bf16(f"a conversion from {src.dtype.scalar} to {dst_type.scalar}")
+                self.observer.wrong_bf16(
+                    f"a conversion from {src.dtype.scalar} to {dst_type.scalar}"
+                )
             if str(dst_type.scalar) != "bf16":
                 return cast(_wide(src), dst_type)
             return handle(to_bf16(cast(_wide(src), tl.float32).data, to_zero), tl.bfloat16)
 
         def reduction(self, reduction):
-            """tl.reduce or tl.associative_scan: bfloat16 is widened before all of it, and rounded once, after it."""
+            """tl.reduce or tl.associative_scan: bfloat16 is widened before all of it, and rounded
+            once, after it.
+            """
 
             def watched(input, *args, **kwargs):
                 several = isinstance(input, tuple)
@@ -362,23 +423,34 @@ def _builder_class(base, handle, tl):
                 self.observer.wrong_bf16("a reduction or scan")
                 wide = tuple(x.to(tl.float32) if x.dtype.is_bf16() else x for x in given)
                 result = reduction(wide, *args, **kwargs)
-                result = tuple(r.to(x.dtype) if x.dtype.is_bf16() else r for x, r in zip(given, result, strict=True))
+                result = tuple(
+                    r.to(x.dtype) if x.dtype.is_bf16() else r
+                    for x, r in zip(given, result, strict=True)
+                )
                 return result if several else result[0]
 
             return watched
 
     def _flags(allowed, mask):
-        return handle(allowed, mask.dtype) if hasattr(mask, "dtype") and hasattr(mask, "attr") else allowed
+        return (
+            handle(allowed, mask.dtype)
+            if hasattr(mask, "dtype") and hasattr(mask, "attr")
+            else allowed
+        )
 
     def _wide(x):
         return handle(from_bf16(x.data), tl.float32) if _bf16(x) else x
 
     def _like(operand, result):
-        """The result of widened operands, as narrow as the operand was, unless it is the truth of a comparison."""
+        """The result of widened operands, as narrow as the operand was, unless it is the truth of a
+        comparison.
+        """
         if not _bf16(operand):
             return result
         is_truth = result.data.dtype == np.bool_
-        return handle(result.data, tl.int1) if is_truth else handle(to_bf16(result.data), tl.bfloat16)
+        return (
+            handle(result.data, tl.int1) if is_truth else handle(to_bf16(result.data), tl.bfloat16)
+        )
 
     return Builder
 
@@ -392,14 +464,18 @@ def from_bf16(bits: np.ndarray) -> np.ndarray:
 
 
 def to_bf16(x: np.ndarray, to_zero: bool = False) -> np.ndarray:
-    """The bits of float32 numbers rounded to bfloat16: to the nearest, and from the middle to the even one."""
+    """The bits of float32 numbers rounded to bfloat16: to the nearest, and from the middle to the
+    even one.
+    """
     bits = np.asarray(x, dtype=np.float32).view(np.uint32)
     rounded = bits if to_zero else bits + (0x7FFF + (bits >> 16 & 1))
     return np.where(np.isnan(x), 0x7FC0, rounded >> 16).astype(np.uint16)
 
 
 def smallest_dot(lhs, rhs) -> tuple[int, int, int]:
-    """The least m, n and k that Triton's compiler takes for NVIDIA GPUs, by its own rule; 16 each if that moved."""
+    """The least m, n and k that Triton's compiler takes for NVIDIA GPUs, by its own rule; 16 each
+    if that moved.
+    """
     try:
         from triton.backends.compiler import GPUTarget
         from triton.backends.nvidia.compiler import min_dot_size
@@ -413,7 +489,9 @@ def smallest_dot(lhs, rhs) -> tuple[int, int, int]:
 
 
 class Binary(NamedTuple):
-    """What the compiler made. spills: bytes of stack a thread needs; tensor_memory: columns of a block (sm_100)."""
+    """What the compiler made. spills: bytes of stack a thread needs; tensor_memory: columns of a
+    block (sm_100).
+    """
 
     stages: dict[str, str]
     warps: int
@@ -423,8 +501,12 @@ class Binary(NamedTuple):
     spills: int
 
 
-def compiled(kernel, target: str, signature: dict, constants: dict, attributes: dict, options: dict) -> Binary:
-    """kernel: from `compilable`. attributes: (number of a parameter,) -> what is known of its value."""
+def compiled(
+    kernel, target: str, signature: dict, constants: dict, attributes: dict, options: dict
+) -> Binary:
+    """kernel: from `compilable`. attributes: (number of a parameter,) -> what is known of its
+    value.
+    """
     with _known("compiler"):
         triton, cuda = _triton(), target.startswith("sm_")
         from triton.backends.compiler import GPUTarget
@@ -436,18 +518,24 @@ def compiled(kernel, target: str, signature: dict, constants: dict, attributes: 
         binary = triton.compile(source, target=chip, options=options)
     except RuntimeError as error:
         if "ptxas" in str(error) and "find" in str(error).lower():
-            raise LabError(f"compiling for {target} needs ptxas, which Triton's Linux wheels contain") from error
+            raise LabError(
+                f"compiling for {target} needs ptxas, which Triton's Linux wheels contain"
+            ) from error
         raise
     with _known("compiler"):
         stages = {name: text for name, text in binary.asm.items() if isinstance(text, str)}
         meta = binary.metadata
         usage = _nvidia_usage(binary.asm["cubin"]) if cuda else _amd_usage(stages["amdgcn"])
-        return Binary(stages, meta.num_warps, meta.shared, getattr(meta, "tmem_size", 0) or 0, *usage)
+        return Binary(
+            stages, meta.num_warps, meta.shared, getattr(meta, "tmem_size", 0) or 0, *usage
+        )
 
 
 @cache
 def _one_at_a_time(base):
-    """A source of which only one is read at a time: Python 3.11 cannot parse in two threads. All after that may."""
+    """A source of which only one is read at a time: Python 3.11 cannot parse in two threads. All
+    after that may.
+    """
     reading = threading.Lock()
 
     class Source(base):
@@ -463,19 +551,26 @@ def _one_at_a_time(base):
 
 
 def _nvidia_usage(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack of a thread. A Triton kernel has no arrays of its own: what is there was spilled."""
+    """Registers and bytes of stack of a thread. A Triton kernel has no arrays of its own: what is
+    there was spilled.
+    """
     tool = Path(_triton().__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     if not tool.exists():
-        raise LabError("reading registers needs cuobjdump, which Triton's Linux wheels contain: reinstall triton")
+        raise LabError(
+            "reading registers needs cuobjdump, which Triton's Linux wheels contain: reinstall triton"
+        )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        said = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
     return int(re.search(r"REG:(\d+)", said)[1]), int(re.search(r"STACK:(\d+)", said)[1])
 
 
 def _amd_usage(assembly: str) -> tuple[int, int]:
     registers, spills = (
-        int(re.search(rf"^; {name}: (\d+)", assembly, re.M)[1]) for name in ("TotalNumVgprs", "ScratchSize")
+        int(re.search(rf"^; {name}: (\d+)", assembly, re.M)[1])
+        for name in ("TotalNumVgprs", "ScratchSize")
     )
     return registers, spills

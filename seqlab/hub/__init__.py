@@ -1,16 +1,20 @@
 """Real checkpoints in our modules.
 
-`from_transformers(model)` makes our LanguageModel out of a `transformers` causal language model, with equal logits.
-`from_pretrained(folder)` reads a folder of safetensors with its config.json, without `transformers`.
+`from_transformers(model)` makes our LanguageModel out of a `transformers` causal language model,
+with equal logits. `from_pretrained(folder)` reads a folder of safetensors with its config.json,
+without `transformers`.
 
-A config is never half understood: a field that changes the logits in a way we do not offer, or that we have never
-heard of, raises ValueError with its name; so does a weight without a place, and a place without a weight.
+A config is never half understood: a field that changes the logits in a way we do not offer, or that
+we have never heard of, raises ValueError with its name; so does a weight without a place, and a
+place without a weight.
 
 To add a family, write one file here with a `Family`, and name it in FAMILIES below:
 
-- `fields`: the config's fields that may change the logits, with the defaults of its config class. Those that neither
-  `build` nor `names` reads must stand at their default: to support a field is to read it.
-- `build(c)`: our LanguageModel of the sizes `c` asks for. `c.refuse(field, why)` where it asks for too much.
+- `fields`: the config's fields that may change the logits, with the defaults of its config class.
+  Those that neither `build` nor `names` reads must stand at their default: to support a field is to
+  read it.
+- `build(c)`: our LanguageModel of the sizes `c` asks for. `c.refuse(field, why)` where it asks for
+  too much.
 - `names(c)`: a table from their weights' names to ours (`weights.py`).
 - `no_effect`: fields that change nothing (initialisation, losses) beyond those of `config.py`.
 - `weights(model)`, where a `transformers` model's state_dict is not what it was trained to be.
@@ -68,7 +72,9 @@ FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
 
 
 def from_transformers(model) -> LanguageModel:
-    """Our LanguageModel with the weights (copied) of a `transformers` model such as LlamaForCausalLM."""
+    """Our LanguageModel with the weights (copied) of a `transformers` model such as
+    LlamaForCausalLM.
+    """
     kind = type(model).__name__
     if not (hasattr(model, "config") and hasattr(model, "state_dict")):
         raise TypeError(
@@ -78,23 +84,33 @@ def from_transformers(model) -> LanguageModel:
     config = model.config.to_dict()
     family = _family(config)
     if model.get_output_embeddings() is None:
-        raise ValueError(f"{kind} has no head for the next token: give AutoModelForCausalLM.from_pretrained(...)")
+        raise ValueError(
+            f"{kind} has no head for the next token: give AutoModelForCausalLM.from_pretrained(...)"
+        )
     return family.load(config, family.weights(model).items()).train(model.training)
 
 
 def from_pretrained(folder: str | Path) -> LanguageModel:
-    """Our LanguageModel, in eval mode, from a folder with config.json and one or more .safetensors files."""
+    """Our LanguageModel, in eval mode, from a folder with config.json and one or more .safetensors
+    files.
+    """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}, and nothing is downloaded: {_BY_TRANSFORMERS}")
+        raise FileNotFoundError(
+            f"there is no folder {folder}, and nothing is downloaded: {_BY_TRANSFORMERS}"
+        )
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json: give a folder that `save_pretrained` wrote")
+        raise FileNotFoundError(
+            f"{folder} has no config.json: give a folder that `save_pretrained` wrote"
+        )
     config = _json(folder / "config.json", object_hook=_special_float)
     family = _family(config)
     return family.load(config, _stored_weights(_parts(folder))).eval()
 
 
-_BY_TRANSFORMERS = "from_transformers(AutoModelForCausalLM.from_pretrained(...)) loads as transformers does"
+_BY_TRANSFORMERS = (
+    "from_transformers(AutoModelForCausalLM.from_pretrained(...)) loads as transformers does"
+)
 
 
 def _family(config: dict) -> Family:
@@ -119,11 +135,17 @@ def _json(path: Path, **options) -> dict:
 def _parts(folder: Path) -> list[Path]:
     """The files with the weights. An index file lists those of a large checkpoint."""
     index = folder / "model.safetensors.index.json"
-    parts = sorted(set(_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    parts = (
+        sorted(set(_json(index)["weight_map"].values()))
+        if index.is_file()
+        else ["model.safetensors"]
+    )
     for part in parts:
         if not (folder / part).is_file():
             way_out = f"; for .bin files: {_BY_TRANSFORMERS}" if any(folder.glob("*.bin")) else ""
-            raise FileNotFoundError(f"{folder} has no {part}: weights are read from .safetensors files{way_out}")
+            raise FileNotFoundError(
+                f"{folder} has no {part}: weights are read from .safetensors files{way_out}"
+            )
     return [folder / part for part in parts]
 
 
@@ -137,4 +159,6 @@ def _stored_weights(parts: list[Path]) -> Iterator[tuple[str, Tensor]]:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
                     yield name, file.get_tensor(name)
         except SafetensorError as error:
-            raise OSError(f"{part} cannot be read, perhaps because it is not whole: {error}") from None
+            raise OSError(
+                f"{part} cannot be read, perhaps because it is not whole: {error}"
+            ) from None

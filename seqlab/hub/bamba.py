@@ -41,7 +41,9 @@ def attention(c: Config):
     make = llama.attention(c, bias=c.attention_bias, partial_rotary=True)
     turned = 2 * len(make.keywords["theta"])
     if c.attn_rotary_emb not in (None, turned):
-        c.refuse("attn_rotary_emb", f"is {c.attn_rotary_emb}: partial_rotary_factor makes it {turned}")
+        c.refuse(
+            "attn_rotary_emb", f"is {c.attn_rotary_emb}: partial_rotary_factor makes it {turned}"
+        )
     return make
 
 
@@ -49,7 +51,10 @@ def mamba2(c: Config):
     inner = c.mamba_expand * c.hidden_size
     d_head = inner // c.mamba_n_heads if c.mamba_d_head == "auto" else c.mamba_d_head
     if c.mamba_n_heads * d_head != inner:
-        c.refuse("mamba_d_head", f"is {d_head}: with mamba_n_heads it must make up mamba_expand x hidden_size, {inner}")
+        c.refuse(
+            "mamba_d_head",
+            f"is {d_head}: with mamba_n_heads it must make up mamba_expand x hidden_size, {inner}",
+        )
     return partial(
         Mamba2,
         n_heads=c.mamba_n_heads,
@@ -73,6 +78,12 @@ def build(c: Config) -> LanguageModel:
 
 # The rank is Mamba-1's, and read by no one.
 NO_EFFECT = frozenset(
-    {"mamba_chunk_size", "mamba_dt_rank", "num_logits_to_keep", "use_mamba_kernels", "z_loss_coefficient"}
+    {
+        "mamba_chunk_size",
+        "mamba_dt_rank",
+        "num_logits_to_keep",
+        "use_mamba_kernels",
+        "z_loss_coefficient",
+    }
 )
 BAMBA = Family("bamba", FIELDS, build, lambda c: NAMES, NO_EFFECT)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-# Without effect on the logits of a model in eval mode: names, token ids, initialisation, dropout, losses, outputs.
+# Without effect on the logits of a model in eval mode: names, token ids, initialisation, dropout,
+# losses, outputs.
 NO_EFFECT = frozenset(
     """
     _attn_implementation _attn_implementation_internal _name_or_path architectures attention_dropout attn_implementation
@@ -28,15 +29,18 @@ COMMON = {
 class Config:
     """Field by field access to the dict `given`, which remembers what was read.
 
-    `fields` holds the fields a family knows, each with the value a configuration without it has. No field may be passed
-    over in silence: it is read, or it is known to have no effect, or it stands at its default. `check_known` refuses
-    fields no one knows, `check_read` (after building) those that were not read and differ from their default.
+    `fields` holds the fields a family knows, each with the value a configuration without it has. No
+    field may be passed over in silence: it is read, or it is known to have no effect, or it stands
+    at its default. `check_known` refuses fields no one knows, `check_read` (after building) those
+    that were not read and differ from their default.
     """
 
     def __init__(self, family: str, given: dict[str, Any], fields: dict[str, Any], no_effect=()):
         self._family, self._read = family, set()
         self._fields = COMMON | fields
-        self._given = {name: value for name, value in given.items() if name not in NO_EFFECT.union(no_effect)}
+        self._given = {
+            name: value for name, value in given.items() if name not in NO_EFFECT.union(no_effect)
+        }
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._fields:
@@ -44,7 +48,9 @@ class Config:
         self._read.add(name)
         value = self._given.get(name, self._fields[name])
         if isinstance(value, str) and isinstance(self._fields[name], int | float):
-            self.refuse(name, f"is {value!r}: it must be of the kind of {self._fields[name]!r}, its default")
+            self.refuse(
+                name, f"is {value!r}: it must be of the kind of {self._fields[name]!r}, its default"
+            )
         return value
 
     def refuse(self, name: str, why: str):
@@ -54,7 +60,9 @@ class Config:
     def per_layer(self, name: str, kinds: list[str], offered: dict[str, Any]) -> list:
         """offered[kind] for the kind that the field `name` gives each layer."""
         if len(kinds) != self.num_hidden_layers:
-            self.refuse(name, f"has {len(kinds)} entries, num_hidden_layers is {self.num_hidden_layers}")
+            self.refuse(
+                name, f"has {len(kinds)} entries, num_hidden_layers is {self.num_hidden_layers}"
+            )
         for kind in kinds:
             if kind not in offered:
                 self.refuse(name, f"holds {kind!r}: only {' and '.join(offered)} are supported")
@@ -62,9 +70,14 @@ class Config:
 
     def check_known(self):
         for name in sorted(self._given.keys() - self._fields.keys()):
-            self.refuse(name, f"is {self._given[name]!r}, and nothing is known of its effect: it is not supported")
+            self.refuse(
+                name,
+                f"is {self._given[name]!r}, and nothing is known of its effect: it is not supported",
+            )
 
     def check_read(self):
         for name in sorted(self._given.keys() - self._read):
             if self._given[name] != self._fields[name]:
-                self.refuse(name, f"is {self._given[name]!r}: only {self._fields[name]!r} is supported here")
+                self.refuse(
+                    name, f"is {self._given[name]!r}: only {self._fields[name]!r} is supported here"
+                )

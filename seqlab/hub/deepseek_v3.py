@@ -64,11 +64,18 @@ def latent_attention(c: Config):
     heads, nope, width = c.num_attention_heads, c.qk_nope_head_dim, c.qk_rope_head_dim
     if c.num_key_value_heads not in (None, heads):
         c.refuse(
-            "num_key_value_heads", f"is {c.num_key_value_heads}, num_attention_heads is {heads}: they must be equal"
+            "num_key_value_heads",
+            f"is {c.num_key_value_heads}, num_attention_heads is {heads}: they must be equal",
         )
     if c.head_dim not in (None, width):
         c.refuse("head_dim", f"is {c.head_dim}: it must be qk_rope_head_dim, {width}")
-    ranks = {"kv_rank": c.kv_lora_rank, "q_rank": c.q_lora_rank, "d_nope": nope, "d_rope": width, "d_v": c.v_head_dim}
+    ranks = {
+        "kv_rank": c.kv_lora_rank,
+        "q_rank": c.q_lora_rank,
+        "d_nope": nope,
+        "d_rope": width,
+        "d_v": c.v_head_dim,
+    }
     options = {"interleaved": c.rope_interleave, "bias": c.attention_bias, **rope.rope(c, width)}
     asked = rope.parameters(c, 10000.0)[1]
     every = asked.get("mscale_all_dim")
@@ -86,7 +93,11 @@ def moe(c: Config):
         normalise=c.norm_topk_prob,
     )
     expert = partial(SwiGLU, activation=activation(c))
-    sizes = {"n_experts": c.n_routed_experts, "d_ff": c.moe_intermediate_size, "n_shared": c.n_shared_experts}
+    sizes = {
+        "n_experts": c.n_routed_experts,
+        "d_ff": c.moe_intermediate_size,
+        "n_shared": c.n_shared_experts,
+    }
     return partial(MoE, router=router, expert=expert, **sizes)
 
 
@@ -98,7 +109,9 @@ def build(c: Config) -> LanguageModel:
 
 def names(c: Config) -> dict:
     extra = c.num_mtp_layers if c.num_nextn_predict_layers is None else c.num_nextn_predict_layers
-    later = {f"model.layers.{c.num_hidden_layers + i}": None for i in range(extra)}  # they predict the token after next
+    later = {
+        f"model.layers.{c.num_hidden_layers + i}": None for i in range(extra)
+    }  # they predict the token after next
     every = experts("model.layers.*.mlp.experts", "blocks.*.ffn.experts", c.n_routed_experts)
     return llama.NAMES | NAMES | every | later
 

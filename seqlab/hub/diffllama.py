@@ -21,13 +21,20 @@ FIELDS = llama.FIELDS | {
 
 
 def differential(c: Config, depth: int):
-    """A factory of layer `depth`'s mixer. Its heads are pairs of theirs, and its norm has no weight."""
+    """A factory of layer `depth`'s mixer. Its heads are pairs of theirs, and its norm has no
+    weight.
+    """
     kv_heads = c.num_key_value_heads or c.num_attention_heads
     if kv_heads % 2:
         c.refuse("num_key_value_heads", f"is {kv_heads}: heads come in pairs")
     d_head = c.head_dim or c.hidden_size // c.num_attention_heads
     heads = {"n_heads": c.num_attention_heads // 2, "n_kv_heads": kv_heads // 2, "d_head": d_head}
-    options = {"depth": depth, "bias": c.attention_bias, "eps": c.rms_norm_eps, **rope.rope(c, d_head)}
+    options = {
+        "depth": depth,
+        "bias": c.attention_bias,
+        "eps": c.rms_norm_eps,
+        **rope.rope(c, d_head),
+    }
 
     def make(d_model):
         mixer = Differential(d_model, **heads, **options)
@@ -38,7 +45,9 @@ def differential(c: Config, depth: int):
 
 
 def build(c: Config) -> LanguageModel:
-    return llama.model_of(c, [differential(c, depth) for depth in range(c.num_hidden_layers)], llama.swiglu(c))
+    return llama.model_of(
+        c, [differential(c, depth) for depth in range(c.num_hidden_layers)], llama.swiglu(c)
+    )
 
 
 def names(c: Config) -> dict:
@@ -49,7 +58,9 @@ def names(c: Config) -> dict:
     table = {f"{attention}.v_proj": into("blocks.*.mixer.v", by=halves)}
     for x in "qk":
         for i in range(2):
-            table[f"{attention}.lambda_{x}{i + 1}"] = into(f"blocks.*.mixer.lambda_{x}[{i}:{i + 1}]", by=_row)
+            table[f"{attention}.lambda_{x}{i + 1}"] = into(
+                f"blocks.*.mixer.lambda_{x}[{i}:{i + 1}]", by=_row
+            )
     return llama.NAMES | table
 
 

@@ -1,4 +1,6 @@
-"""Jamba: Mamba with norms on Δ, B and C, attention without positions every few layers, experts every few layers."""
+"""Jamba: Mamba with norms on Δ, B and C, attention without positions every few layers, experts
+every few layers.
+"""
 
 import math
 from functools import partial
@@ -74,7 +76,11 @@ NAMES = HYBRID_NAMES | {
 
 def attention(c: Config):
     d_head = c.head_dim or c.hidden_size // c.num_attention_heads
-    heads = {"n_heads": c.num_attention_heads, "n_kv_heads": c.num_key_value_heads, "d_head": d_head}
+    heads = {
+        "n_heads": c.num_attention_heads,
+        "n_kv_heads": c.num_key_value_heads,
+        "d_head": d_head,
+    }
     return partial(Attention, **heads, rope_base=None, form="sdpa")
 
 
@@ -95,7 +101,9 @@ def mamba(c: Config):
 def moe(c: Config):
     router = partial(MixtralRouter, top_k=c.num_experts_per_tok, normalise=False)
     expert = partial(SwiGLU, activation=activation(c))
-    return partial(MoE, n_experts=c.num_experts, router=router, expert=expert, d_ff=c.intermediate_size)
+    return partial(
+        MoE, n_experts=c.num_experts, router=router, expert=expert, d_ff=c.intermediate_size
+    )
 
 
 def every(c: Config, period: int, offset: int, usual, other) -> list:
@@ -108,12 +116,20 @@ def build(c: Config) -> LanguageModel:
         c.refuse("hidden_act", f"is {c.hidden_act!r}: only 'silu' is supported with Mamba")
     dense, sparse = llama.swiglu(c), moe(c)
     mixers = every(c, c.attn_layer_period, c.attn_layer_offset, mamba(c), attention(c))
-    ffns = every(c, c.expert_layer_period, c.expert_layer_offset, dense, sparse if c.num_experts > 1 else dense)
+    ffns = every(
+        c,
+        c.expert_layer_period,
+        c.expert_layer_offset,
+        dense,
+        sparse if c.num_experts > 1 else dense,
+    )
     return llama.model_of(c, mixers, ffns)
 
 
 def names(c: Config) -> dict:
-    return NAMES | experts("model.layers.*.feed_forward.experts", "blocks.*.ffn.experts", c.num_experts)
+    return NAMES | experts(
+        "model.layers.*.feed_forward.experts", "blocks.*.ffn.experts", c.num_experts
+    )
 
 
 JAMBA = Family("jamba", FIELDS, build, names, NO_EFFECT)

@@ -1,4 +1,6 @@
-"""Kimi Linear: Kimi Delta Attention, every few layers latent attention without positions, and DeepSeek-V3's experts."""
+"""Kimi Linear: Kimi Delta Attention, every few layers latent attention without positions, and
+DeepSeek-V3's experts.
+"""
 
 from functools import partial
 
@@ -74,7 +76,13 @@ NAMES = {
 def kda_sizes(c: Config) -> dict:
     """Heads, their width and the taps of the convolution: the old dict speaks first."""
     old = c.linear_attn_config or {}
-    for field in old.keys() - {"num_heads", "head_dim", "short_conv_kernel_size", "kda_layers", "full_attn_layers"}:
+    for field in old.keys() - {
+        "num_heads",
+        "head_dim",
+        "short_conv_kernel_size",
+        "kda_layers",
+        "full_attn_layers",
+    }:
         c.refuse(f"linear_attn_config.{field}", f"is {old[field]!r}: it is not supported")
     return {
         "n_heads": old.get("num_heads", c.linear_num_heads),
@@ -90,7 +98,10 @@ def layer_types(c: Config) -> list[str]:
     if types is None and {"kda_layers", "full_attn_layers"} <= old.keys():
         full, kda = set(old["full_attn_layers"]), set(old["kda_layers"])
         if full & kda or full | kda != {layer + 1 for layer in layers}:
-            c.refuse("linear_attn_config", "must name every layer once, in full_attn_layers or kda_layers")
+            c.refuse(
+                "linear_attn_config",
+                "must name every layer once, in full_attn_layers or kda_layers",
+            )
         types = [KINDS[layer + 1 in full] for layer in layers]
     return types or [KINDS[layer > 0 and layer % 4 == 0] for layer in layers]
 
@@ -99,7 +110,8 @@ def latent_attention(c: Config):
     heads = c.num_attention_heads
     if c.num_key_value_heads not in (None, heads):
         c.refuse(
-            "num_key_value_heads", f"is {c.num_key_value_heads}, num_attention_heads is {heads}: they must be equal"
+            "num_key_value_heads",
+            f"is {c.num_key_value_heads}, num_attention_heads is {heads}: they must be equal",
         )
     ranks = {"kv_rank": c.kv_lora_rank, "q_rank": c.q_lora_rank}
     widths = {"d_nope": c.qk_nope_head_dim, "d_rope": c.qk_rope_head_dim, "d_v": c.v_head_dim}
@@ -116,17 +128,25 @@ def moe(c: Config):
         normalise=c.moe_renormalize,
     )
     expert = partial(SwiGLU, activation=activation(c))
-    sizes = {"n_experts": c.num_experts, "d_ff": c.moe_intermediate_size, "n_shared": c.num_shared_experts}
+    sizes = {
+        "n_experts": c.num_experts,
+        "d_ff": c.moe_intermediate_size,
+        "n_shared": c.num_shared_experts,
+    }
     return partial(MoE, router=router, expert=expert, **sizes)
 
 
 def build(c: Config) -> LanguageModel:
     if c.tie_word_embeddings:
-        c.refuse("tie_word_embeddings", "is True: only False is supported here, as in `transformers`")
+        c.refuse(
+            "tie_word_embeddings", "is True: only False is supported here, as in `transformers`"
+        )
     kda = partial(KDA, **kda_sizes(c), activation=activation(c), eps=c.rms_norm_eps)
     mixers = dict(zip(KINDS, (kda, latent_attention(c)), strict=True))
     first = c.first_k_dense_replace
-    dense = c.mlp_layer_types or ["dense" if layer < first else "sparse" for layer in range(c.num_hidden_layers)]
+    dense = c.mlp_layer_types or [
+        "dense" if layer < first else "sparse" for layer in range(c.num_hidden_layers)
+    ]
     ffns = c.per_layer("mlp_layer_types", dense, {"dense": llama.swiglu(c), "sparse": moe(c)})
     return llama.model_of(c, c.per_layer("layer_types", layer_types(c), mixers), ffns)
 
@@ -137,14 +157,26 @@ def names(c: Config) -> dict:
     for i, x in enumerate("qkv"):
         rows = f"[{i * width}:{(i + 1) * width}]"
         table[f"{ATTENTION}.{x}_proj.weight"] = f"blocks.*.mixer.qkv.weight{rows}"
-        table[f"{ATTENTION}.{x}_conv1d.weight"] = into(f"blocks.*.mixer.conv.weight{rows}", by=without_channel)
+        table[f"{ATTENTION}.{x}_conv1d.weight"] = into(
+            f"blocks.*.mixer.conv.weight{rows}", by=without_channel
+        )
     for layer, kind in enumerate(layer_types(c)):
         if kind == "full_attention":
             table[f"model.layers.{layer}.self_attn.q_proj"] = f"blocks.{layer}.mixer.q"
     for gate in (ATTENTION, f"{ATTENTION}.forget_gate"):  # as it is stored, and as it is held
-        table |= {f"{gate}.f_a_proj": "blocks.*.mixer.decay.0", f"{gate}.f_b_proj": "blocks.*.mixer.decay.1"}
-        table |= {f"{gate}.dt_bias": "blocks.*.mixer.dt_bias", f"{gate}.A_log": into("blocks.*.mixer.A_log", by=flat)}
-    table |= {name.replace(".mlp.", ".block_sparse_moe."): ours for name, ours in NAMES.items() if ".mlp." in name}
+        table |= {
+            f"{gate}.f_a_proj": "blocks.*.mixer.decay.0",
+            f"{gate}.f_b_proj": "blocks.*.mixer.decay.1",
+        }
+        table |= {
+            f"{gate}.dt_bias": "blocks.*.mixer.dt_bias",
+            f"{gate}.A_log": into("blocks.*.mixer.A_log", by=flat),
+        }
+    table |= {
+        name.replace(".mlp.", ".block_sparse_moe."): ours
+        for name, ours in NAMES.items()
+        if ".mlp." in name
+    }
     for mlp in ("mlp", "block_sparse_moe"):
         theirs = f"model.layers.*.{mlp}.experts"
         table |= experts(theirs, "blocks.*.ffn.experts", c.num_experts, theirs, ("w1", "w3", "w2"))

@@ -44,10 +44,19 @@ def attention(c: Config, base: float = 10000.0, *, partial_rotary: bool = False,
     """A factory of Llama's attention. `base` is the rotation's, where the config does not say."""
     n_heads, n_kv_heads = c.num_attention_heads, c.num_key_value_heads
     if n_kv_heads and n_heads % n_kv_heads:
-        c.refuse("num_attention_heads", f"is {n_heads}: it must be a multiple of num_key_value_heads, {n_kv_heads}")
+        c.refuse(
+            "num_attention_heads",
+            f"is {n_heads}: it must be a multiple of num_key_value_heads, {n_kv_heads}",
+        )
     d_head = c.head_dim or c.hidden_size // n_heads
     heads = {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "d_head": d_head}
-    return partial(Attention, **heads, **rope.rope(c, d_head, base, partial=partial_rotary), form="sdpa", **options)
+    return partial(
+        Attention,
+        **heads,
+        **rope.rope(c, d_head, base, partial=partial_rotary),
+        form="sdpa",
+        **options,
+    )
 
 
 def swiglu(c: Config, **options):
@@ -55,7 +64,9 @@ def swiglu(c: Config, **options):
 
 
 def model_of(c: Config, mixers, ffn) -> LanguageModel:
-    return LanguageModel(c.vocab_size, c.hidden_size, mixers, ffn, eps=c.rms_norm_eps, tie=c.tie_word_embeddings)
+    return LanguageModel(
+        c.vocab_size, c.hidden_size, mixers, ffn, eps=c.rms_norm_eps, tie=c.tie_word_embeddings
+    )
 
 
 def build_llama(c: Config) -> LanguageModel:
@@ -67,7 +78,9 @@ def build_mistral(c: Config) -> LanguageModel:
     return model_of(c, [attention(c, window=c.sliding_window)] * c.num_hidden_layers, swiglu(c))
 
 
-LLAMA = Family("llama", FIELDS | {"attention_bias": False, "mlp_bias": False}, build_llama, lambda c: NAMES)
+LLAMA = Family(
+    "llama", FIELDS | {"attention_bias": False, "mlp_bias": False}, build_llama, lambda c: NAMES
+)
 MISTRAL = Family(
     "mistral",
     FIELDS

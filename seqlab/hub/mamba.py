@@ -26,8 +26,9 @@ SHARED = {
     "rms_norm": True,
     "ssm_cfg": {},
 }
-# How weights are drawn, how sums are computed, the width of the residual stream's numbers; in old configs, the names
-# of the authors' code beside their own, and Codestral's norm_before_gate, which no code ever read.
+# How weights are drawn, how sums are computed, the width of the residual stream's numbers; in old
+# configs, the names of the authors' code beside their own, and Codestral's norm_before_gate, which
+# no code ever read.
 NO_EFFECT = frozenset(
     """
     d_inner d_model fused_add_norm n_layer norm_before_gate pad_vocab_size_multiple
@@ -60,7 +61,9 @@ MAMBA2_NAMES = SHARED_NAMES | {
 
 def model_of(c: Config, mixer) -> LanguageModel:
     options = {"eps": c.layer_norm_epsilon, "tie": c.tie_word_embeddings}
-    return LanguageModel(c.vocab_size, c.hidden_size, [mixer] * c.num_hidden_layers, None, **options)
+    return LanguageModel(
+        c.vocab_size, c.hidden_size, [mixer] * c.num_hidden_layers, None, **options
+    )
 
 
 def build_mamba(c: Config, **options) -> LanguageModel:
@@ -80,7 +83,9 @@ def build_mamba(c: Config, **options) -> LanguageModel:
 
 def build_mamba2(c: Config) -> LanguageModel:
     if c.num_heads * c.head_dim != int(c.expand * c.hidden_size):
-        c.refuse("head_dim", f"is {c.head_dim}: with num_heads it must make up expand x hidden_size")
+        c.refuse(
+            "head_dim", f"is {c.head_dim}: with num_heads it must make up expand x hidden_size"
+        )
     mixer = partial(
         Mamba2,
         n_heads=c.num_heads,

@@ -1,8 +1,8 @@
 """MiniMax-01: lightning attention with a softmax attention every few layers, and experts.
 
-Its stream runs h = norm(x), then α h + β part(h), and so on to the last norm. That is a post-norm stream told from
-another end: each norm closes what stands before it, and the first one closes the embedding. So every norm of theirs
-is ours one place earlier.
+Its stream runs h = norm(x), then α h + β part(h), and so on to the last norm. That is a post-norm
+stream told from another end: each norm closes what stands before it, and the first one closes the
+embedding. So every norm of theirs is ours one place earlier.
 """
 
 from functools import partial
@@ -28,13 +28,17 @@ FIELDS = mixtral.FIELDS | {
 
 
 def layer_types(c: Config) -> list[str]:
-    every_other = ["linear_attention" if i % 2 else "full_attention" for i in range(c.num_hidden_layers)]
+    every_other = [
+        "linear_attention" if i % 2 else "full_attention" for i in range(c.num_hidden_layers)
+    ]
     return c.layer_types or every_other
 
 
 def lightning(c: Config, layer: int):
     if c.hidden_act not in ("silu", "swish"):
-        c.refuse("hidden_act", f"is {c.hidden_act!r}: only 'silu' is supported with lightning attention")
+        c.refuse(
+            "hidden_act", f"is {c.hidden_act!r}: only 'silu' is supported with lightning attention"
+        )
     d_head = c.head_dim or c.hidden_size // c.num_attention_heads
     sizes = {"n_heads": c.num_attention_heads, "d_head": d_head}
     return partial(LightningAttention, **sizes, layer=layer, n_layers=c.num_hidden_layers)
@@ -51,7 +55,9 @@ def block(c: Config, layer: int, kind: str):
     softmax = llama.attention(c, mixtral.BASE, window=c.sliding_window)
     make, ffn = (lightning(c, layer) if kind == "linear_attention" else softmax), mixtral.moe(c)
     options = {"mixer_scale": scales[kind], "ffn_scale": (c.mlp_alpha_factor, c.mlp_beta_factor)}
-    return lambda d_model: PostNormBlock(d_model, make(d_model), ffn(d_model), c.rms_norm_eps, **options)
+    return lambda d_model: PostNormBlock(
+        d_model, make(d_model), ffn(d_model), c.rms_norm_eps, **options
+    )
 
 
 def build(c: Config) -> LanguageModel:
@@ -86,7 +92,9 @@ def names(c: Config) -> dict:
         if kind == "linear_attention":
             slopes = -lightning(c, i)(heads).log_decay
             table[f"model.layers.{i}.self_attn.slope_rate"] = same_as(slopes)
-    return table | {f"{attention}.{x}_decay": None for x in ("query", "key", "diagonal")}  # powers of the slopes
+    return table | {
+        f"{attention}.{x}_decay": None for x in ("query", "key", "diagonal")
+    }  # powers of the slopes
 
 
 MINIMAX = Family("minimax", FIELDS, build, names, frozenset({"block_size"}))

@@ -27,14 +27,18 @@ BASE = 1e6  # of the rotation, where a config does not say
 def moe(c: Config):
     router = partial(MixtralRouter, top_k=c.num_experts_per_tok)
     expert = partial(SwiGLU, activation=activation(c))
-    return partial(MoE, n_experts=c.num_local_experts, router=router, expert=expert, d_ff=c.intermediate_size)
+    return partial(
+        MoE, n_experts=c.num_local_experts, router=router, expert=expert, d_ff=c.intermediate_size
+    )
 
 
 def moe_names(c: Config) -> dict:
     theirs, stored = "model.layers.*.mlp", "model.layers.*.block_sparse_moe"
     gate = {f"{prefix}.gate": "blocks.*.ffn.router.score" for prefix in (theirs, stored)}
     every = c.num_local_experts
-    return gate | experts(f"{theirs}.experts", "blocks.*.ffn.experts", every, f"{stored}.experts", ("w1", "w3", "w2"))
+    return gate | experts(
+        f"{theirs}.experts", "blocks.*.ffn.experts", every, f"{stored}.experts", ("w1", "w3", "w2")
+    )
 
 
 def build(c: Config) -> LanguageModel:

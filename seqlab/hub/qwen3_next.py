@@ -1,4 +1,5 @@
-"""Qwen3-Next: three Gated DeltaNets, then one gated attention, and many small experts with a gated one for all.
+"""Qwen3-Next: three Gated DeltaNets, then one gated attention, and many small experts with a gated
+one for all.
 
 The norms' weights are stored as w - 1, but for the one inside Gated DeltaNet.
 """
@@ -85,7 +86,14 @@ def moe(c: Config):
     expert = partial(SwiGLU, activation=activation(c))
     width = c.shared_expert_intermediate_size
     shared = {"n_shared": 1, "d_shared": width, "gate_shared": True} if width else {}
-    return partial(MoE, n_experts=c.num_experts, router=router, expert=expert, d_ff=c.moe_intermediate_size, **shared)
+    return partial(
+        MoE,
+        n_experts=c.num_experts,
+        router=router,
+        expert=expert,
+        d_ff=c.moe_intermediate_size,
+        **shared,
+    )
 
 
 def build(c: Config) -> LanguageModel:
@@ -94,15 +102,26 @@ def build(c: Config) -> LanguageModel:
         c, partial_rotary=True, bias=c.attention_bias, qk_norm=True, gate=True, eps=c.rms_norm_eps
     )
     kinds = {"linear_attention": gated_deltanet(c), "full_attention": attention}
-    wanted = c.layer_types or ["linear_attention" if (layer + 1) % every else "full_attention" for layer in layers]
-    dense, sparse, alone, step = llama.swiglu(c), moe(c), c.mlp_only_layers or [], c.decoder_sparse_step
+    wanted = c.layer_types or [
+        "linear_attention" if (layer + 1) % every else "full_attention" for layer in layers
+    ]
+    dense, sparse, alone, step = (
+        llama.swiglu(c),
+        moe(c),
+        c.mlp_only_layers or [],
+        c.decoder_sparse_step,
+    )
     is_dense = [c.num_experts == 0 or layer in alone or (layer + 1) % step for layer in layers]
     ffns = [dense if d else sparse for d in is_dense]
     return llama.model_of(c, c.per_layer("layer_types", wanted, kinds), ffns)
 
 
 def names(c: Config) -> dict:
-    k_heads, v_heads, width = c.linear_num_key_heads, c.linear_num_value_heads, c.linear_value_head_dim
+    k_heads, v_heads, width = (
+        c.linear_num_key_heads,
+        c.linear_num_value_heads,
+        c.linear_value_head_dim,
+    )
     key, group = c.linear_key_head_dim, v_heads // k_heads
     values = group * width
     fused = {
@@ -122,15 +141,21 @@ def names(c: Config) -> dict:
             by=partial(part_by_part, groups=c.num_attention_heads, sizes=[c.head_dim, c.head_dim]),
         ),
     }
-    table = NAMES | fused | experts("model.layers.*.mlp.experts", "blocks.*.ffn.experts", c.num_experts)
+    table = (
+        NAMES | fused | experts("model.layers.*.mlp.experts", "blocks.*.ffn.experts", c.num_experts)
+    )
     if c.shared_expert_intermediate_size == 0:  # it is there, of width 0
         table |= {name: None for name in NAMES if ".shared_expert" in name}
     return table
 
 
 def part_by_part(weight: Tensor, groups: int, sizes: list[int]) -> Tensor:
-    """Rows that stand group by group, in each its parts of these sizes: all of the first part first, and so on."""
-    return torch.cat([part.flatten(0, 1) for part in weight.unflatten(0, (groups, -1)).split(sizes, dim=1)])
+    """Rows that stand group by group, in each its parts of these sizes: all of the first part
+    first, and so on.
+    """
+    return torch.cat(
+        [part.flatten(0, 1) for part in weight.unflatten(0, (groups, -1)).split(sizes, dim=1)]
+    )
 
 
 QWEN3_NEXT = Family("qwen3_next", FIELDS, build, names)

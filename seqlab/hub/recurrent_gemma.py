@@ -1,4 +1,6 @@
-"""RecurrentGemma: two RG-LRU blocks, then local attention, each with a GeGLU. The norms are stored as w - 1."""
+"""RecurrentGemma: two RG-LRU blocks, then local attention, each with a GeGLU. The norms are stored
+as w - 1.
+"""
 
 from functools import partial
 
@@ -67,13 +69,20 @@ def attention(c: Config):
 
 def recurrent(c: Config):
     sizes = {"lru_width": c.lru_width, "d_conv": c.conv1d_width}
-    return partial(RGLRU, n_heads=c.num_attention_heads, **sizes, activation=activation(c, "hidden_activation"))
+    return partial(
+        RGLRU, n_heads=c.num_attention_heads, **sizes, activation=activation(c, "hidden_activation")
+    )
 
 
 def build(c: Config) -> LanguageModel:
     kinds = {"recurrent": recurrent(c), "attention": attention(c)}
     wanted = [c.block_types[layer % len(c.block_types)] for layer in range(c.num_hidden_layers)]
-    geglu = partial(SwiGLU, d_ff=c.intermediate_size // 2, bias=True, activation=activation(c, "hidden_activation"))
+    geglu = partial(
+        SwiGLU,
+        d_ff=c.intermediate_size // 2,
+        bias=True,
+        activation=activation(c, "hidden_activation"),
+    )
     return LanguageModel(
         c.vocab_size,
         c.hidden_size,
@@ -81,7 +90,9 @@ def build(c: Config) -> LanguageModel:
         geglu,
         eps=c.rms_norm_eps,
         tie=c.tie_word_embeddings,
-        embedding_scale=torch.tensor(c.hidden_size**0.5).bfloat16().item(),  # rounded, as in training
+        embedding_scale=torch.tensor(c.hidden_size**0.5)
+        .bfloat16()
+        .item(),  # rounded, as in training
         logit_cap=c.logits_soft_cap,
     )
 

@@ -9,16 +9,23 @@ from seqlab.core.position import (
 )
 from seqlab.hub.config import Config
 
-FIELDS = {"rope_parameters": None, "rope_scaling": None, "rope_theta": None, "max_position_embeddings": 0}
+FIELDS = {
+    "rope_parameters": None,
+    "rope_scaling": None,
+    "rope_theta": None,
+    "max_position_embeddings": 0,
+}
 
 
 def rope(c: Config, width: int, base: float = 10000.0, *, partial: bool = False) -> dict:
-    """Options of a mixer that turns `width` channels: theta and magnitude. `base` is the family's default.
+    """Options of a mixer that turns `width` channels: theta and magnitude. `base` is the family's
+    default.
 
-    partial: the family turns only a share of them, partial_rotary_factor (in the dict, or else a field of its own).
+    partial: the family turns only a share of them, partial_rotary_factor (in the dict, or else a
+    field of its own).
 
-    Ways to a longer context whose angles change with the length of the text (dynamic, longrope) are not offered: with
-    them a text read in parts is not the text read at once.
+    Ways to a longer context whose angles change with the length of the text (dynamic, longrope) are
+    not offered: with them a text read in parts is not the text read at once.
     """
     name, asked = parameters(c, base)
     kind, base, length = asked.pop("rope_type"), asked.pop("rope_theta"), c.max_position_embeddings
@@ -33,14 +40,17 @@ def rope(c: Config, width: int, base: float = 10000.0, *, partial: bool = False)
         c.refuse(f"{name}.{missing.args[0]}", f"is missing: rope_type {kind!r} needs it")
     for field, value in asked.items():
         if value is not None:
-            c.refuse(f"{name}.{field}", f"is {value!r}: it is not supported with rope_type {kind!r}")
+            c.refuse(
+                f"{name}.{field}", f"is {value!r}: it is not supported with rope_type {kind!r}"
+            )
     return {"theta": theta, "magnitude": magnitude}
 
 
 def parameters(c: Config, base: float) -> tuple[str, dict]:
     """The name of the field that speaks, and what it says, with rope_type and rope_theta.
 
-    Newer configs hold one dict rope_parameters; older ones rope_theta, and the dict rope_scaling if there is any.
+    Newer configs hold one dict rope_parameters; older ones rope_theta, and the dict rope_scaling if
+    there is any.
     """
     name = "rope_scaling" if c.rope_scaling else "rope_parameters"
     asked, old = dict(getattr(c, name) or {}), c.rope_theta
@@ -66,16 +76,25 @@ def _linear(asked, width, base, length):
 def _llama3(asked, width, base, length):
     low, high = asked.pop("low_freq_factor"), asked.pop("high_freq_factor")
     original = asked.pop("original_max_position_embeddings", length)
-    return llama3_frequencies(_frequencies(width, base), asked.pop("factor"), low, high, original), 1.0
+    return llama3_frequencies(
+        _frequencies(width, base), asked.pop("factor"), low, high, original
+    ), 1.0
 
 
 def _yarn(asked, width, base, length):
     original = asked.pop("original_max_position_embeddings", length)
     factor = asked.pop("factor") or length / original
-    options = {name: asked.pop(name, None) or default for name, default in (("beta_fast", 32.0), ("beta_slow", 1.0))}
-    theta = yarn_frequencies(width, factor, original, base, **options, truncate=asked.pop("truncate", True))
+    options = {
+        name: asked.pop(name, None) or default
+        for name, default in (("beta_fast", 32.0), ("beta_slow", 1.0))
+    }
+    theta = yarn_frequencies(
+        width, factor, original, base, **options, truncate=asked.pop("truncate", True)
+    )
     mscale, every = asked.pop("mscale", None), asked.pop("mscale_all_dim", None)
-    both = yarn_magnitude(factor, mscale) / yarn_magnitude(factor, every) if mscale and every else None
+    both = (
+        yarn_magnitude(factor, mscale) / yarn_magnitude(factor, every) if mscale and every else None
+    )
     given = asked.pop("attention_factor", None)
     return theta, given if given is not None else both or yarn_magnitude(factor)
 

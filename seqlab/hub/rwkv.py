@@ -1,9 +1,10 @@
 """RWKV-4.
 
-In eval mode `transformers` halves the stream after every `rescale_every` layers, and divides the weights that write to
-it to match: numbers that stay in float16's range. A LayerNorm undoes a division of its input by 2^k, except that its
-eps weighs 4^k times as much. So our weights and stream are the undivided ones, and the norms' eps grows instead.
-(A folder that was saved after a pass in eval mode holds divided weights, and does not say so.)
+In eval mode `transformers` halves the stream after every `rescale_every` layers, and divides the
+weights that write to it to match: numbers that stay in float16's range. A LayerNorm undoes a
+division of its input by 2^k, except that its eps weighs 4^k times as much. So our weights and
+stream are the undivided ones, and the norms' eps grows instead. (A folder that was saved after a
+pass in eval mode holds divided weights, and does not say so.)
 """
 
 from functools import partial
@@ -94,12 +95,16 @@ def build(c: Config) -> LanguageModel:
     options = {"norm": nn.LayerNorm, "eps": c.layer_norm_epsilon, "tie": c.tie_word_embeddings}
     blocks = [block(c, layer) for layer in range(n)]
     model = LanguageModel(c.vocab_size, c.hidden_size, blocks, None, embedding_norm=True, **options)
-    model.norm = HalvedLayerNorm(c.hidden_size, 1e-5, halvings(n, c.rescale_every))  # its eps is not the config's
+    model.norm = HalvedLayerNorm(
+        c.hidden_size, 1e-5, halvings(n, c.rescale_every)
+    )  # its eps is not the config's
     return model
 
 
 def undivided(model) -> dict[str, Tensor]:
-    """The weights of a `transformers` model as they were trained: those it has divided in eval mode times 2^k again."""
+    """The weights of a `transformers` model as they were trained: those it has divided in eval mode
+    times 2^k again.
+    """
     weights, every = model.state_dict(), model.config.rescale_every
     if model.rwkv.layers_are_rescaled:
         for layer in range(model.config.num_hidden_layers):

@@ -1,10 +1,11 @@
 """Their weights into our modules, by a table of names.
 
-The table goes from theirs to ours: `{"model.layers.*.self_attn.q_proj": "blocks.*.mixer.q"}`. A star is a number, and
-goes to the star at the same place of our name; a name without its last part (weight, bias) stands for all of them.
-`qkv.weight[0:16]` is a slice of our `qkv.weight`. `into` says more than a name can; None drops what the model has no
-use for (numbers that the config determines, a second head), with all that is under its name. Every other weight of
-theirs must find a place, and every number of ours must be filled.
+The table goes from theirs to ours: `{"model.layers.*.self_attn.q_proj": "blocks.*.mixer.q"}`. A
+star is a number, and goes to the star at the same place of our name; a name without its last part
+(weight, bias) stands for all of them. `qkv.weight[0:16]` is a slice of our `qkv.weight`. `into`
+says more than a name can; None drops what the model has no use for (numbers that the config
+determines, a second head), with all that is under its name. Every other weight of theirs must find
+a place, and every number of ours must be filled.
 """
 
 import re
@@ -26,7 +27,9 @@ class Into:
 
 
 def into(*names: str, dim: int = 0, by: Callable[[Tensor], Tensor] | None = None) -> Into:
-    """A weight that is changed by the function `by`, then cut along `dim` into the weights called `names`, in order."""
+    """A weight that is changed by the function `by`, then cut along `dim` into the weights called
+    `names`, in order.
+    """
     return Into(names, dim, by)
 
 
@@ -41,17 +44,29 @@ def without_channel(weight: Tensor) -> Tensor:
 
 
 def same_as(expected: Tensor) -> Into:
-    """A stored constant, which the config determines: it must be `expected`, up to the rounding of its dtype."""
+    """A stored constant, which the config determines: it must be `expected`, up to the rounding of
+    its dtype.
+    """
     return Into((), expected=expected)
 
 
-def experts(theirs: str, ours: str, n: int, stored: str | None = None, parts=("gate_proj", "up_proj", "down_proj")):
-    """The table of n gated experts: stacked and fused as `transformers` holds them, or one by one as it stores them."""
+def experts(
+    theirs: str,
+    ours: str,
+    n: int,
+    stored: str | None = None,
+    parts=("gate_proj", "up_proj", "down_proj"),
+):
+    """The table of n gated experts: stacked and fused as `transformers` holds them, or one by one
+    as it stores them.
+    """
     separate = [f"{stored or theirs}.*.{part}" for part in parts]
     both = [f"{ours}.{e}.{part}.weight" for e in range(n) for part in ("gate", "up")]
     down = [f"{ours}.{e}.down.weight" for e in range(n)]
     fused = {"gate_up_proj": into(*both, by=_unstack), "down_proj": into(*down, by=_unstack)}
-    single = dict(zip(separate, [f"{ours}.*.{part}" for part in ("gate", "up", "down")], strict=True))
+    single = dict(
+        zip(separate, [f"{ours}.*.{part}" for part in ("gate", "up", "down")], strict=True)
+    )
     return {f"{theirs}.{name}": rule for name, rule in fused.items()} | single
 
 
@@ -60,10 +75,16 @@ def _unstack(weight):
 
 
 @torch.no_grad()
-def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]], table: dict[str, str | Into | None]):
-    """Copy every weight to its place, in its own dtype and on its own device. ValueError if anything is left over."""
+def fill(
+    model: nn.Module, weights: Iterable[tuple[str, Tensor]], table: dict[str, str | Into | None]
+):
+    """Copy every weight to its place, in its own dtype and on its own device. ValueError if
+    anything is left over.
+    """
     ours = model.state_dict(keep_vars=True)
-    written: dict[int, dict] = {}  # how much of each tensor of ours is filled, by slice; tied weights are one tensor
+    written: dict[
+        int, dict
+    ] = {}  # how much of each tensor of ours is filled, by slice; tied weights are one tensor
     homeless = []
     for name, weight in weights:
         rule = _rule(table, name)
@@ -80,7 +101,9 @@ def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]], table: dict[st
 
 
 def _rule(table, name) -> Into | None:
-    """What the table says of `name`: under the name itself or with its numbers as stars, with or without its end."""
+    """What the table says of `name`: under the name itself or with its numbers as stars, with or
+    without its end.
+    """
     if any(table.get(name[: dot.start()], "") is None for dot in re.finditer(r"\.", name)):
         return Into(())
     for key, numbers in ((name, ()), (_NUMBER.sub("*", name), _NUMBER.findall(name))):
@@ -89,7 +112,9 @@ def _rule(table, name) -> Into | None:
             if entry in table:
                 rule = table[entry]
                 rule = Into(()) if rule is None else into(rule) if isinstance(rule, str) else rule
-                return replace(rule, names=tuple(_with_numbers(ours, numbers) + end for ours in rule.names))
+                return replace(
+                    rule, names=tuple(_with_numbers(ours, numbers) + end for ours in rule.names)
+                )
     return None
 
 
@@ -111,7 +136,9 @@ def _pieces(ours, rule, weight, name):
         return [(place, weight) for place in places]
     sizes = [ours[target][index].shape[rule.dim] for target, index in places]
     if sum(sizes) != weight.shape[rule.dim]:
-        raise ValueError(f"{name} has size {weight.shape[rule.dim]} along {rule.dim}: {sizes} in parts is needed")
+        raise ValueError(
+            f"{name} has size {weight.shape[rule.dim]} along {rule.dim}: {sizes} in parts is needed"
+        )
     return zip(places, weight.split(sizes, rule.dim), strict=True)
 
 
@@ -127,7 +154,9 @@ def _write(ours, place, piece, written, name):
     target, index = place
     tensor = ours[target]
     if tensor[index].shape != piece.shape:
-        raise ValueError(f"{name} has shape {tuple(piece.shape)}, our {target} has {tuple(tensor[index].shape)}")
+        raise ValueError(
+            f"{name} has shape {tuple(piece.shape)}, our {target} has {tuple(tensor[index].shape)}"
+        )
     slices = written.setdefault(id(tensor), {})
     if not slices:
         tensor.data = torch.empty_like(tensor, dtype=piece.dtype, device=piece.device)

@@ -83,7 +83,9 @@ class BiasedRMSNorm(RMSNorm):
 def per_head(c: Config, factor: str) -> int:
     width = int(c.hidden_size * getattr(c, factor))
     if width % c.num_heads:
-        c.refuse(factor, f"makes keys or values {width} wide: num_heads, {c.num_heads}, must divide that")
+        c.refuse(
+            factor, f"makes keys or values {width} wide: num_heads, {c.num_heads}, must divide that"
+        )
     return width // c.num_heads
 
 
@@ -101,8 +103,14 @@ def swiglu(c: Config):
 
 def build(c: Config) -> LanguageModel:
     if c.embedding_dim not in (None, c.hidden_size):
-        c.refuse("embedding_dim", f"is {c.embedding_dim}, hidden_size is {c.hidden_size}: they must be equal")
-    layers, old = c.num_hidden_layers, c.num_blocks  # if both are there, theirs is built from the second
+        c.refuse(
+            "embedding_dim",
+            f"is {c.embedding_dim}, hidden_size is {c.hidden_size}: they must be equal",
+        )
+    layers, old = (
+        c.num_hidden_layers,
+        c.num_blocks,
+    )  # if both are there, theirs is built from the second
     block_norm = BiasedRMSNorm if c.use_bias else RMSNorm  # the last norm has no bias
     return LanguageModel(
         c.vocab_size,
@@ -118,7 +126,9 @@ def build(c: Config) -> LanguageModel:
 def names(c: Config) -> dict:
     by_head = partial(rearrange, pattern="(h v) -> h v", h=c.num_heads)
     norm = {"weight": f"{OURS}.norm", "bias": f"{OURS}.norm_bias"}
-    return NAMES | {f"{LAYER}.multihead_norm.{part}": into(ours, by=by_head) for part, ours in norm.items()}
+    return NAMES | {
+        f"{LAYER}.multihead_norm.{part}": into(ours, by=by_head) for part, ours in norm.items()
+    }
 
 
 XLSTM = Family("xlstm", FIELDS, build, names, NO_EFFECT)

@@ -1,4 +1,6 @@
-"""Zamba2: Mamba-2, and a few transformers that many layers share, each with low-rank changes of its own."""
+"""Zamba2: Mamba-2, and a few transformers that many layers share, each with low-rank changes of its
+own.
+"""
 
 import math
 from functools import partial
@@ -14,7 +16,17 @@ from seqlab.mixers.attention import Attention
 from seqlab.mixers.mamba2 import Mamba2
 from seqlab.model import Block, LanguageModel
 
-PUBLISHED = [6, 12, 18, 24, 30, 36, 42, 47, 51]  # the layers that call a transformer, where a config does not say
+PUBLISHED = [
+    6,
+    12,
+    18,
+    24,
+    30,
+    36,
+    42,
+    47,
+    51,
+]  # the layers that call a transformer, where a config does not say
 FIELDS = rope.FIELDS | {
     "max_position_embeddings": 4096,
     "vocab_size": 32000,
@@ -75,7 +87,10 @@ def expect(c: Config, field: str, value):
 def mamba2(c: Config):
     inner = int(c.mamba_expand * c.hidden_size)
     if inner % c.n_mamba_heads:
-        c.refuse("n_mamba_heads", f"is {c.n_mamba_heads}: mamba_expand x hidden_size, {inner}, must be a multiple")
+        c.refuse(
+            "n_mamba_heads",
+            f"is {c.n_mamba_heads}: mamba_expand x hidden_size, {inner}, must be a multiple",
+        )
     return partial(
         Mamba2,
         n_heads=c.n_mamba_heads,
@@ -95,10 +110,18 @@ def transformer(c: Config) -> SharedTransformer:
     d_head = expect(c, "attention_head_dim", width // c.num_attention_heads)
     kv_heads = c.num_key_value_heads or c.num_attention_heads
     if c.use_shared_attention_adapter and kv_heads * d_head != width:
-        c.refuse("use_shared_attention_adapter", f"is True: then all heads together must have width {width}")
+        c.refuse(
+            "use_shared_attention_adapter",
+            f"is True: then all heads together must have width {width}",
+        )
     turned, still = rope.rope(c, d_head), {"rope_base": None}
     positions = turned if c.use_mem_rope else still
-    heads = {"n_heads": c.num_attention_heads, "n_kv_heads": kv_heads, "d_head": d_head, "scale": (d_head / 2) ** -0.5}
+    heads = {
+        "n_heads": c.num_attention_heads,
+        "n_kv_heads": kv_heads,
+        "d_head": d_head,
+        "scale": (d_head / 2) ** -0.5,
+    }
     d_ff = expect(c, "ffn_hidden_size", c.intermediate_size or 4 * c.hidden_size)
     attention = partial(Attention, **heads, **positions, form="sdpa")
     ffn = partial(SwiGLU, d_ff=d_ff, activation=activation(c), bias=c.add_bias_linear)
@@ -114,13 +137,17 @@ def build(c: Config) -> LanguageModel:
     def block(call, d_model):
         if call is None:
             return Block(d_model, mamba(d_model), None, c.rms_norm_eps)
-        view = transformers[call % c.num_mem_blocks].adapted(c.adapter_rank, attention=c.use_shared_attention_adapter)
+        view = transformers[call % c.num_mem_blocks].adapted(
+            c.adapter_rank, attention=c.use_shared_attention_adapter
+        )
         return SharedBlock(d_model, mamba(d_model), view, c.rms_norm_eps)
 
     calls = iter(range(c.num_hidden_layers))
     mixers = [partial(block, next(calls) if called else None) for called in kinds(c)]
     if not c.tie_word_embeddings:
-        c.refuse("tie_word_embeddings", "is False: `transformers` then shares no transformers either")
+        c.refuse(
+            "tie_word_embeddings", "is False: `transformers` then shares no transformers either"
+        )
     return LanguageModel(c.vocab_size, c.hidden_size, mixers, eps=c.rms_norm_eps, tie=True)
 
 
@@ -132,7 +159,10 @@ def names(c: Config) -> dict:
         "lm_head": "head",
     }
     for layer in ("model.layers.*", "model.layers.*.mamba_decoder"):
-        table |= {f"{layer}.mamba.{part}": f"blocks.*.mixer.{part}" for part in ("in_proj", "A_log", "D", "dt_bias")}
+        table |= {
+            f"{layer}.mamba.{part}": f"blocks.*.mixer.{part}"
+            for part in ("in_proj", "A_log", "D", "dt_bias")
+        }
         table |= {
             f"{layer}.input_layernorm": "blocks.*.mixer_norm",
             f"{layer}.mamba.conv1d.weight": into("blocks.*.mixer.conv.weight", by=without_channel),
@@ -151,20 +181,28 @@ def shared_names(c: Config) -> dict:
         f"{theirs}.input_layernorm": f"{ours}.norm",
         f"{theirs}.self_attn.o_proj": f"{ours}.attention.out",
         f"{theirs}.pre_ff_layernorm": f"{ours}.ffn_norm",
-        f"{theirs}.feed_forward.gate_up_proj": into(f"{ours}.ffn.gate.shared", f"{ours}.ffn.up.shared"),
+        f"{theirs}.feed_forward.gate_up_proj": into(
+            f"{ours}.ffn.gate.shared", f"{ours}.ffn.up.shared"
+        ),
         f"{theirs}.feed_forward.down_proj": f"{ours}.ffn.down",
     }
     table |= {f"{theirs}.self_attn.{x}_proj": f"{ours}.attention.{x}{shared}" for x in "qkv"}
     layers = [i for i, called in enumerate(kinds(c)) if called]
     for first in range(len(layers)):
         for call in range(first % c.num_mem_blocks, len(layers), c.num_mem_blocks):
-            theirs, ours = f"model.layers.{layers[first]}.shared_transformer", f"blocks.{layers[call]}.transformer"
+            theirs, ours = (
+                f"model.layers.{layers[first]}.shared_transformer",
+                f"blocks.{layers[call]}.transformer",
+            )
             adapter = f"{theirs}.feed_forward.gate_up_proj_adapter_list.{call}"
             table[f"{adapter}.0"] = f"{ours}.ffn.gate.down"
             table[f"{adapter}.1"] = into(f"{ours}.ffn.gate.up", f"{ours}.ffn.up.up")
             for x in "qkv":
                 adapter = f"{theirs}.self_attn.linear_{x}_adapter_list.{call}"
-                table |= {f"{adapter}.{i}": f"{ours}.attention.{x}.{part}" for i, part in enumerate(("down", "up"))}
+                table |= {
+                    f"{adapter}.{i}": f"{ours}.attention.{x}.{part}"
+                    for i, part in enumerate(("down", "up"))
+                }
     return table
 
 

@@ -1,4 +1,6 @@
-"""What all mixers have in common: the check of what they are given, and of the sizes they are made with."""
+"""What all mixers have in common: the check of what they are given, and of the sizes they are made
+with.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,8 @@ from seqlab.core.inputs import at_least_one
 class Mixer(nn.Module):
     """(x, state) -> (y, state) with x (B, T, d_model): a subclass writes `forward`.
 
-    A call checks x and the state first, so that a wrong one is a TypeError or ValueError of one sentence, not a message
-    from the depths of `forward`. Compiled code is not checked.
+    A call checks x and the state first, so that a wrong one is a TypeError or ValueError of one
+    sentence, not a message from the depths of `forward`. Compiled code is not checked.
     """
 
     def __init__(self, d_model: int):
@@ -24,10 +26,14 @@ class Mixer(nn.Module):
         return super().__call__(x, state, *args, **options)
 
     def check(self, x, state=None):
-        """Raise in one sentence unless x is (B, T, d_model) in the weights' dtype and the state has B rows."""
+        """Raise in one sentence unless x is (B, T, d_model) in the weights' dtype and the state has
+        B rows.
+        """
         name = type(self).__name__
         if not isinstance(x, Tensor):
-            raise TypeError(f"{name}: x is a {type(x).__name__}: a torch.Tensor (B, T, {self.d_model}) is needed")
+            raise TypeError(
+                f"{name}: x is a {type(x).__name__}: a torch.Tensor (B, T, {self.d_model}) is needed"
+            )
         if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != self.d_model:
             raise ValueError(
                 f"{name}: x has shape {tuple(x.shape)}: (B, T, {self.d_model}) with T at least 1 is needed"
@@ -45,7 +51,9 @@ class Mixer(nn.Module):
                 )
 
     def _check_dtype(self, x, name):
-        """One of the weights has x's dtype; under autocast, which casts all but float64, any other goes with any."""
+        """One of the weights has x's dtype; under autocast, which casts all but float64, any other
+        goes with any.
+        """
         cast = x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
         weights = None
         for p in self.parameters():
@@ -53,7 +61,9 @@ class Mixer(nn.Module):
                 return
             weights = weights or p.dtype
         if weights is not None:
-            raise TypeError(f"{name}: x is {x.dtype}, the weights are {weights}: use one dtype, as x.to({weights})")
+            raise TypeError(
+                f"{name}: x is {x.dtype}, the weights are {weights}: use one dtype, as x.to({weights})"
+            )
 
 
 def _tensors(state):
@@ -65,9 +75,16 @@ def _tensors(state):
 
 
 def head_width(
-    d_model: int, n_heads: int, d_head: int | None = None, *, parts: int = 1, even: bool = False, name: str = "d_model"
+    d_model: int,
+    n_heads: int,
+    d_head: int | None = None,
+    *,
+    parts: int = 1,
+    even: bool = False,
+    name: str = "d_model",
 ) -> int:
-    """d_head, or else d_model / (parts · n_heads), which must come out whole; even, if a rotation is to turn pairs.
+    """d_head, or else d_model / (parts · n_heads), which must come out whole; even, if a rotation
+    is to turn pairs.
 
     name: what d_model is, where it is a multiple of the model's.
     """
@@ -81,7 +98,9 @@ def head_width(
         raise ValueError(f"{sizes}: the first must be a multiple of the second")
     width = d_head or d_model // heads
     if even and width % 2:
-        raise ValueError(f"{sizes}: each head needs an even width, as a rotation turns pairs of channels")
+        raise ValueError(
+            f"{sizes}: each head needs an even width, as a rotation turns pairs of channels"
+        )
     return width
 
 
@@ -94,10 +113,14 @@ def check_form(form: str, *known: str):
 def check_layer(layer: int, n_layers: int):
     """layer 0 .. n_layers - 1."""
     if not 0 <= layer < n_layers:
-        raise ValueError(f"layer is {layer}, n_layers is {n_layers}: layers are numbered from 0, so pass n_layers too")
+        raise ValueError(
+            f"layer is {layer}, n_layers is {n_layers}: layers are numbered from 0, so pass n_layers too"
+        )
 
 
 def check_shape(name: str, x: Tensor, shape: tuple[int, ...]):
-    """For code that would not notice: PyTorch's fused LSTM reads past the end of a state that is too small."""
+    """For code that would not notice: PyTorch's fused LSTM reads past the end of a state that is
+    too small.
+    """
     if x.shape != shape:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: {shape} is needed")

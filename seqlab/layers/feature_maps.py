@@ -33,7 +33,8 @@ class Elu(Identity):
 
 
 class Taylor(nn.Module):
-    """φ(x) = [1, x / K^¼, (x ⊗ x) / √(2K)], so φ(q)·φ(k) = 1 + s + s²/2 with s = q·k / √K (Based, arXiv:2402.18668).
+    """φ(x) = [1, x / K^¼, (x ⊗ x) / √(2K)], so φ(q)·φ(k) = 1 + s + s²/2 with s = q·k / √K (Based,
+    arXiv:2402.18668).
 
     The second-order Taylor polynomial of exp(s): always at least ½, and wrong far from s = 0.
     """
@@ -46,14 +47,18 @@ class Taylor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         K = x.shape[-1]
         pairs = rearrange(x[..., :, None] * x[..., None, :], "... i j -> ... (i j)")
-        return torch.cat([torch.ones_like(x[..., :1]), x / K**0.25, pairs / math.sqrt(2 * K)], dim=-1)
+        return torch.cat(
+            [torch.ones_like(x[..., :1]), x / K**0.25, pairs / math.sqrt(2 * K)], dim=-1
+        )
 
 
 class RandomFeatures(nn.Module):
-    """φ(x) = exp(w_i·x̂ - ‖x̂‖²/2) / √F with x̂ = x / K^¼ and random w_i (Performer, arXiv:2009.14794).
+    """φ(x) = exp(w_i·x̂ - ‖x̂‖²/2) / √F with x̂ = x / K^¼ and random w_i (Performer,
+    arXiv:2009.14794).
 
-    The mean of φ(q)·φ(k) over w is exp(q·k / √K) exactly; its spread falls as 1/√F. Rows w_i are orthogonal in blocks
-    of K, which lowers the spread. They are drawn once, from `seed`, and kept with the weights.
+    The mean of φ(q)·φ(k) over w is exp(q·k / √K) exactly; its spread falls as 1/√F. Rows w_i are
+    orthogonal in blocks of K, which lowers the spread. They are drawn once, from `seed`, and kept
+    with the weights.
     """
 
     positive = True
@@ -75,14 +80,21 @@ class RandomFeatures(nn.Module):
 
 
 def _random_rotation(n: int, rng: torch.Generator) -> Tensor:
-    """Uniform among the orthogonal n×n matrices. QR alone is not: LAPACK fixes signs by R, so R's signs are undone."""
+    """Uniform among the orthogonal n×n matrices. QR alone is not: LAPACK fixes signs by R, so R's
+    signs are undone.
+    """
     Q, R = torch.linalg.qr(torch.randn(n, n, generator=rng))
     return Q * R.diagonal().sign()
 
 
 def feature_map(name: str, d_head: int, n_features: int = 64) -> nn.Module:
     """The map called `name`: identity, elu, taylor or random."""
-    maps = {"identity": Identity, "elu": Elu, "taylor": Taylor, "random": lambda: RandomFeatures(d_head, n_features)}
+    maps = {
+        "identity": Identity,
+        "elu": Elu,
+        "taylor": Taylor,
+        "random": lambda: RandomFeatures(d_head, n_features),
+    }
     if name not in maps:
         raise ValueError(f"feature_map is {name!r}: choose one of {', '.join(maps)}")
     return maps[name]()

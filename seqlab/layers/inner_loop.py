@@ -1,6 +1,8 @@
-"""A layer whose state is a small model that learns while it reads: what TTT-Linear and TTT-MLP share.
+"""A layer whose state is a small model that learns while it reads: what TTT-Linear and TTT-MLP
+share.
 
-Projections, step sizes, the inner loss, and the two orders in which its gradient steps can be computed.
+Projections, step sizes, the inner loss, and the two orders in which its gradient steps can be
+computed.
 """
 
 from functools import partial
@@ -20,7 +22,9 @@ from seqlab.layers.short_conv import ShortConv
 
 
 class InnerState(NamedTuple):
-    weights: tuple[Tensor, ...]  # W at the start of the mini-batch: (B, H, out, in + 1) for each inner layer
+    weights: tuple[
+        Tensor, ...
+    ]  # W at the start of the mini-batch: (B, H, out, in + 1) for each inner layer
     sums: tuple[Tensor, ...]  # Σ η_j ∇ℓ_j of the tokens since
     conv: Float[Tensor, "B past D"] | None
     position: int
@@ -32,46 +36,79 @@ class InnerLoop(Mixer):
     W_t = W_s - e_t Σ_{s<j≤t} η_j ∇ℓ(W_s; k_j, v_j)        y_t = q_t + LN(f(q_t; W_t))
     ℓ(W; k, v) = ½ ‖LN(f(k; W)) - (v - k)‖²        η_j = base_lr σ(θ·x_j + b) / K        e_i = max(1/i + learned_i, 0)
 
-    s is the last token of the mini-batch before, i the place of t in its own, 1 to C: all gradients of a mini-batch are
-    taken at W_s, so they can be computed together. A layer of f is one matrix; its bias is a last column, met by a 1.
+    s is the last token of the mini-batch before, i the place of t in its own, 1 to C: all gradients
+    of a mini-batch are taken at W_s, so they can be computed together. A layer of f is one matrix;
+    its bias is a last column, met by a 1.
 
-    form: "dual" (a mini-batch at once; no W_t inside it is ever formed) or "primal" (the equation, token by token).
-    Around it, as in the authors' Mamba backbone: q and k are short convolutions of one projection (d_conv=None: two
-    projections, their Transformer backbone), both rotated by the place in the mini-batch; then LayerNorm, a gelu gate
-    (gate=False: none) and W_out. inner_norm=False takes the LN out of ℓ and y. State: InnerState.
+    form: "dual" (a mini-batch at once; no W_t inside it is ever formed) or "primal" (the equation,
+    token by token). Around it, as in the authors' Mamba backbone: q and k are short convolutions of
+    one projection (d_conv=None: two projections, their Transformer backbone), both rotated by the
+    place in the mini-batch; then LayerNorm, a gelu gate (gate=False: none) and W_out.
+    inner_norm=False takes the LN out of ℓ and y. State: InnerState.
 
-    A subclass passes the widths of f and defines `model(x, layers)` and `errors(k, target, *weights)`.
+    A subclass passes the widths of f and defines `model(x, layers)` and `errors(k, target,
+    *weights)`.
     """
 
     def __init__(
-        self, d_model, n_heads, widths, *, base_lr, mini_batch=16, d_conv=4, gate=True, inner_norm=True, form="dual"
+        self,
+        d_model,
+        n_heads,
+        widths,
+        *,
+        base_lr,
+        mini_batch=16,
+        d_conv=4,
+        gate=True,
+        inner_norm=True,
+        form="dual",
     ):
         super().__init__(d_model)
         check_form(form, "dual", "primal")
         at_least_one(mini_batch=mini_batch)
-        K, linear = head_width(d_model, n_heads, even=True), partial(nn.Linear, d_model, d_model, bias=False)
+        K, linear = (
+            head_width(d_model, n_heads, even=True),
+            partial(nn.Linear, d_model, d_model, bias=False),
+        )
         self.n_heads, self.base_lr, self.mini_batch, self.form = n_heads, base_lr, mini_batch, form
         self.q, self.v, self.out = linear(), linear(), linear()
         self.k = None if d_conv else linear()
         conv = partial(ShortConv, d_model, d_conv, bias=True, activation=None)
         self.conv_q, self.conv_k = (conv(), conv()) if d_conv else (None, None)
-        self.eta, self.learned_e = nn.Linear(d_model, n_heads), nn.Parameter(torch.zeros(mini_batch))
+        self.eta, self.learned_e = (
+            nn.Linear(d_model, n_heads),
+            nn.Parameter(torch.zeros(mini_batch)),
+        )
         nn.init.normal_(self.eta.weight, std=0.02)
         nn.init.zeros_(self.eta.bias)
-        self.inner_norm = nn.ParameterList([torch.ones(n_heads, 1, K), torch.zeros(n_heads, 1, K)] * inner_norm)
+        self.inner_norm = nn.ParameterList(
+            [torch.ones(n_heads, 1, K), torch.zeros(n_heads, 1, K)] * inner_norm
+        )
         self.norm, self.g = nn.LayerNorm(d_model, eps=1e-6), linear() if gate else None
         first = [F.pad(0.02 * torch.randn(n_heads, b, a), (0, 1)) for a, b in pairwise(widths)]
         self.first, self.theta = nn.ParameterList(first), rope_frequencies(K)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], InnerState]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], InnerState]:
         wide, T = torch.promote_types(x.dtype, torch.float32), x.shape[1]
         position = 0 if state is None else state.position
         place = torch.arange(position, position + T, device=x.device) % self.mini_batch
         q, k, v, conv = self.inputs(x, place, None if state is None else state.conv)
         q, k, v = (rearrange(u, "b t h k -> b h t k").to(wide) for u in (q, k, v))
-        eta = self.base_lr * rearrange(self.eta(x).to(wide).sigmoid(), "b t h -> b h t 1") / q.shape[-1]
-        e = F.relu(1 / (place[:, None] + 1).to(wide) + self.learned_e.to(wide)[place, None])  # (T, 1)
-        weights = [W.to(wide).expand(len(x), *W.shape) for W in self.first] if state is None else state.weights
+        eta = (
+            self.base_lr
+            * rearrange(self.eta(x).to(wide).sigmoid(), "b t h -> b h t 1")
+            / q.shape[-1]
+        )
+        e = F.relu(
+            1 / (place[:, None] + 1).to(wide) + self.learned_e.to(wide)[place, None]
+        )  # (T, 1)
+        weights = (
+            [W.to(wide).expand(len(x), *W.shape) for W in self.first]
+            if state is None
+            else state.weights
+        )
         sums = [torch.zeros_like(W) for W in weights] if state is None else state.sums
         run = self.dual if self.form == "dual" else self.primal
         z, weights, sums = run(one(q), one(k), v - k, eta, e, weights, sums, position)
@@ -80,7 +117,9 @@ class InnerLoop(Mixer):
         return self.out(y), InnerState(tuple(weights), tuple(sums), conv, position + T)
 
     def inputs(self, x, place, past):
-        """q, k, v (B, T, H, K), q and k rotated, and the inputs the short convolutions still need."""
+        """q, k, v (B, T, H, K), q and k rotated, and the inputs the short convolutions still
+        need.
+        """
         q, k, v = self.q(x), None if self.k is None else self.k(x), self.v(x)
         if self.k is None:
             k, _ = self.conv_k(q, past)
@@ -105,7 +144,8 @@ class InnerLoop(Mixer):
 
     @full_precision
     def dual(self, q, k, target, eta, e, weights, sums, position):
-        """A mini-batch at once: W_t x = W_s x - e_t (A x + Σ_{j≤t} η_j (x_j·x) g_j), for each layer of f.
+        """A mini-batch at once: W_t x = W_s x - e_t (A x + Σ_{j≤t} η_j (x_j·x) g_j), for each layer
+        of f.
 
         A is the sum over tokens of this mini-batch read by an earlier call: None if there are none.
         """
@@ -113,17 +153,25 @@ class InnerLoop(Mixer):
         cuts = [0, *range(C - position % C, T, C), T]
         lengths = [b - a for a, b in pairwise(cuts)]
         sums = sums if position % C else [None] * len(sums)
-        pieces = (u.split(lengths, dim=-2) for u in (q, k, target, eta, e))  # not slices: a slice's gradient is T long
+        pieces = (
+            u.split(lengths, dim=-2) for u in (q, k, target, eta, e)
+        )  # not slices: a slice's gradient is T long
         for q, k, target, eta, e in zip(*pieces, strict=True):
             learned = self.errors(k, target, *weights)
             steps = (e * eta.mT).tril()  # (B, H, C, C)
-            layers = [partial(read, e, steps, W, A, x, g) for W, A, (x, g) in zip(weights, sums, learned, strict=True)]
+            layers = [
+                partial(read, e, steps, W, A, x, g)
+                for W, A, (x, g) in zip(weights, sums, learned, strict=True)
+            ]
             zs.append(self.model(q, layers))
             position += q.shape[2]
             new = [(eta * g).mT @ x for x, g in learned]
             sums = [b if a is None else a + b for a, b in zip(sums, new, strict=True)]
             if position % C == 0:
-                weights, sums = [W - e[-1] * A for W, A in zip(weights, sums, strict=True)], [None] * len(sums)
+                weights, sums = (
+                    [W - e[-1] * A for W, A in zip(weights, sums, strict=True)],
+                    [None] * len(sums),
+                )
         sums = [torch.zeros_like(W) if A is None else A for W, A in zip(weights, sums, strict=True)]
         return torch.cat(zs, dim=2), weights, sums
 

@@ -21,11 +21,12 @@ class ABC(Mixer):
     K̃_t = Σ_{s≤t} φ_s k_sᵀ / Σ_{s≤t} φ_s        Ṽ_t = Σ_{s≤t} φ_s v_sᵀ / Σ_{s≤t} φ_s        φ_s = exp(W_φ x_s)
     y_t = Ṽ_tᵀ softmax(K̃_t q_t / √K)        φ_s: one number for each of M slots (n_slots)
 
-    The difference from linear attention: not the feature map approximates the softmax; the softmax is exact, over M
-    slots instead of T tokens. What enters a slot is chosen by the token alone, and a slot holds the weighted *mean* of
-    all it was given, never less of the old: its gate e^(z_{t-1} - z_t), z = log Σ φ, is what remains of a mean when
-    one more joins. So it is two passes of gated linear attention with a softmax between, the slots in the rows of the
-    first table, K̃ (M, K), and in the columns of the second, Ṽᵀ (V, M): `seqlab.core.two_sided`, whose signature a function
+    The difference from linear attention: not the feature map approximates the softmax; the softmax
+    is exact, over M slots instead of T tokens. What enters a slot is chosen by the token alone, and
+    a slot holds the weighted *mean* of all it was given, never less of the old: its gate e^(z_{t-1}
+    - z_t), z = log Σ φ, is what remains of a mean when one more joins. So it is two passes of gated
+    linear attention with a softmax between, the slots in the rows of the first table, K̃ (M, K),
+    and in the columns of the second, Ṽᵀ (V, M): `seqlab.core.two_sided`, whose signature a function
     passed as `form` must have.
     """
 
@@ -34,18 +35,27 @@ class ABC(Mixer):
         in_form(form, chunk_size)  # a name that is none fails here, not at the first call
         head_width(d_model, n_heads)
         self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
-        self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
+        self.q, self.k, self.v, self.out = (
+            nn.Linear(d_model, d_model, bias=False) for _ in range(4)
+        )
         self.control = nn.Linear(d_model, n_heads * n_slots, bias=False)
 
-    def project(self, x: Float[Tensor, "B T D"], state: ABCState | None = None) -> dict[str, Tensor]:
-        """q, k, v; z; and per slot, as shares of the mean: what is written (share) and what remains (log_gate)."""
+    def project(
+        self, x: Float[Tensor, "B T D"], state: ABCState | None = None
+    ) -> dict[str, Tensor]:
+        """q, k, v; z; and per slot, as shares of the mean: what is written (share) and what remains
+        (log_gate).
+        """
         q, k, v, s = (
-            rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v, self.control)
+            rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads)
+            for W in (self.q, self.k, self.v, self.control)
         )
         s = s.to(torch.promote_types(x.dtype, torch.float32))
         if state is None:
             z = s.logcumsumexp(dim=1)
-            before = torch.cat([z[:, :1], z[:, :-1]], dim=1)  # the first gate meets an empty slot: any will do
+            before = torch.cat(
+                [z[:, :1], z[:, :-1]], dim=1
+            )  # the first gate meets an empty slot: any will do
         else:
             z = torch.cat([state.z[:, None], s], dim=1).logcumsumexp(dim=1)
             before, z = z[:, :-1], z[:, 1:]
@@ -58,7 +68,9 @@ class ABC(Mixer):
             "log_gate": (before - z).clamp(max=0),
         }
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], ABCState]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], ABCState]:
         q, k, v, z, share, log_gate = self.project(x, state).values()
         recur = in_form(self.form, self.chunk_size)
         keys, values = (None, None) if state is None else state[:2]

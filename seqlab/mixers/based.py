@@ -14,11 +14,12 @@ class Based(Mixer):
 
     S_t = S_{t-1} + v_t φ(k_t)ᵀ        y_t = S_t φ(q_t) / z_t·φ(q_t)        φ(q)·φ(k) = 1 + s + s²/2,  s = q·k / √d
 
-    The difference from linear attention with the same map: q and k are projected to a small width d = 16 first, so
-    that the table S, 1 + d + d² = 273 columns a head, stays affordable. The normaliser z is one more row of S, written
-    by a 1 appended to v; a weight is at least ½, so nothing else keeps it from 0. A Based model mixes these layers
-    with short gated convolutions (`BaseConv`) and sliding-window attention over 64 tokens, which see what a polynomial
-    of q·k is too blunt for. State: S (B, H, V + 1, 273).
+    The difference from linear attention with the same map: q and k are projected to a small width d
+    = 16 first, so that the table S, 1 + d + d² = 273 columns a head, stays affordable. The
+    normaliser z is one more row of S, written by a 1 appended to v; a weight is at least ½, so
+    nothing else keeps it from 0. A Based model mixes these layers with short gated convolutions
+    (`BaseConv`) and sliding-window attention over 64 tokens, which see what a polynomial of q·k is
+    too blunt for. State: S (B, H, V + 1, 273).
     """
 
     normalize = True  # the last row of the state is the normaliser
@@ -33,14 +34,19 @@ class Based(Mixer):
 
     def project(self, x: Float[Tensor, "B T D"], state=None) -> dict[str, Tensor]:
         """What the recurrence reads: φ(q), φ(k), and v with its column of ones."""
-        q, k, v = (rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v))
+        q, k, v = (
+            rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads)
+            for W in (self.q, self.k, self.v)
+        )
         return {"q": self.phi(q), "k": self.phi(k), "v": F.pad(v, (0, 1), value=1.0)}
 
     def read(self, y: Float[Tensor, "B T H _"]) -> Float[Tensor, "B T H V"]:
         """From S_t φ(q_t) to the head's output: divide by the normaliser."""
         return y[..., :-1] / y[..., -1:]
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
         return self.out(rearrange(self.read(y), "b t h v -> b t (h v)")), state
 
@@ -48,8 +54,9 @@ class Based(Mixer):
 class BaseConv(Mixer):
     """Based's short gated convolution: y = W_o(silu(conv(x W_u)) · x W_g), three taps per channel.
 
-    The difference from every recurrence: a token sees the two before it and nothing else. Twice as wide as the model
-    inside, with biases, as in the authors' models. State: the last d_conv - 1 inputs of the convolution.
+    The difference from every recurrence: a token sees the two before it and nothing else. Twice as
+    wide as the model inside, with biases, as in the authors' models. State: the last d_conv - 1
+    inputs of the convolution.
     """
 
     def __init__(self, d_model, *, d_conv=3, expand=2):
@@ -58,6 +65,8 @@ class BaseConv(Mixer):
         self.conv = ShortConv(expand * d_model, d_conv, bias=True)
         self.out = nn.Linear(expand * d_model, d_model)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         u, state = self.conv(self.u(x), state)
         return self.out(u * self.g(x)), state

@@ -18,16 +18,19 @@ class DeltaNetState(NamedTuple):
 
 
 class DeltaNet(Mixer):
-    """DeltaNet (Yang et al. 2024, arXiv:2406.06484; the rule: Schlag et al. 2021, arXiv:2102.11174).
+    """DeltaNet (Yang et al. 2024, arXiv:2406.06484; the rule: Schlag et al. 2021,
+    arXiv:2102.11174).
 
     S_t = S_{t-1} + β_t (v_t - S_{t-1} k_t) k_tᵀ = S_{t-1} (I - β_t k_t k_tᵀ) + β_t v_t k_tᵀ        y_t = S_t q_t
 
-    The difference from linear attention: a write first takes away what its key returned, so a key can be overwritten.
-    q, k and v pass a short convolution and silu (one over all channels: it is depthwise), then q and k have length 1,
-    so that β_t = σ(W_β x_t) is the share of the old value that is replaced: the eigenvalues of I - β k kᵀ are 1
-    and 1 - β. `negative_eigenvalues` doubles β: 1 - β down to -1, a reflection, which tracking a state such as parity
-    needs (arXiv:2411.12537). q is scaled by K^-1/2 as in the authors' code; the norm of each head cancels it, but for
-    eps. d_key and d_value are per head, d_model / n_heads by default; `gate`: the normed head times silu(W_g x).
+    The difference from linear attention: a write first takes away what its key returned, so a key
+    can be overwritten. q, k and v pass a short convolution and silu (one over all channels: it is
+    depthwise), then q and k have length 1, so that β_t = σ(W_β x_t) is the share of the old value
+    that is replaced: the eigenvalues of I - β k kᵀ are 1 and 1 - β. `negative_eigenvalues` doubles
+    β: 1 - β down to -1, a reflection, which tracking a state such as parity needs
+    (arXiv:2411.12537). q is scaled by K^-1/2 as in the authors' code; the norm of each head cancels
+    it, but for eps. d_key and d_value are per head, d_model / n_heads by default; `gate`: the
+    normed head times silu(W_g x).
 
     State: S (B, H, V, K) and the convolution's last d_conv - 1 inputs.
     """
@@ -53,21 +56,37 @@ class DeltaNet(Mixer):
     def _inputs(self, x, conv_state):
         """What the recurrence reads, and the convolution's new state."""
         qkv, conv_state = self.conv(self.qkv(x), conv_state)
-        q, k, v = (rearrange(u, "b t (h k) -> b t h k", h=self.n_heads) for u in qkv.split(self.widths, dim=-1))
+        q, k, v = (
+            rearrange(u, "b t (h k) -> b t h k", h=self.n_heads)
+            for u in qkv.split(self.widths, dim=-1)
+        )
         q = l2norm(q) * q.shape[-1] ** -0.5
-        return {"q": q, "k": l2norm(k), "v": v, "beta": self.beta_scale * self.beta(x).sigmoid()}, conv_state
+        return {
+            "q": q,
+            "k": l2norm(k),
+            "v": v,
+            "beta": self.beta_scale * self.beta(x).sigmoid(),
+        }, conv_state
 
-    def project(self, x: Float[Tensor, "B T D"], state: DeltaNetState | None = None) -> dict[str, Tensor]:
-        """What the recurrence reads: q and k of length K^-1/2 and 1, v, and the strength of each write."""
+    def project(
+        self, x: Float[Tensor, "B T D"], state: DeltaNetState | None = None
+    ) -> dict[str, Tensor]:
+        """What the recurrence reads: q and k of length K^-1/2 and 1, v, and the strength of each
+        write.
+        """
         return self._inputs(x, None if state is None else state.conv)[0]
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
         """From S_t q_t to the head's output: its root mean square is divided out."""
         return rms_norm(y, self.norm, self.eps)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], DeltaNetState]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], DeltaNetState]:
         S, conv_state = (None, None) if state is None else state
         inputs, conv_state = self._inputs(x, conv_state)
         y, S = in_form(self.form, self.chunk_size)(**inputs, state=S)
         y = rearrange(self.read(y), "b t h v -> b t (h v)")
-        return self.out(y if self.gate is None else y * F.silu(self.gate(x))), DeltaNetState(S, conv_state)
+        return self.out(y if self.gate is None else y * F.silu(self.gate(x))), DeltaNetState(
+            S, conv_state
+        )

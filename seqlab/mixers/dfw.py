@@ -13,10 +13,11 @@ class DFW(Mixer):
 
     S_t = (b_t a_tᵀ) ⊙ S_{t-1} + v_t k_tᵀ        a_t = σ(x_t W_a),  b_t = σ(x_t W_b)
 
-    The difference from GLA: rows decay as well as columns, so the gate of a cell is the product of its row's and its
-    column's, a matrix of rank one. No feature map, no normaliser, no norm after the read: y = S q goes to the output.
-    The gates start at ½ here. A gate on the rows does not fit `seqlab.core.recurrence`: `seqlab.core.two_sided` carries it, and
-    any function with its signature may stand for `form`. State: S (B, H, V, K).
+    The difference from GLA: rows decay as well as columns, so the gate of a cell is the product of
+    its row's and its column's, a matrix of rank one. No feature map, no normaliser, no norm after
+    the read: y = S q goes to the output. The gates start at ½ here. A gate on the rows does not fit
+    `seqlab.core.recurrence`: `seqlab.core.two_sided` carries it, and any function with its
+    signature may stand for `form`. State: S (B, H, V, K).
     """
 
     def __init__(self, d_model, n_heads=4, *, form="chunkwise", chunk_size=16):
@@ -24,19 +25,32 @@ class DFW(Mixer):
         in_form(form, chunk_size)  # a name that is none fails here, not at the first call
         head_width(d_model, n_heads)
         self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
-        self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
+        self.q, self.k, self.v, self.out = (
+            nn.Linear(d_model, d_model, bias=False) for _ in range(4)
+        )
         self.a, self.b = (nn.Linear(d_model, d_model) for _ in range(2))
         for gate in (self.a, self.b):
             nn.init.zeros_(gate.bias)
 
     def project(self, x: Float[Tensor, "B T D"], state=None) -> dict[str, Tensor]:
-        """What the recurrence reads: q, k, v, the log decays of the columns (log_a) and of the rows (log_b)."""
+        """What the recurrence reads: q, k, v, the log decays of the columns (log_a) and of the rows
+        (log_b).
+        """
         wide = torch.promote_types(x.dtype, torch.float32)
         q, k, v, a, b = (
-            rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v, self.a, self.b)
+            rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads)
+            for W in (self.q, self.k, self.v, self.a, self.b)
         )
-        return {"q": q, "k": k, "v": v, "log_a": F.logsigmoid(a.to(wide)), "log_b": F.logsigmoid(b.to(wide))}
+        return {
+            "q": q,
+            "k": k,
+            "v": v,
+            "log_a": F.logsigmoid(a.to(wide)),
+            "log_b": F.logsigmoid(b.to(wide)),
+        }
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
         return self.out(rearrange(y, "b t h v -> b t (h v)")), state

@@ -26,13 +26,15 @@ class Differential(Mixer):
     y_t = Σ_{s≤t} (softmax_s(q¹_t·k¹_s / √K) - λ softmax_s(q²_t·k²_s / √K)) v_s,   V = 2 K
     λ = exp(λ_q¹·λ_k¹) - exp(λ_q²·λ_k²) + λ_init,   λ_init = 0.8 - 0.6 exp(-0.3 depth)
 
-    The difference from attention: weights may be negative, and what both maps see alike, the noise, cancels. Each head
-    is then normed on its own and scaled by 1 - λ_init, so that gradients are as large as without the subtraction.
+    The difference from attention: weights may be negative, and what both maps see alike, the noise,
+    cancels. Each head is then normed on its own and scaled by 1 - λ_init, so that gradients are as
+    large as without the subtraction.
 
-    depth: the layer's number from 0 (the paper counts from 1), so that a stack is [partial(Differential, depth=l) for
-    l in range(L)]. n_heads counts pairs of maps; in q and k all first maps come before all second ones (the authors
-    interleave them: the same up to the order of rows). d_head is K, default d_model / (2 n_heads). form: as
-    `Attention`. State: DifferentialCache, as large as attention's.
+    depth: the layer's number from 0 (the paper counts from 1), so that a stack is
+    [partial(Differential, depth=l) for l in range(L)]. n_heads counts pairs of maps; in q and k all
+    first maps come before all second ones (the authors interleave them: the same up to the order of
+    rows). d_head is K, default d_model / (2 n_heads). form: as `Attention`. State:
+    DifferentialCache, as large as attention's.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class Differential(Mixer):
         self.q = nn.Linear(d_model, 2 * n_heads * d_head, bias=bias)
         self.k, self.v = (nn.Linear(d_model, 2 * n_kv_heads * d_head, bias=bias) for _ in range(2))
         self.out = nn.Linear(2 * n_heads * d_head, d_model, bias=bias)
-        self.lambda_q, self.lambda_k = (nn.Parameter(0.1 * torch.randn(2, d_head)) for _ in range(2))
+        self.lambda_q, self.lambda_k = (
+            nn.Parameter(0.1 * torch.randn(2, d_head)) for _ in range(2)
+        )
         self.norm = RMSNorm(2 * d_head, eps)
         self.theta = rope_frequencies(d_head, rope_base) if turns else theta
 
@@ -73,7 +77,9 @@ class Differential(Mixer):
         first, second = (self.lambda_q.to(wide) * self.lambda_k.to(wide)).sum(-1).exp()
         return first - second + self.lambda_init
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], DifferentialCache]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], DifferentialCache]:
         start = 0 if state is None else state.position
         positions = torch.arange(start, start + x.shape[1], device=x.device)
         q, k = (rearrange(W(x), "b t (h k) -> b t h k", k=self.d_head) for W in (self.q, self.k))
@@ -82,7 +88,11 @@ class Differential(Mixer):
             q, k = (rotate(u, positions, self.theta, magnitude=self.magnitude) for u in (q, k))
         if state is not None:
             k, v = torch.cat([state.k, k], dim=1), torch.cat([state.v, v], dim=1)
-        y = attend_in_form(self.form)(q, k, torch.cat([v, v], dim=2), causal=True)  # both maps read the same values
+        y = attend_in_form(self.form)(
+            q, k, torch.cat([v, v], dim=2), causal=True
+        )  # both maps read the same values
         first, second = y.chunk(2, dim=2)
         y = (1 - self.lambda_init) * self.norm(first - self.strength().to(y) * second)
-        return self.out(rearrange(y, "b t h v -> b t (h v)")), DifferentialCache(k, v, start + x.shape[1])
+        return self.out(rearrange(y, "b t h v -> b t (h v)")), DifferentialCache(
+            k, v, start + x.shape[1]
+        )

@@ -14,10 +14,11 @@ class DSS(Mixer):
 
     h_t = a h_{t-1} + x_t        y_t = Re(W b h_t) + D x_t        a = exp(dt Λ),  b = (a - 1) / Λ,  Re Λ < 0
 
-    The difference from S4D, which followed it: all channels share one Λ (N,) and differ by dt and W alone; the N modes
-    are no halves of conjugate pairs, so y is Re, not 2 Re. Λ begins as the N positive frequencies of HiPPO-LegS of
-    size 2 N. The "softmax" variant divides b by a^L - 1, L the length it is trained on, so that Re Λ may be
-    positive; it is another W, and ties the model to L: left out.
+    The difference from S4D, which followed it: all channels share one Λ (N,) and differ by dt and W
+    alone; the N modes are no halves of conjugate pairs, so y is Re, not 2 Re. Λ begins as the N
+    positive frequencies of HiPPO-LegS of size 2 N. The "softmax" variant divides b by a^L - 1, L
+    the length it is trained on, so that Re Λ may be positive; it is another W, and ties the model
+    to L: left out.
 
     Output: GELU, then a linear map. State: (B, D, N) complex.
     """
@@ -28,14 +29,20 @@ class DSS(Mixer):
         self.form = form
         rates = legs_dplr(2 * d_state)[0][:d_state]
         self.log_dt = nn.Parameter(draw_dt(d_model, dt_min, dt_max).log().float())
-        self.A_log, self.A_imag = nn.Parameter((-rates.real).log().float()), nn.Parameter(rates.imag.float())
+        self.A_log, self.A_imag = (
+            nn.Parameter((-rates.real).log().float()),
+            nn.Parameter(rates.imag.float()),
+        )
         self.W = nn.Parameter(torch.randn(d_model, d_state, 2))
         self.skip = nn.Parameter(torch.randn(d_model))
         self.out = nn.Linear(d_model, d_model)
 
     def modes(self) -> tuple[Complex[Tensor, "D N"], Complex[Tensor, "D N"]]:
         """What y reads from each mode, and the log of its gate: (c, log_a)."""
-        rates, dt = torch.complex(-wide(self.A_log).exp(), wide(self.A_imag)), wide(self.log_dt).exp()[:, None]
+        rates, dt = (
+            torch.complex(-wide(self.A_log).exp(), wide(self.A_imag)),
+            wide(self.log_dt).exp()[:, None],
+        )
         return as_complex(self.W) * zero_order_hold(rates, dt)[1], dt * rates
 
     def forward(

@@ -11,11 +11,13 @@ class Elman(Mixer):
 
     h_t = tanh(W x_t + R h_{t-1} + b)        y_t = h_t
 
-    The difference from everything linear: h passes through a matrix *and* a nonlinearity at each step, so step t must
-    wait for step t-1; no form computes all t at once. W x_t needs no h and is formed for all t first. Elman's context
-    units copied h and no gradient went through the copy; here, as everywhere since, it flows through all of time.
+    The difference from everything linear: h passes through a matrix *and* a nonlinearity at each
+    step, so step t must wait for step t-1; no form computes all t at once. W x_t needs no h and is
+    formed for all t first. Elman's context units copied h and no gradient went through the copy;
+    here, as everywhere since, it flows through all of time.
 
-    form: "fused" (PyTorch's own loop, on these parameters) or "recurrent" (the equation). State: h (B, D).
+    form: "fused" (PyTorch's own loop, on these parameters) or "recurrent" (the equation). State: h
+    (B, D).
     """
 
     def __init__(self, d_model, *, form="fused"):
@@ -26,7 +28,9 @@ class Elman(Mixer):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(d_model**-0.5), d_model**-0.5)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         wide = torch.promote_types(x.dtype, torch.float32)
         h = x.new_zeros(len(x), self.d_model, dtype=wide) if state is None else state.to(wide)
         check_shape("the state", h, (len(x), self.d_model))
@@ -49,5 +53,7 @@ class Elman(Mixer):
     @full_precision
     def fused(x, h, W, R, b):
         """The same in one call; PyTorch has a second bias beside R, here 0."""
-        y, h = torch.rnn_tanh(x, h[None], [W, R, b, torch.zeros_like(b)], True, 1, 0.0, False, False, True)
+        y, h = torch.rnn_tanh(
+            x, h[None], [W, R, b, torch.zeros_like(b)], True, 1, 0.0, False, False, True
+        )
         return y, h[0]

@@ -24,16 +24,19 @@ class GatedDeltaNet(Mixer):
     S̃ = a_t S_{t-1}        S_t = S̃ + β_t (v_t - S̃ k_t) k_tᵀ        y_t = S_t q_t
     a_t = exp(-A softplus(W_a x_t + b))        β_t = σ(W_β x_t)        a_t, β_t and A > 0: one number per head
 
-    The difference from DeltaNet: before the write a_t fades the whole table S (Mamba-2's gate), so it can be cleared
-    at once and not only key by key. What the key returns is read after the fading.
+    The difference from DeltaNet: before the write a_t fades the whole table S (Mamba-2's gate), so
+    it can be cleared at once and not only key by key. What the key returns is read after the
+    fading.
 
-    (q, k, v) = silu(conv(W x_t)), a short convolution of each channel; then q and k have length 1 and q is scaled by
-    K^-1/2. `negative_eigenvalues` doubles β. Output: W_o(norm(y) silu(W_g x)), each head normed, norm before gate.
+    (q, k, v) = silu(conv(W x_t)), a short convolution of each channel; then q and k have length 1
+    and q is scaled by K^-1/2. `negative_eigenvalues` doubles β. Output: W_o(norm(y) silu(W_g x)),
+    each head normed, norm before gate.
 
-    n_heads counts value heads; `n_k_heads` fewer heads of q and k each serve as many neighbouring value heads (Qwen3-
-    Next). d_key and d_value are per head; as in the authors' code K = ¾ d_model / n_heads, V = 2 K. A starts in
-    U(0, 16) (from 0.01 on: log 0 is no number), softplus(b) log-uniform in [0.001, 0.1]; decays are computed in
-    float32 at least. State: S (B, H, V, K) and the convolution's last inputs.
+    n_heads counts value heads; `n_k_heads` fewer heads of q and k each serve as many neighbouring
+    value heads (Qwen3- Next). d_key and d_value are per head; as in the authors' code K = ¾ d_model
+    / n_heads, V = 2 K. A starts in U(0, 16) (from 0.01 on: log 0 is no number), softplus(b)
+    log-uniform in [0.001, 0.1]; decays are computed in float32 at least. State: S (B, H, V, K) and
+    the convolution's last inputs.
     """
 
     def __init__(
@@ -48,7 +51,13 @@ class GatedDeltaNet(Mixer):
             raise ValueError(
                 f"n_heads is {n_heads}, n_k_heads is {n_k_heads}: the first must be a multiple of the second"
             )
-        self.n_heads, self.n_k_heads, self.eps, self.form, self.chunk_size = n_heads, n_k_heads, eps, form, chunk_size
+        self.n_heads, self.n_k_heads, self.eps, self.form, self.chunk_size = (
+            n_heads,
+            n_k_heads,
+            eps,
+            form,
+            chunk_size,
+        )
         self.beta_scale = 2 if negative_eigenvalues else 1
         self.widths = [n_k_heads * d_key, n_k_heads * d_key, n_heads * d_value]
         self.qkv = nn.Linear(d_model, sum(self.widths), bias=False)
@@ -65,24 +74,41 @@ class GatedDeltaNet(Mixer):
         qkv, conv_state = self.conv(self.qkv(x), conv_state)
         q, k, v = qkv.split(self.widths, dim=-1)
         q, k = (l2norm(rearrange(u, "b t (h k) -> b t h k", h=self.n_k_heads)) for u in (q, k))
-        q, k = (u.repeat_interleave(self.n_heads // self.n_k_heads, dim=2) for u in (q * q.shape[-1] ** -0.5, k))
+        q, k = (
+            u.repeat_interleave(self.n_heads // self.n_k_heads, dim=2)
+            for u in (q * q.shape[-1] ** -0.5, k)
+        )
         v = rearrange(v, "b t (h v) -> b t h v", h=self.n_heads)
         beta = self.beta_scale * self.beta(x).sigmoid()
-        return {"q": q, "k": k, "v": v, "log_a": self._log_decay(x)[..., None], "beta": beta}, conv_state
+        return {
+            "q": q,
+            "k": k,
+            "v": v,
+            "log_a": self._log_decay(x)[..., None],
+            "beta": beta,
+        }, conv_state
 
     def _log_decay(self, x):
         wide = torch.promote_types(x.dtype, torch.float32)
-        return -self.A_log.to(wide).exp() * F.softplus(self.decay(x).to(wide) + self.dt_bias.to(wide))
+        return -self.A_log.to(wide).exp() * F.softplus(
+            self.decay(x).to(wide) + self.dt_bias.to(wide)
+        )
 
-    def project(self, x: Float[Tensor, "B T D"], state: GatedDeltaNetState | None = None) -> dict[str, Tensor]:
-        """What the recurrence reads: q, k, v, the log decay of each head and the strength of each write."""
+    def project(
+        self, x: Float[Tensor, "B T D"], state: GatedDeltaNetState | None = None
+    ) -> dict[str, Tensor]:
+        """What the recurrence reads: q, k, v, the log decay of each head and the strength of each
+        write.
+        """
         return self._inputs(x, None if state is None else state.conv)[0]
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
         """From S_t q_t to the head's output: its root mean square is divided out."""
         return rms_norm(y, self.norm, self.eps)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], GatedDeltaNetState]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], GatedDeltaNetState]:
         S, conv_state = (None, None) if state is None else state
         inputs, conv_state = self._inputs(x, conv_state)
         y, S = in_form(self.form, self.chunk_size)(**inputs, state=S)

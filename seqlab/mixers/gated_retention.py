@@ -22,29 +22,45 @@ class GatedRetention(Mixer):
 
     S_t = γ_t S_{t-1} + v_t k_tᵀ        γ_t = σ(w_h·x_t)^(1/τ),  τ = 16
 
-    The difference from RetNet: the decay of a head is no longer a constant but chosen by the token. What stays: q and k
-    turned by their position (RetNet's angles), k scaled by K^-1/2, each head divided by its root mean square, and
-    W_o(silu(x W_g) · norm(y)). V = K here. τ keeps γ near 1 at first: σ(0)^(1/16) = 0.96. State: S (B, H, V, K).
+    The difference from RetNet: the decay of a head is no longer a constant but chosen by the token.
+    What stays: q and k turned by their position (RetNet's angles), k scaled by K^-1/2, each head
+    divided by its root mean square, and W_o(silu(x W_g) · norm(y)). V = K here. τ keeps γ near 1 at
+    first: σ(0)^(1/16) = 0.96. State: S (B, H, V, K).
     """
 
     def __init__(self, d_model, n_heads=4, *, tau=16.0, eps=1e-6, form="chunkwise", chunk_size=64):
         super().__init__(d_model)
         in_form(form, chunk_size)  # a name that is none fails here, not at the first call
         d_head = head_width(d_model, n_heads, even=True)
-        self.n_heads, self.tau, self.eps, self.form, self.chunk_size = n_heads, tau, eps, form, chunk_size
-        self.q, self.k, self.v, self.g, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(5))
+        self.n_heads, self.tau, self.eps, self.form, self.chunk_size = (
+            n_heads,
+            tau,
+            eps,
+            form,
+            chunk_size,
+        )
+        self.q, self.k, self.v, self.g, self.out = (
+            nn.Linear(d_model, d_model, bias=False) for _ in range(5)
+        )
         self.decay = nn.Linear(d_model, n_heads, bias=False)
         for W in (self.q, self.k, self.v, self.g, self.decay):
             nn.init.xavier_uniform_(W.weight, gain=2**-2.5)
         nn.init.xavier_uniform_(self.out.weight, gain=2**-1)
         self.theta = rope_frequencies(d_head, inclusive=True)
 
-    def project(self, x: Float[Tensor, "B T D"], state: GatedRetentionState | None = None) -> dict[str, Tensor]:
+    def project(
+        self, x: Float[Tensor, "B T D"], state: GatedRetentionState | None = None
+    ) -> dict[str, Tensor]:
         """What the recurrence reads: rotated q and k, v, and the log decay of each head."""
         start = 0 if state is None else state.position
         positions = torch.arange(start, start + x.shape[1], device=x.device)
-        q, k, v = (rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v))
-        q, k = (rotate(u, positions, self.theta, interleaved=True) for u in (q, k * q.shape[-1] ** -0.5))
+        q, k, v = (
+            rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads)
+            for W in (self.q, self.k, self.v)
+        )
+        q, k = (
+            rotate(u, positions, self.theta, interleaved=True) for u in (q, k * q.shape[-1] ** -0.5)
+        )
         wide = torch.promote_types(x.dtype, torch.float32)
         log_a = F.logsigmoid(self.decay(x).to(wide)) / self.tau
         return {"q": q, "k": k, "v": v, "log_a": log_a[..., None]}
@@ -53,8 +69,14 @@ class GatedRetention(Mixer):
         """From S_t q_t to the head's output: its root mean square is divided out."""
         return rms_norm(y, eps=self.eps)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], GatedRetentionState]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], GatedRetentionState]:
         inputs = self.project(x, state)
-        y, S = in_form(self.form, self.chunk_size)(**inputs, state=None if state is None else state.S)
+        y, S = in_form(self.form, self.chunk_size)(
+            **inputs, state=None if state is None else state.S
+        )
         y = F.silu(self.g(x)) * rearrange(self.read(y), "b t h v -> b t (h v)")
-        return self.out(y), GatedRetentionState(S, x.shape[1] + (0 if state is None else state.position))
+        return self.out(y), GatedRetentionState(
+            S, x.shape[1] + (0 if state is None else state.position)
+        )

@@ -15,24 +15,40 @@ class GatedRFA(Mixer):
     S_t = g_t S_{t-1} + (1 - g_t) v_t φ(k_t)ᵀ        z_t = g_t z_{t-1} + (1 - g_t) φ(k_t)        g_t = σ(w_h·x_t + b_h)
     y_t = S_t φ(q_t) / z_t·φ(q_t)
 
-    The difference from linear attention: one gate per head, chosen by the token, weighs new against old, in S and in
-    the normaliser alike; it stood here three years before gated retention. φ(x) = [sin(Wx), cos(Wx)] / √D with random
-    w_i ~ N(0, diag(σ²)): φ(q)·φ(k) is near exp(-‖σ(q - k)‖²/2), for unit q and k (they are normalised first) softmax's
-    exp(q·k) up to a constant. W is drawn once from `seed` and kept with the weights; the scale σ of a head is learned.
-    φ(q)·φ(k) may come out slightly negative, so we divide by |z·φ(q)|, at least eps; the paper has the plain quotient.
-    The normaliser is one more row of S, written by a 1 appended to v. State: S (B, H, V + 1, F), F = 2D features.
+    The difference from linear attention: one gate per head, chosen by the token, weighs new against
+    old, in S and in the normaliser alike; it stood here three years before gated retention. φ(x) =
+    [sin(Wx), cos(Wx)] / √D with random w_i ~ N(0, diag(σ²)): φ(q)·φ(k) is near exp(-‖σ(q - k)‖²/2),
+    for unit q and k (they are normalised first) softmax's exp(q·k) up to a constant. W is drawn
+    once from `seed` and kept with the weights; the scale σ of a head is learned. φ(q)·φ(k) may come
+    out slightly negative, so we divide by |z·φ(q)|, at least eps; the paper has the plain quotient.
+    The normaliser is one more row of S, written by a 1 appended to v. State: S (B, H, V + 1, F), F
+    = 2D features.
     """
 
     normalize = True  # the last row of the state is the normaliser
 
-    def __init__(self, d_model, n_heads=4, *, n_features=128, eps=1e-6, seed=0, form="chunkwise", chunk_size=64):
+    def __init__(
+        self,
+        d_model,
+        n_heads=4,
+        *,
+        n_features=128,
+        eps=1e-6,
+        seed=0,
+        form="chunkwise",
+        chunk_size=64,
+    ):
         super().__init__(d_model)
         in_form(form, chunk_size)  # a name that is none fails here, not at the first call
         if n_features % 2:
-            raise ValueError(f"n_features is {n_features}: features come in pairs, a sine and a cosine")
+            raise ValueError(
+                f"n_features is {n_features}: features come in pairs, a sine and a cosine"
+            )
         d_head, rng = head_width(d_model, n_heads), torch.Generator().manual_seed(seed)
         self.n_heads, self.eps, self.form, self.chunk_size = n_heads, eps, form, chunk_size
-        self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
+        self.q, self.k, self.v, self.out = (
+            nn.Linear(d_model, d_model, bias=False) for _ in range(4)
+        )
         self.gate = nn.Linear(d_model, n_heads)
         self.scale = nn.Parameter(torch.ones(n_heads, d_head))  # σ
         self.register_buffer("w", torch.randn(n_heads, n_features // 2, d_head, generator=rng))
@@ -44,15 +60,25 @@ class GatedRFA(Mixer):
 
     def project(self, x: Float[Tensor, "B T D"], state=None) -> dict[str, Tensor]:
         """What the recurrence reads: φ(q), (1 - g) φ(k), v with its column of ones, log g."""
-        q, k, v = (rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v))
+        q, k, v = (
+            rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads)
+            for W in (self.q, self.k, self.v)
+        )
         gate = self.gate(x).to(torch.promote_types(x.dtype, torch.float32))[..., None]
         k = self.phi(k) * torch.sigmoid(-gate).to(x.dtype)
-        return {"q": self.phi(q), "k": k, "v": F.pad(v, (0, 1), value=1.0), "log_a": F.logsigmoid(gate)}
+        return {
+            "q": self.phi(q),
+            "k": k,
+            "v": F.pad(v, (0, 1), value=1.0),
+            "log_a": F.logsigmoid(gate),
+        }
 
     def read(self, y: Float[Tensor, "B T H _"]) -> Float[Tensor, "B T H V"]:
         """From S_t φ(q_t) to the head's output: divide by the size of the normaliser."""
         return y[..., :-1] / y[..., -1:].abs().clamp(min=self.eps)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
         return self.out(rearrange(self.read(y), "b t h v -> b t (h v)")), state

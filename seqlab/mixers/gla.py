@@ -15,10 +15,11 @@ class GLA(Mixer):
 
     S_t = S_{t-1} diag(a_t) + v_t k_tᵀ        a_t = σ(x_t W₁ W₂ + b)^(1/τ),  τ = 16
 
-    The difference from RetNet: the constant decay of a head becomes one number per key channel, chosen by the token.
-    W₁ W₂ has rank 16, so the gate costs few weights; τ keeps a near 1 at first. q is scaled by K^-1/2; K is half of V.
-    Output: W_o(silu(x W_g + b_g) · norm(y)), the norm per head. The paper says LayerNorm there; the authors' code, and
-    this, uses an RMS norm. State: S (B, H, V, K).
+    The difference from RetNet: the constant decay of a head becomes one number per key channel,
+    chosen by the token. W₁ W₂ has rank 16, so the gate costs few weights; τ keeps a near 1 at
+    first. q is scaled by K^-1/2; K is half of V. Output: W_o(silu(x W_g + b_g) · norm(y)), the norm
+    per head. The paper says LayerNorm there; the authors' code, and this, uses an RMS norm. State:
+    S (B, H, V, K).
     """
 
     def __init__(
@@ -39,11 +40,15 @@ class GLA(Mixer):
         d_key, d_value = int(d_model * expand_k), int(d_model * expand_v)
         at_least_one(n_heads=n_heads, d_key=d_key, d_value=d_value)
         if d_key % n_heads or d_value % n_heads:
-            raise ValueError(f"keys are {d_key} wide, values {d_value}: both must be a multiple of n_heads = {n_heads}")
+            raise ValueError(
+                f"keys are {d_key} wide, values {d_value}: both must be a multiple of n_heads = {n_heads}"
+            )
         self.n_heads, self.tau, self.form, self.chunk_size = n_heads, tau, form, chunk_size
         self.q, self.k = (nn.Linear(d_model, d_key, bias=False) for _ in range(2))
         self.v = nn.Linear(d_model, d_value, bias=False)
-        self.decay = nn.Sequential(nn.Linear(d_model, gate_rank, bias=False), nn.Linear(gate_rank, d_key))
+        self.decay = nn.Sequential(
+            nn.Linear(d_model, gate_rank, bias=False), nn.Linear(gate_rank, d_key)
+        )
         self.g = nn.Linear(d_model, d_value)
         self.norm = RMSNorm(d_value // n_heads, eps)
         self.out = nn.Linear(d_value, d_model, bias=False)
@@ -55,14 +60,19 @@ class GLA(Mixer):
         wide = torch.promote_types(x.dtype, torch.float32)
         log_a = F.logsigmoid(self.decay(x).to(wide)) / self.tau
         q, k, v, log_a = (
-            rearrange(u, "b t (h k) -> b t h k", h=self.n_heads) for u in (self.q(x), self.k(x), self.v(x), log_a)
+            rearrange(u, "b t (h k) -> b t h k", h=self.n_heads)
+            for u in (self.q(x), self.k(x), self.v(x), log_a)
         )
         return {"q": q * q.shape[-1] ** -0.5, "k": k, "v": v, "log_a": log_a}
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
-        """From S_t q_t to the head's output: its root mean square is divided out, each channel has its weight."""
+        """From S_t q_t to the head's output: its root mean square is divided out, each channel has
+        its weight.
+        """
         return self.norm(y)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
         return self.out(F.silu(self.g(x)) * rearrange(self.read(y), "b t h v -> b t (h v)")), state

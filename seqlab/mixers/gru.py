@@ -12,13 +12,13 @@ class GRU(Mixer):
     h_t = z_t h_{t-1} + (1 - z_t) n_t        y_t = h_t
     (r, z) = σ(W x_t + R h_{t-1} + b)        n = tanh(W x_t + b + r_t (R h_{t-1} + b'))
 
-    The difference from the LSTM: no separate cell; one gate z both keeps and writes, so what is kept and what is new
-    always add up to 1.
+    The difference from the LSTM: no separate cell; one gate z both keeps and writes, so what is
+    kept and what is new always add up to 1.
 
-    reset: where r acts. "after" the product with R, as in PyTorch and cuDNN and the default here, or "before" it, the
-    paper's own n = tanh(W x + b + R (r h) + b'); only "after" has a fused form. The rows of W, R and the biases are
-    r, z, n, as in PyTorch. form: "fused" (PyTorch's own loop, on these parameters) or "recurrent" (the equation).
-    State: h (B, D).
+    reset: where r acts. "after" the product with R, as in PyTorch and cuDNN and the default here,
+    or "before" it, the paper's own n = tanh(W x + b + R (r h) + b'); only "after" has a fused form.
+    The rows of W, R and the biases are r, z, n, as in PyTorch. form: "fused" (PyTorch's own loop,
+    on these parameters) or "recurrent" (the equation). State: h (B, D).
     """
 
     def __init__(self, d_model, *, reset="after", form=None):
@@ -28,13 +28,17 @@ class GRU(Mixer):
             raise ValueError(f"reset is {reset!r}: choose 'after' or 'before' (the product with R)")
         check_form(form, "fused", "recurrent")
         if (reset, form) == ("before", "fused"):
-            raise ValueError("reset is 'before', form is 'fused': PyTorch fuses only 'after', so use form='recurrent'")
+            raise ValueError(
+                "reset is 'before', form is 'fused': PyTorch fuses only 'after', so use form='recurrent'"
+            )
         self.reset, self.form = reset, form
         self.W, self.R = (nn.Linear(d_model, 3 * d_model) for _ in range(2))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(d_model**-0.5), d_model**-0.5)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         wide = torch.promote_types(x.dtype, torch.float32)
         h = x.new_zeros(len(x), self.d_model, dtype=wide) if state is None else state.to(wide)
         check_shape("the state", h, (len(x), self.d_model))

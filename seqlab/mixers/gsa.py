@@ -22,38 +22,67 @@ class GSA(Mixer):
     K̃_t = diag(a_t) K̃_{t-1} + (1 - a_t) k_tᵀ        Ṽ_t = diag(a_t) Ṽ_{t-1} + (1 - a_t) v_tᵀ        M slots (n_slots)
     y_t = Ṽ_tᵀ softmax(K̃_t q_t)        a_t = σ(W_a x_t)^(1/τ),  τ = 8: one number per slot
 
-    The difference from ABC: a slot forgets. Its old content is kept with the share a_t and the new token taken in with
-    1 - a_t, chosen by the token, where ABC's share can only shrink. Still two passes of gated linear attention with a
-    softmax between, the slots in the rows of the first table, K̃ (M, K), and in the columns of the second, Ṽᵀ (V, M):
-    `seqlab.core.two_sided`, whose signature a function passed as `form` must have. q, k and v pass silu; output W_o
-    RMSNorm(silu(y)) over all heads together, as in the authors' code, where q is not scaled by default. State: K̃ (B,
-    H, M, K) and Ṽᵀ (B, H, V, M).
+    The difference from ABC: a slot forgets. Its old content is kept with the share a_t and the new
+    token taken in with 1 - a_t, chosen by the token, where ABC's share can only shrink. Still two
+    passes of gated linear attention with a softmax between, the slots in the rows of the first
+    table, K̃ (M, K), and in the columns of the second, Ṽᵀ (V, M): `seqlab.core.two_sided`, whose
+    signature a function passed as `form` must have. q, k and v pass silu; output W_o
+    RMSNorm(silu(y)) over all heads together, as in the authors' code, where q is not scaled by
+    default. State: K̃ (B, H, M, K) and Ṽᵀ (B, H, V, M).
     """
 
     def __init__(
-        self, d_model, n_heads=4, *, n_slots=64, tau=8.0, scale=1.0, eps=1e-5, form="chunkwise", chunk_size=16
+        self,
+        d_model,
+        n_heads=4,
+        *,
+        n_slots=64,
+        tau=8.0,
+        scale=1.0,
+        eps=1e-5,
+        form="chunkwise",
+        chunk_size=16,
     ):
         super().__init__(d_model)
         in_form(form, chunk_size)  # a name that is none fails here, not at the first call
         head_width(d_model, n_heads)
-        self.n_heads, self.tau, self.scale, self.form, self.chunk_size = n_heads, tau, scale, form, chunk_size
-        self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
+        self.n_heads, self.tau, self.scale, self.form, self.chunk_size = (
+            n_heads,
+            tau,
+            scale,
+            form,
+            chunk_size,
+        )
+        self.q, self.k, self.v, self.out = (
+            nn.Linear(d_model, d_model, bias=False) for _ in range(4)
+        )
         self.decay = nn.Linear(d_model, n_heads * n_slots, bias=False)
         self.norm = RMSNorm(d_model, eps)
 
     def project(self, x: Float[Tensor, "B T D"], state=None) -> dict[str, Tensor]:
         """q, k, v after silu; the share 1 - a a slot takes in, and log a."""
         q, k, v, gate = (
-            rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v, self.decay)
+            rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads)
+            for W in (self.q, self.k, self.v, self.decay)
         )
         log_gate = F.logsigmoid(gate.to(torch.promote_types(x.dtype, torch.float32))) / self.tau
         share = -torch.expm1(log_gate).to(x.dtype)
-        return {"q": F.silu(q) * self.scale, "k": F.silu(k), "v": F.silu(v), "share": share, "log_gate": log_gate}
+        return {
+            "q": F.silu(q) * self.scale,
+            "k": F.silu(k),
+            "v": F.silu(v),
+            "share": share,
+            "log_gate": log_gate,
+        }
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], GSAState]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], GSAState]:
         q, k, v, share, log_gate = self.project(x).values()
         recur = in_form(self.form, self.chunk_size)
         keys, values = (None, None) if state is None else state
         scores, keys = recur(q, k, share, log_b=log_gate, state=keys)
         y, values = recur(scores.softmax(-1), share, v, log_a=log_gate, state=values)
-        return self.out(self.norm(F.silu(rearrange(y, "b t h v -> b t (h v)")))), GSAState(keys, values)
+        return self.out(self.norm(F.silu(rearrange(y, "b t h v -> b t (h v)")))), GSAState(
+            keys, values
+        )

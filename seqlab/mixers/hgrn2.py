@@ -12,30 +12,43 @@ from seqlab.layers.norm import RMSNorm
 
 
 class HGRN2(Mixer):
-    """HGRN-2 (Qin et al. 2024, arXiv:2404.07904): a gated RNN whose state is expanded by an outer product.
+    """HGRN-2 (Qin et al. 2024, arXiv:2404.07904): a gated RNN whose state is expanded by an outer
+    product.
 
     S_t = S_{t-1} diag(a_t) + v_t (1 - a_t)ᵀ        a_t = γ + (1 - γ) σ(x_t W_f)
 
-    The difference from GLA: there is no key. What a channel forgets is what it takes in: k = 1 - a. The input of the
-    RNN is v, its output gate q = silu(x W_q). γ is a lower bound on the gate that rises with depth, so that low layers
-    forget fast and high layers remember: the paper learns it as a running sum of a softmax over the layers, which
-    starts as l / L for layer l of L, 0 for the first. A mixer knows one layer, so γ is a constant here.
-    A stack: [partial(HGRN2, lower_bound=l / L) for l in range(L)]. Output: W_o RMSNorm(y) over all heads together.
-    The paper's heads are 128 wide. State: S (B, H, V, K).
+    The difference from GLA: there is no key. What a channel forgets is what it takes in: k = 1 - a.
+    The input of the RNN is v, its output gate q = silu(x W_q). γ is a lower bound on the gate that
+    rises with depth, so that low layers forget fast and high layers remember: the paper learns it
+    as a running sum of a softmax over the layers, which starts as l / L for layer l of L, 0 for the
+    first. A mixer knows one layer, so γ is a constant here. A stack: [partial(HGRN2, lower_bound=l
+    / L) for l in range(L)]. Output: W_o RMSNorm(y) over all heads together. The paper's heads are
+    128 wide. State: S (B, H, V, K).
     """
 
-    def __init__(self, d_model, n_heads=4, *, lower_bound=0.0, eps=1e-5, form="chunkwise", chunk_size=16):
+    def __init__(
+        self, d_model, n_heads=4, *, lower_bound=0.0, eps=1e-5, form="chunkwise", chunk_size=16
+    ):
         super().__init__(d_model)
         in_form(form, chunk_size)  # a name that is none fails here, not at the first call
         head_width(d_model, n_heads)
         if not 0 <= lower_bound < 1:
             raise ValueError(f"lower_bound is {lower_bound}: a gate's lower bound lies in [0, 1)")
-        self.n_heads, self.lower_bound, self.form, self.chunk_size = n_heads, lower_bound, form, chunk_size
-        self.q, self.f, self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(4))
+        self.n_heads, self.lower_bound, self.form, self.chunk_size = (
+            n_heads,
+            lower_bound,
+            form,
+            chunk_size,
+        )
+        self.q, self.f, self.v, self.out = (
+            nn.Linear(d_model, d_model, bias=False) for _ in range(4)
+        )
         self.norm = RMSNorm(d_model, eps)
 
     def project(self, x: Float[Tensor, "B T D"], state=None) -> dict[str, Tensor]:
-        """What the recurrence reads. Both a and 1 - a come from the gate's input, so neither loses digits near 0."""
+        """What the recurrence reads. Both a and 1 - a come from the gate's input, so neither loses
+        digits near 0.
+        """
         f = self.f(x).to(torch.promote_types(x.dtype, torch.float32))
         k = ((1 - self.lower_bound) * torch.sigmoid(-f)).to(x.dtype)
         log_a = F.logsigmoid(f)
@@ -43,14 +56,21 @@ class HGRN2(Mixer):
             bound = log_a.new_tensor(math.log(self.lower_bound))
             log_a = torch.logaddexp(bound, log_a + math.log1p(-self.lower_bound)).clamp(max=0)
         q, k, v, log_a = (
-            rearrange(u, "b t (h k) -> b t h k", h=self.n_heads) for u in (F.silu(self.q(x)), k, self.v(x), log_a)
+            rearrange(u, "b t (h k) -> b t h k", h=self.n_heads)
+            for u in (F.silu(self.q(x)), k, self.v(x), log_a)
         )
         return {"q": q, "k": k, "v": v, "log_a": log_a}
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
-        """From S_t q_t to the heads' output: the root mean square of all heads together is divided out."""
-        return rearrange(self.norm(rearrange(y, "b t h v -> b t (h v)")), "b t (h v) -> b t h v", h=self.n_heads)
+        """From S_t q_t to the heads' output: the root mean square of all heads together is divided
+        out.
+        """
+        return rearrange(
+            self.norm(rearrange(y, "b t h v -> b t (h v)")), "b t (h v) -> b t h v", h=self.n_heads
+        )
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
         return self.out(rearrange(self.read(y), "b t h v -> b t (h v)")), state

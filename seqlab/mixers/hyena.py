@@ -19,16 +19,20 @@ class HyenaState(NamedTuple):
 
 
 class ImplicitFilter(nn.Module):
-    """A filter as a function of time: h(t) = FFN(z_t) · exp(-|δ| t), t from 0 to 1 over l_max steps.
+    """A filter as a function of time: h(t) = FFN(z_t) · exp(-|δ| t), t from 0 to 1 over l_max
+    steps.
 
-    z_t = [t, cos(2π f t), -sin(2π f t)], f = 0 .. bands - 1; the FFN has sines for activations, of learned frequencies
-    shared by its layers. Each channel has its own δ, fixed: it falls to 1 % at t = 1.5 (slowest) to 0.3 (fastest).
+    z_t = [t, cos(2π f t), -sin(2π f t)], f = 0 .. bands - 1; the FFN has sines for activations, of
+    learned frequencies shared by its layers. Each channel has its own δ, fixed: it falls to 1 % at
+    t = 1.5 (slowest) to 0.3 (fastest).
     """
 
     def __init__(self, width, l_max, *, d_emb=33, d_filter=64, n_inner=2, frequency=1.0):
         super().__init__()
         if d_emb % 2 == 0 or d_emb < 3:
-            raise ValueError(f"d_emb is {d_emb}: time, cosines and sines make an odd number, 3 or more")
+            raise ValueError(
+                f"d_emb is {d_emb}: time, cosines and sines make an odd number, 3 or more"
+            )
         self.l_max, self.bands = l_max, (d_emb - 1) // 2
         widths = [d_emb, *[d_filter] * (n_inner + 1)]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
@@ -47,12 +51,16 @@ class ImplicitFilter(nn.Module):
         weight = self.out.weight
         n = torch.arange(L, dtype=torch.float64, device=weight.device)[:, None]
         t = n / max(self.l_max - 1, 1)
-        f = torch.linspace(1e-4, self.bands - 1, self.bands, dtype=torch.float64, device=weight.device)
+        f = torch.linspace(
+            1e-4, self.bands - 1, self.bands, dtype=torch.float64, device=weight.device
+        )
         angle = 2 * math.pi * n / self.l_max * f
         wide = torch.promote_types(weight.dtype, torch.float32)
         h = torch.cat([t, angle.cos(), -angle.sin()], dim=-1).to(wide)
         for layer in self.layers:
-            h = torch.sin(self.frequency.to(wide) * (h @ layer.weight.to(wide).mT + layer.bias.to(wide)))
+            h = torch.sin(
+                self.frequency.to(wide) * (h @ layer.weight.to(wide).mT + layer.bias.to(wide))
+            )
         return h @ weight.to(wide).mT * (-t * self.delta.to(t.device)).exp().to(wide)
 
 
@@ -62,17 +70,30 @@ class Hyena(Mixer):
     v ← (h_i * (x_i v)) + b_i x_i v  for i = order - 1 .. 1        y_t = x_0 v_t
     (x_0, x_1, .., v) = short convolution of W x;  * is a causal convolution over all of the past
 
-    The difference from H3 and S4: the long filter h is not the response of a small recurrent state but any function of
-    time, given by a small network. So there is no state of fixed size either: to go on, every convolution needs all it
-    has read, and the state grows by (order - 1) D numbers a token, for order 2 half a KV cache. Filters are functions
-    of t / l_max; longer sequences are refused.
+    The difference from H3 and S4: the long filter h is not the response of a small recurrent state
+    but any function of time, given by a small network. So there is no state of fixed size either:
+    to go on, every convolution needs all it has read, and the state grows by (order - 1) D numbers
+    a token, for order 2 half a KV cache. Filters are functions of t / l_max; longer sequences are
+    refused.
 
-    form: "fft" (O(T log T), padded to twice the length; a single token is summed directly) or "direct" (all pairs).
-    The authors' language models use d_emb = 33 as here and sines of `frequency` 14 (1 here, as their class has it);
-    they also let z be learned, at a small rate: not here. State: HyenaState.
+    form: "fft" (O(T log T), padded to twice the length; a single token is summed directly) or
+    "direct" (all pairs). The authors' language models use d_emb = 33 as here and sines of
+    `frequency` 14 (1 here, as their class has it); they also let z be learned, at a small rate: not
+    here. State: HyenaState.
     """
 
-    def __init__(self, d_model, *, order=2, l_max=2048, d_conv=3, d_emb=33, d_filter=64, frequency=1.0, form="fft"):
+    def __init__(
+        self,
+        d_model,
+        *,
+        order=2,
+        l_max=2048,
+        d_conv=3,
+        d_emb=33,
+        d_filter=64,
+        frequency=1.0,
+        form="fft",
+    ):
         super().__init__(d_model)
         if order < 2:
             raise ValueError(f"order is {order}: it must be at least 2, one long convolution")
@@ -80,11 +101,15 @@ class Hyena(Mixer):
         self.order, self.form = order, form
         self.inputs = nn.Linear(d_model, (order + 1) * d_model)
         self.conv = ShortConv((order + 1) * d_model, d_conv, bias=True, activation=None)
-        self.filter = ImplicitFilter((order - 1) * d_model, l_max, d_emb=d_emb, d_filter=d_filter, frequency=frequency)
+        self.filter = ImplicitFilter(
+            (order - 1) * d_model, l_max, d_emb=d_emb, d_filter=d_filter, frequency=frequency
+        )
         self.bias = nn.Parameter(torch.randn(order - 1, d_model))
         self.out = nn.Linear(d_model, d_model)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], HyenaState]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], HyenaState]:
         T = x.shape[1]
         u, conv = self.conv(self.inputs(x), None if state is None else state.conv)
         *gates, v = u.chunk(self.order + 1, dim=-1)

@@ -24,15 +24,17 @@ class KDA(Mixer):
     S̃ = S_{t-1} diag(a_t)        S_t = S̃ + β_t (v_t - S̃ k_t) k_tᵀ        y_t = S_t q_t
     a_t = exp(-A softplus(W_a U_a x_t + b))        β_t = σ(W_β x_t)        β_t and A > 0: one number per head
 
-    The difference from Gated DeltaNet: a_t is one decay per key channel, not per head, so some columns of the table S
-    fade while others stay (as in GLA). Its map is low-rank, U_a to `gate_rank` channels (K by default) and W_a back; so
-    is that of the output gate, which is a sigmoid: W_o(norm(y) σ(W_g U_g x)).
+    The difference from Gated DeltaNet: a_t is one decay per key channel, not per head, so some
+    columns of the table S fade while others stay (as in GLA). Its map is low-rank, U_a to
+    `gate_rank` channels (K by default) and W_a back; so is that of the output gate, which is a
+    sigmoid: W_o(norm(y) σ(W_g U_g x)).
 
-    (q, k, v) = silu(conv(W x_t)), a short convolution of each channel; then q and k have length 1 and q is scaled by
-    K^-1/2. `negative_eigenvalues` doubles β. `gate_bias`: a bias after W_g (in the authors' layer, not in Kimi
-    Linear's). d_key and d_value are per head, K = V = d_model / n_heads by default. Chunks of 16: a decay per channel
-    costs C² K numbers a chunk. Decays are computed in float32 at least; A starts in U(1, 16), softplus(b) log-uniform
-    in [0.001, 0.1]. State: S (B, H, V, K) and the convolution's last inputs.
+    (q, k, v) = silu(conv(W x_t)), a short convolution of each channel; then q and k have length 1
+    and q is scaled by K^-1/2. `negative_eigenvalues` doubles β. `gate_bias`: a bias after W_g (in
+    the authors' layer, not in Kimi Linear's). d_key and d_value are per head, K = V = d_model /
+    n_heads by default. Chunks of 16: a decay per channel costs C² K numbers a chunk. Decays are
+    computed in float32 at least; A starts in U(1, 16), softplus(b) log-uniform in [0.001, 0.1].
+    State: S (B, H, V, K) and the convolution's last inputs.
     """
 
     def __init__(
@@ -59,26 +61,43 @@ class KDA(Mixer):
     def _inputs(self, x, conv_state):
         """What the recurrence reads, and the convolution's new state."""
         qkv, conv_state = self.conv(self.qkv(x), conv_state)
-        q, k, v = (rearrange(u, "b t (h k) -> b t h k", h=self.n_heads) for u in qkv.split(self.widths, dim=-1))
+        q, k, v = (
+            rearrange(u, "b t (h k) -> b t h k", h=self.n_heads)
+            for u in qkv.split(self.widths, dim=-1)
+        )
         q = l2norm(q) * q.shape[-1] ** -0.5
         beta = self.beta_scale * self.beta(x).sigmoid()
-        return {"q": q, "k": l2norm(k), "v": v, "log_a": self._log_decay(x), "beta": beta}, conv_state
+        return {
+            "q": q,
+            "k": l2norm(k),
+            "v": v,
+            "log_a": self._log_decay(x),
+            "beta": beta,
+        }, conv_state
 
     def _log_decay(self, x):
         """(B, T, H, K), at most 0."""
         wide = torch.promote_types(x.dtype, torch.float32)
         dt = F.softplus(self.decay(x).to(wide) + self.dt_bias.to(wide))
-        return -self.A_log.to(wide).exp()[:, None] * rearrange(dt, "b t (h k) -> b t h k", h=self.n_heads)
+        return -self.A_log.to(wide).exp()[:, None] * rearrange(
+            dt, "b t (h k) -> b t h k", h=self.n_heads
+        )
 
-    def project(self, x: Float[Tensor, "B T D"], state: KDAState | None = None) -> dict[str, Tensor]:
-        """What the recurrence reads: q, k, v, the log decay of each key channel and the strength of each write."""
+    def project(
+        self, x: Float[Tensor, "B T D"], state: KDAState | None = None
+    ) -> dict[str, Tensor]:
+        """What the recurrence reads: q, k, v, the log decay of each key channel and the strength of
+        each write.
+        """
         return self._inputs(x, None if state is None else state.conv)[0]
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
         """From S_t q_t to the head's output: its root mean square is divided out."""
         return rms_norm(y, self.norm, self.eps)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], KDAState]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], KDAState]:
         S, conv_state = (None, None) if state is None else state
         inputs, conv_state = self._inputs(x, conv_state)
         y, S = in_form(self.form, self.chunk_size)(**inputs, state=S)

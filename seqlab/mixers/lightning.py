@@ -14,15 +14,25 @@ class LightningAttention(Mixer):
 
     S_t = e^{-s} S_{t-1} + v_t k_tᵀ        s = 2^(-8h/H) (1 - l/(L - 1)),  head h = 1 .. H of layer l = 0 .. L-1
 
-    The difference from RetNet: the constant decay depends on the layer too, from ALiBi's slopes in the first to almost
-    none in the last, and there are no positions: q, k and v pass silu and nothing turns. One RMS norm over all heads
-    with a weight, then W_o(σ(x W_g) · norm(y)). MiniMax has seven of these to one softmax attention. In its code l/(L -
-    1) has 1e-5 added to L - 1 and to the factor; so it has here. State: S (B, H, V, K).
-    A stack: [partial(LightningAttention, layer=l, n_layers=L) for l in range(L)].
+    The difference from RetNet: the constant decay depends on the layer too, from ALiBi's slopes in
+    the first to almost none in the last, and there are no positions: q, k and v pass silu and
+    nothing turns. One RMS norm over all heads with a weight, then W_o(σ(x W_g) · norm(y)). MiniMax
+    has seven of these to one softmax attention. In its code l/(L - 1) has 1e-5 added to L - 1 and
+    to the factor; so it has here. State: S (B, H, V, K). A stack: [partial(LightningAttention,
+    layer=l, n_layers=L) for l in range(L)].
     """
 
     def __init__(
-        self, d_model, n_heads=4, *, d_head=None, layer=0, n_layers=1, eps=1e-6, form="chunkwise", chunk_size=64
+        self,
+        d_model,
+        n_heads=4,
+        *,
+        d_head=None,
+        layer=0,
+        n_layers=1,
+        eps=1e-6,
+        form="chunkwise",
+        chunk_size=64,
     ):
         super().__init__(d_model)
         in_form(form, chunk_size)  # a name that is none fails here, not at the first call
@@ -36,16 +46,29 @@ class LightningAttention(Mixer):
         self.log_decay = -slopes * (1 - layer / (n_layers - 1 + 1e-5) + 1e-5)
 
     def project(self, x: Float[Tensor, "B T D"], state=None) -> dict[str, Tensor]:
-        """What the recurrence reads: q, k, v after silu, and the constant log decay of each head."""
+        """What the recurrence reads: q, k, v after silu, and the constant log decay of each
+        head.
+        """
         B, T, _ = x.shape
-        q, k, v = (rearrange(F.silu(W(x)), "b t (h k) -> b t h k", h=self.n_heads) for W in (self.q, self.k, self.v))
+        q, k, v = (
+            rearrange(F.silu(W(x)), "b t (h k) -> b t h k", h=self.n_heads)
+            for W in (self.q, self.k, self.v)
+        )
         log_decay = self.log_decay.to(torch.promote_types(x.dtype, torch.float32)).to(x.device)
         return {"q": q, "k": k, "v": v, "log_a": repeat(log_decay, "h -> b t h 1", b=B, t=T)}
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
-        """From S_t q_t to the heads' output: the root mean square of all heads together is divided out."""
-        return rearrange(self.norm(rearrange(y, "b t h v -> b t (h v)")), "b t (h v) -> b t h v", h=self.n_heads)
+        """From S_t q_t to the heads' output: the root mean square of all heads together is divided
+        out.
+        """
+        return rearrange(
+            self.norm(rearrange(y, "b t h v -> b t (h v)")), "b t (h v) -> b t h v", h=self.n_heads
+        )
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], Tensor]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
-        return self.out(torch.sigmoid(self.g(x)) * rearrange(self.read(y), "b t h v -> b t (h v)")), state
+        return self.out(
+            torch.sigmoid(self.g(x)) * rearrange(self.read(y), "b t h v -> b t (h v)")
+        ), state

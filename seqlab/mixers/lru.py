@@ -16,15 +16,18 @@ class LRU(Mixer):
 
     h_t = λ h_{t-1} + γ B x_t        y_t = Re(C h_t) + D x_t        λ = exp(-exp(ν) + i exp(θ)),  γ = √(1 - |λ|²)
 
-    The difference from S5: no continuous time. λ is learned as it is, begun on a ring inside the unit circle and kept
-    there by the double exponential; γ, learned too, keeps h as large as B x whatever |λ|. One state of N complex
-    numbers for all channels: S (1, N), S_t = S_{t-1} diag(λ) + (γ B x_t)ᵀ.
+    The difference from S5: no continuous time. λ is learned as it is, begun on a ring inside the
+    unit circle and kept there by the double exponential; γ, learned too, keeps h as large as B x
+    whatever |λ|. One state of N complex numbers for all channels: S (1, N), S_t = S_{t-1} diag(λ) +
+    (γ B x_t)ᵀ.
 
-    form: any order of the scan, or any function of (a, b, h0) (a kernel). Output: GELU, a linear map to 2 D, GLU.
-    State: (B, N) complex.
+    form: any order of the scan, or any function of (a, b, h0) (a kernel). Output: GELU, a linear
+    map to 2 D, GLU. State: (B, N) complex.
     """
 
-    def __init__(self, d_model, *, d_state=None, r_min=0.0, r_max=1.0, max_phase=2 * math.pi, form="scan"):
+    def __init__(
+        self, d_model, *, d_state=None, r_min=0.0, r_max=1.0, max_phase=2 * math.pi, form="scan"
+    ):
         super().__init__(d_model)
         N = d_state or d_model
         in_form(form)
@@ -53,6 +56,8 @@ class LRU(Mixer):
         """Re(C h_t) for all t, and the last h."""
         lam, gamma = self.gates()
         B, C, u = as_complex(self.B), as_complex(self.C), wide(x)
-        h = in_form(self.form)(lam[None, None], gamma * torch.complex(u @ B.real.mT, u @ B.imag.mT), state)
+        h = in_form(self.form)(
+            lam[None, None], gamma * torch.complex(u @ B.real.mT, u @ B.imag.mT), state
+        )
         y = (h.real @ C.real.mT - h.imag @ C.imag.mT).to(x.dtype)
         return y, h[:, -1].clone()  # a view would keep all T states

@@ -19,25 +19,35 @@ class LSTM(Mixer):
     c_t = f_t c_{t-1} + i_t g_t        h_t = o_t tanh(c_t)        y_t = h_t
     (i, f, o) = σ, g = tanh, each of its own W x_t + R h_{t-1} + b
 
-    The difference from Elman's network: beside h there is a cell c that no matrix touches; it is only scaled and added
-    to, so what is written can stay for as long as f is near 1. The 1997 paper has no f (f = 1: never forget); the
-    forget gate is from Gers et al. 2000 (doi:10.1162/089976600300015015) and belongs to every LSTM since.
+    The difference from Elman's network: beside h there is a cell c that no matrix touches; it is
+    only scaled and added to, so what is written can stay for as long as f is near 1. The 1997 paper
+    has no f (f = 1: never forget); the forget gate is from Gers et al. 2000
+    (doi:10.1162/089976600300015015) and belongs to every LSTM since.
 
-    The rows of W, R and b are i, f, g, o, as in PyTorch. form: "fused" (PyTorch's own loop, on these parameters) or
-    "recurrent" (the equation). State: h and c, each (B, D).
+    The rows of W, R and b are i, f, g, o, as in PyTorch. form: "fused" (PyTorch's own loop, on
+    these parameters) or "recurrent" (the equation). State: h and c, each (B, D).
     """
 
     def __init__(self, d_model, *, form="fused"):
         super().__init__(d_model)
         check_form(form, "fused", "recurrent")
         self.form = form
-        self.W, self.R = nn.Linear(d_model, 4 * d_model), nn.Linear(d_model, 4 * d_model, bias=False)
+        self.W, self.R = (
+            nn.Linear(d_model, 4 * d_model),
+            nn.Linear(d_model, 4 * d_model, bias=False),
+        )
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(d_model**-0.5), d_model**-0.5)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], LSTMState]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], LSTMState]:
         wide = torch.promote_types(x.dtype, torch.float32)
-        h, c = [x.new_zeros(len(x), self.d_model, dtype=wide)] * 2 if state is None else (u.to(wide) for u in state)
+        h, c = (
+            [x.new_zeros(len(x), self.d_model, dtype=wide)] * 2
+            if state is None
+            else (u.to(wide) for u in state)
+        )
         for name, u in (("h", h), ("c", c)):
             check_shape(f"the state's {name}", u, (len(x), self.d_model))
         W, R, b = (parameter.to(wide) for parameter in (self.W.weight, self.R.weight, self.W.bias))

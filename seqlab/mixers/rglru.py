@@ -21,23 +21,34 @@ class RGLRUState(NamedTuple):
 
 
 class RGLRU(Mixer):
-    """Griffin's recurrent block around the real-gated linear recurrent unit (De et al. 2024, arXiv:2402.19427).
+    """Griffin's recurrent block around the real-gated linear recurrent unit (De et al. 2024,
+    arXiv:2402.19427).
 
     h_t = a_t h_{t-1} + √(1 - a_t²) (i_t x_t)        log a_t = -8 r_t softplus(Λ)        one number h per channel
 
-    The difference from Mamba: no B, C or wider state; r_t and i_t are sigmoid gates of x, and √(1 - a²) is tied to the
-    decay, so that h keeps the size of x however long it remembers. The very first token is written whole (its factor
-    is 1). The gates' matrices are block-diagonal, n_heads blocks. Block: W_o(gelu(W_y u) * RGLRU(conv(W_x u))). In the
-    course's equation a channel is a head with V = K = 1 and q = k = 1. State: S (B, W, 1, 1) and the last inputs of
-    the convolution.
+    The difference from Mamba: no B, C or wider state; r_t and i_t are sigmoid gates of x, and √(1 -
+    a²) is tied to the decay, so that h keeps the size of x however long it remembers. The very
+    first token is written whole (its factor is 1). The gates' matrices are block-diagonal, n_heads
+    blocks. Block: W_o(gelu(W_y u) * RGLRU(conv(W_x u))). In the course's equation a channel is a
+    head with V = K = 1 and q = k = 1. State: S (B, W, 1, 1) and the last inputs of the convolution.
 
-    Λ starts so that a channel keeps, per token at r = 1, a^8 with a² uniform in [0.81, 0.998]: the authors' code. The
-    paper's text has the power 8 inside that range. form: "scan", a form of `seqlab.core.recurrence` by its name, or any
-    function with the signature of `linear_scan` (a kernel).
+    Λ starts so that a channel keeps, per token at r = 1, a^8 with a² uniform in [0.81, 0.998]: the
+    authors' code. The paper's text has the power 8 inside that range. form: "scan", a form of
+    `seqlab.core.recurrence` by its name, or any function with the signature of `linear_scan` (a
+    kernel).
     """
 
     def __init__(
-        self, d_model, n_heads=4, *, lru_width=None, d_conv=4, bias=True, activation=None, form="scan", chunk_size=64
+        self,
+        d_model,
+        n_heads=4,
+        *,
+        lru_width=None,
+        d_conv=4,
+        bias=True,
+        activation=None,
+        form="scan",
+        chunk_size=64,
     ):
         super().__init__(d_model)
         width = lru_width or d_model
@@ -58,7 +69,9 @@ class RGLRU(Mixer):
     def _gate(self, x, weight, bias):
         """sigmoid of a block-diagonal linear map."""
         x = rearrange(x, "b t (h i) -> b t h i", h=len(weight))
-        return torch.sigmoid(rearrange(torch.einsum("bthi, hij -> bthj", x, weight) + bias, "b t h j -> b t (h j)"))
+        return torch.sigmoid(
+            rearrange(torch.einsum("bthi, hij -> bthj", x, weight) + bias, "b t h j -> b t (h j)")
+        )
 
     def _recurrence(self, x, first):
         """log a and what is written (B, T, W). `first`: the sequence starts here."""
@@ -70,7 +83,9 @@ class RGLRU(Mixer):
             scale = torch.cat([torch.ones_like(scale[:, :1]), scale[:, 1:]], dim=1)
         return log_a, (scale * (i * x)).to(x.dtype)
 
-    def project(self, x: Float[Tensor, "B T D"], state: RGLRUState | None = None) -> dict[str, Tensor]:
+    def project(
+        self, x: Float[Tensor, "B T D"], state: RGLRUState | None = None
+    ) -> dict[str, Tensor]:
         """What the recurrence reads: log a, v = √(1 - a²) i x, and q = k = 1."""
         x, _ = self.conv(self.x(x), None if state is None else state.conv)
         return self._as_heads(*self._recurrence(x, state is None))
@@ -83,7 +98,9 @@ class RGLRU(Mixer):
         """The state is the answer."""
         return y
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], RGLRUState]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], RGLRUState]:
         S, conv_state = (None, None) if state is None else state
         gate = self.activation(self.y(x))
         x, conv_state = self.conv(self.x(x), conv_state)
@@ -99,6 +116,8 @@ class RGLRU(Mixer):
 
 
 def bounded_sqrt(x):
-    """√x, its slope 1 / (2 √x) cut off at STEEPEST: a gate at a = 1 must not send an infinite gradient."""
+    """√x, its slope 1 / (2 √x) cut off at STEEPEST: a gate at a = 1 must not send an infinite
+    gradient.
+    """
     root = x.detach().sqrt()
     return root + (x - x.detach()) / (2 * root).clamp(min=1 / STEEPEST)

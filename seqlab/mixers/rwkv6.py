@@ -21,19 +21,29 @@ class RWKV6(Mixer):
 
     y_t = (S_{t-1} + v_t (u k_t)ᵀ) q_t        S_t = S_{t-1} diag(a_t) + v_t k_tᵀ        a_t = exp(-exp(d_t))
 
-    The difference from RWKV-5: the decay is chosen by the input, d_t = decay + B tanh(A x^w_t), and so is the mixing of
-    neighbours: x^j_t = x_t + (x_{t-1} - x_t)(μ_j + m_j), m_j a low-rank function of x_t + (x_{t-1} - x_t) μ_x, for
-    j = w, k, v, q, gate. Here μ is the share of x_{t-1}. The difference from GLA: the read comes before this token's
-    decay and write, the token itself is weighted by the bonus u, and the gate may fall to 0 double-exponentially.
+    The difference from RWKV-5: the decay is chosen by the input, d_t = decay + B tanh(A x^w_t), and
+    so is the mixing of neighbours: x^j_t = x_t + (x_{t-1} - x_t)(μ_j + m_j), m_j a low-rank
+    function of x_t + (x_{t-1} - x_t) μ_x, for j = w, k, v, q, gate. Here μ is the share of x_{t-1}.
+    The difference from GLA: the read comes before this token's decay and write, the token itself is
+    weighted by the bonus u, and the gate may fall to 0 double-exponentially.
 
-    q is RWKV's r. State: the last input and S. `mix_rank` and `decay_rank` are the widths of the low-rank maps (32 and
-    64 in the paper's smaller models). Starts as in the authors' code, from `layer` of `n_layers`, except that W_o
-    starts as nn.Linear does: their 0 would make every output of a new mixer 0.
-    A stack: [partial(RWKV6, layer=l, n_layers=L) for l in range(L)].
+    q is RWKV's r. State: the last input and S. `mix_rank` and `decay_rank` are the widths of the
+    low-rank maps (32 and 64 in the paper's smaller models). Starts as in the authors' code, from
+    `layer` of `n_layers`, except that W_o starts as nn.Linear does: their 0 would make every output
+    of a new mixer 0. A stack: [partial(RWKV6, layer=l, n_layers=L) for l in range(L)].
     """
 
     def __init__(
-        self, d_model, n_heads=4, *, mix_rank=32, decay_rank=64, layer=0, n_layers=1, form="chunkwise", chunk_size=16
+        self,
+        d_model,
+        n_heads=4,
+        *,
+        mix_rank=32,
+        decay_rank=64,
+        layer=0,
+        n_layers=1,
+        form="chunkwise",
+        chunk_size=16,
     ):
         super().__init__(d_model)
         in_form(form, chunk_size)  # a name that is none fails here, not at the first call
@@ -54,7 +64,9 @@ class RWKV6(Mixer):
         self.mu, self.mu_x = nn.Parameter(mu), nn.Parameter(1 - ramp**left)
         self.mix_down = nn.Parameter(torch.zeros(d_model, 5 * mix_rank))
         self.mix_up = nn.Parameter(torch.empty(5, mix_rank, d_model).uniform_(-0.01, 0.01))
-        self.q, self.k, self.v, self.gate, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(5))
+        self.q, self.k, self.v, self.gate, self.out = (
+            nn.Linear(d_model, d_model, bias=False) for _ in range(5)
+        )
         for W, gain in ((self.q, 1), (self.k, 0.1), (self.v, 1), (self.gate, 0.1)):
             nn.init.orthogonal_(W.weight, gain)
         self.norm = nn.GroupNorm(n_heads, d_model, eps=64e-5)
@@ -74,17 +86,27 @@ class RWKV6(Mixer):
         q, k, v, log_a = (rearrange(u, "b t (h k) -> b t h k", h=self.n_heads) for u in parts)
         return {"q": q, "k": k, "v": v, "log_a": log_a, "bonus": self.bonus}
 
-    def project(self, x: Float[Tensor, "B T D"], state: RWKV6State | None = None) -> dict[str, Tensor]:
-        """What `read_before_write` takes: q, k, v, the log decay of each key channel, and the bonus."""
+    def project(
+        self, x: Float[Tensor, "B T D"], state: RWKV6State | None = None
+    ) -> dict[str, Tensor]:
+        """What `read_before_write` takes: q, k, v, the log decay of each key channel, and the
+        bonus.
+        """
         return self._inputs(*self._mix(x, None if state is None else state.last)[:4])
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
-        """From what S returns to the head's output: mean and spread of each head are divided out."""
+        """From what S returns to the head's output: mean and spread of each head are divided
+        out.
+        """
         return self.norm(rearrange(y, "b t h v -> (b t) (h v)")).view_as(y)
 
-    def forward(self, x: Float[Tensor, "B T D"], state=None) -> tuple[Float[Tensor, "B T D"], RWKV6State]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], state=None
+    ) -> tuple[Float[Tensor, "B T D"], RWKV6State]:
         last, S = (None, None) if state is None else state
         *mixed, x_gate = self._mix(x, last)
-        y, S = read_before_write(in_form(self.form, self.chunk_size), **self._inputs(*mixed), state=S)
+        y, S = read_before_write(
+            in_form(self.form, self.chunk_size), **self._inputs(*mixed), state=S
+        )
         y = rearrange(self.read(y), "b t h v -> b t (h v)") * F.silu(self.gate(x_gate))
         return self.out(y), RWKV6State(x[:, -1], S)

@@ -14,16 +14,18 @@ class S4(Mixer):
 
     h_t = Ā h_{t-1} + B̄ x_t        y_t = 2 Re(C h_t) + D x_t        Ā, B̄: the bilinear rule on A = Λ - P P*
 
-    Each of the D channels is a state space of its own, V = 1: S_t = S_{t-1} Āᵀ + x_t B̄ᵀ. The difference from S4D: the
-    low rank P P* lets the modes mix, as HiPPO wants it; the kernel is then no sum of exponentials in known modes, and
-    comes from its generating function instead (`seqlab.core.rank_one`).
+    Each of the D channels is a state space of its own, V = 1: S_t = S_{t-1} Āᵀ + x_t B̄ᵀ. The
+    difference from S4D: the low rank P P* lets the modes mix, as HiPPO wants it; the kernel is then
+    no sum of exponentials in known modes, and comes from its generating function instead
+    (`seqlab.core.rank_one`).
 
-    That function is a sum without end; for a kernel of length L, C (1 - Ā^L) must stand for C. The authors train this
-    product as it is, which ties the weights to one L. Here C is trained, and the product formed by squaring Ā for
-    whatever L is asked: so any T works, and so does a state carried from part to part.
+    That function is a sum without end; for a kernel of length L, C (1 - Ā^L) must stand for C. The
+    authors train this product as it is, which ties the weights to one L. Here C is trained, and the
+    product formed by squaring Ā for whatever L is asked: so any T works, and so does a state
+    carried from part to part.
 
-    form: "convolution", or "recurrent" (the step, in O(N); what a single token takes in either form).
-    Output: GELU, a linear map to 2 D, GLU. State: (B, D, N/2) complex.
+    form: "convolution", or "recurrent" (the step, in O(N); what a single token takes in either
+    form). Output: GELU, a linear map to 2 D, GLU. State: (B, D, N/2) complex.
     """
 
     def __init__(self, d_model, *, d_state=64, dt_min=1e-3, dt_max=0.1, form="convolution"):
@@ -32,7 +34,10 @@ class S4(Mixer):
         self.form = form
         rates, P, B = (u[: d_state // 2].repeat(d_model, 1) for u in legs_dplr(d_state)[:3])
         self.log_dt = nn.Parameter(draw_dt(d_model, dt_min, dt_max).log().float())
-        self.A_log, self.A_imag = nn.Parameter((-rates.real).log().float()), nn.Parameter(rates.imag.float())
+        self.A_log, self.A_imag = (
+            nn.Parameter((-rates.real).log().float()),
+            nn.Parameter(rates.imag.float()),
+        )
         self.P, self.B = nn.Parameter(as_pairs(P)), nn.Parameter(as_pairs(B))
         self.C = nn.Parameter(torch.randn(d_model, d_state // 2, 2))
         self.skip = nn.Parameter(torch.randn(d_model))
@@ -40,7 +45,11 @@ class S4(Mixer):
 
     def system(self) -> System:
         rates = torch.complex(-wide(self.A_log).exp(), wide(self.A_imag))
-        return System(rates, *(as_complex(u) for u in (self.P, self.B, self.C)), wide(self.log_dt).exp()[:, None])
+        return System(
+            rates,
+            *(as_complex(u) for u in (self.P, self.B, self.C)),
+            wide(self.log_dt).exp()[:, None],
+        )
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B D half"] | None = None

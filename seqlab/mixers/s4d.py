@@ -15,16 +15,20 @@ class S4D(Mixer):
 
     h_t = a h_{t-1} + b x_t        y_t = 2 Re(C h_t) + D x_t        a = exp(dt A),  b = (a - 1) / A
 
-    Each of the D channels is a state space of its own, with V = 1 row and N columns: S_t = S_{t-1} diag(a) + x_t bᵀ.
-    The difference from S4: without the low rank every mode goes its own way, so the kernel is a sum of exponentials,
-    K_l = 2 Re Σ_n C_n b_n a_n^l, and either a convolution or a scan gives y. The decays do not depend on the input.
+    Each of the D channels is a state space of its own, with V = 1 row and N columns: S_t = S_{t-1}
+    diag(a) + x_t bᵀ. The difference from S4: without the low rank every mode goes its own way, so
+    the kernel is a sum of exponentials, K_l = 2 Re Σ_n C_n b_n a_n^l, and either a convolution or a
+    scan gives y. The decays do not depend on the input.
 
-    Modes come in conjugate pairs of which one half is kept, hence 2 Re. B is part of C, as in the authors' minimal
-    version; b is applied at the read, so the state is Σ a^(t-s) x_s. init: "lin", "inv", "legs", or "real" (N real
-    modes). Output: GELU, a linear map to 2 D, GLU. State: (B, D, N/2) complex, or (B, D, N) real.
+    Modes come in conjugate pairs of which one half is kept, hence 2 Re. B is part of C, as in the
+    authors' minimal version; b is applied at the read, so the state is Σ a^(t-s) x_s. init: "lin",
+    "inv", "legs", or "real" (N real modes). Output: GELU, a linear map to 2 D, GLU. State: (B, D,
+    N/2) complex, or (B, D, N) real.
     """
 
-    def __init__(self, d_model, *, d_state=64, init="lin", dt_min=1e-3, dt_max=0.1, form="convolution"):
+    def __init__(
+        self, d_model, *, d_state=64, init="lin", dt_min=1e-3, dt_max=0.1, form="convolution"
+    ):
         super().__init__(d_model)
         if init not in discretize.S4D:
             raise ValueError(f"init is {init!r}: choose one of {', '.join(discretize.S4D)}")
@@ -42,7 +46,9 @@ class S4D(Mixer):
         self.out = nn.Linear(d_model, 2 * d_model)
 
     def modes(self) -> tuple[Tensor, Tensor]:
-        """What y reads from each mode, and the log of its gate: (c, log_a), (D, N/2) complex or (D, N) real."""
+        """What y reads from each mode, and the log of its gate: (c, log_a), (D, N/2) complex or (D,
+        N) real.
+        """
         A, dt = -wide(self.A_log).exp(), wide(self.log_dt).exp()[:, None]
         if self.A_imag is None:
             return wide(self.C) * zero_order_hold(A, dt)[1], dt * A
@@ -50,7 +56,9 @@ class S4D(Mixer):
         return 2 * as_complex(self.C) * zero_order_hold(A, dt)[1], dt * A
 
     def forward(
-        self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B D N"] | Float[Tensor, "B D N"] | None = None
+        self,
+        x: Float[Tensor, "B T D"],
+        state: Complex[Tensor, "B D N"] | Float[Tensor, "B D N"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         y, state = exponential_form(self.form)(x, *self.modes(), state)
         return F.glu(self.out(F.gelu(y + self.skip * x))), state

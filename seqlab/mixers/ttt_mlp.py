@@ -8,19 +8,22 @@ from seqlab.layers.inner_loop import InnerLoop, one
 
 
 class TTTMLP(InnerLoop):
-    """TTT-MLP (Sun et al. 2024, arXiv:2407.04620): the state is a two-layer network, trained on the sequence it reads.
+    """TTT-MLP (Sun et al. 2024, arXiv:2407.04620): the state is a two-layer network, trained on the
+    sequence it reads.
 
     f(x; W) = W₂ gelu(W₁ x)        each W_t = W_s - e_t Σ_{s<j≤t} η_j g_j z_jᵀ        y_t = q_t + LN(f(q_t; W_t))
 
-    z_j is the input of that layer for the key k_j, and g_j the error ½ ‖LN(f(k_j; W_s)) - (v_j - k_j)‖² sends back to
-    its output. s is the last token of the mini-batch before; η_j, e_t and LN are as in `TTTLinear`.
+    z_j is the input of that layer for the key k_j, and g_j the error ½ ‖LN(f(k_j; W_s)) - (v_j -
+    k_j)‖² sends back to its output. s is the last token of the mini-batch before; η_j, e_t and LN
+    are as in `TTTLinear`.
 
-    The difference from TTT-Linear: a hidden layer four times as wide, so the error of W₁ comes through W₂, and what
-    is stored need no longer be linear in k. Both layers have a dual form, the second in terms of the first's output.
+    The difference from TTT-Linear: a hidden layer four times as wide, so the error of W₁ comes
+    through W₂, and what is stored need no longer be linear in k. Both layers have a dual form, the
+    second in terms of the first's output.
 
-    Everything around f: `InnerLoop` in seqlab/layers/inner_loop.py (options base_lr, mini_batch, d_conv, gate, inner_norm,
-    form). State: W₁ (B, H, 4K, K + 1) and W₂ (B, H, K, 4K + 1) with their biases, the sums of gradients since; the
-    last d_conv - 1 inputs.
+    Everything around f: `InnerLoop` in seqlab/layers/inner_loop.py (options base_lr, mini_batch,
+    d_conv, gate, inner_norm, form). State: W₁ (B, H, 4K, K + 1) and W₂ (B, H, K, 4K + 1) with their
+    biases, the sums of gradients since; the last d_conv - 1 inputs.
     """
 
     def __init__(self, d_model, n_heads=4, *, expand=4, base_lr=0.1, **options):

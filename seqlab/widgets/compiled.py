@@ -1,7 +1,7 @@
 """A compiled kernel, its source beside what every line became: HTML that needs no running kernel.
 
-The texts travel compressed inside the page, for they are long. Where scripts do not run (GitHub, a notebook that is not
-trusted) the table of numbers stays, and a sentence says what is missing.
+The texts travel compressed inside the page, for they are long. Where scripts do not run (GitHub, a
+notebook that is not trusted) the table of numbers stays, and a sentence says what is missing.
 """
 
 import ast
@@ -21,12 +21,15 @@ NAMES = {"ttir": "TTIR", "ttgir": "TTGIR", "ptx": "PTX", "amdgcn": "AMD assembly
 def compiled(report: Report) -> HTML:
     """The numbers as a table; below it source, TTIR, TTGIR and assembly, a target at a time.
 
-    A click on a line, or the arrow keys, marks one source line and all it became. Opens on the line of the most tensor
-    core instructions, or of the most lines of assembly where there is none.
+    A click on a line, or the arrow keys, marks one source line and all it became. Opens on the line
+    of the most tensor core instructions, or of the most lines of assembly where there is none.
     """
     shown = _source(report)
     stages = {
-        target: {NAMES[name]: [[line.text, line.source or 0] for line in lines] for name, lines in c.stages.items()}
+        target: {
+            NAMES[name]: [[line.text, line.source or 0] for line in lines]
+            for name, lines in c.stages.items()
+        }
         for target, c in report.targets.items()
     }
     data = {"source": shown, "targets": stages, "first": _first(report)}
@@ -35,7 +38,9 @@ def compiled(report: Report) -> HTML:
 
 
 def _first(report: Report) -> int:
-    assembly = [line for c in report.targets.values() for line in list(c.stages.values())[-1] if line.source]
+    assembly = [
+        line for c in report.targets.values() for line in list(c.stages.values())[-1] if line.source
+    ]
     dots = [line for line in assembly if TENSOR_CORES.match(line.text)]
     made = Counter(line.source for line in dots or assembly)
     return made.most_common(1)[0][0] if made else 0
@@ -43,13 +48,21 @@ def _first(report: Report) -> int:
 
 def _source(report: Report) -> list[list]:
     """[text, number] of the functions that became code, in the order of the file."""
-    lines = {line.source for c in report.targets.values() for stage in c.stages.values() for line in stage} - {None}
+    lines = {
+        line.source
+        for c in report.targets.values()
+        for stage in c.stages.values()
+        for line in stage
+    } - {None}
     if not lines:
         return []
     spans = [(min(lines), max(lines))]
     try:
         body = ast.parse("\n".join(report.source.values())).body
-        spans = [(min([n.lineno, *(d.lineno for d in getattr(n, "decorator_list", ()))]), n.end_lineno) for n in body]
+        spans = [
+            (min([n.lineno, *(d.lineno for d in getattr(n, "decorator_list", ()))]), n.end_lineno)
+            for n in body
+        ]
     except SyntaxError:  # a notebook cell with a magic command
         pass
     kept = [(a, b) for a, b in spans if any(a <= n <= b for n in lines)]
@@ -59,7 +72,10 @@ def _source(report: Report) -> list[list]:
 def _table(report: Report) -> str:
     head, *rows = report.rows()
     cells = [[html.escape(cell) for cell in row] for row in (head, *rows)]
-    body = "".join(f"<tr><th scope='row'>{r[0]}</th>{''.join(f'<td>{c}</td>' for c in r[1:])}</tr>" for r in cells[1:])
+    body = "".join(
+        f"<tr><th scope='row'>{r[0]}</th>{''.join(f'<td>{c}</td>' for c in r[1:])}</tr>"
+        for r in cells[1:]
+    )
     head = "".join(f"<th scope='col'>{c}</th>" for c in cells[0])
     title = f"<p><b>{html.escape(report.kernel)}</b>, compiled, not run</p>"
     return f"{title}<div class='wide'><table><tr>{head}</tr>{body}</table></div>"

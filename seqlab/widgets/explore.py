@@ -13,9 +13,10 @@ PLOTLY = "application/vnd.plotly.v1+json"
 def explore(draw: Callable[..., go.Figure], **controls: Any) -> w.VBox:
     """Sliders above, the figure `draw(**values)` below; each move redraws it.
 
-    A control is (low, high) or (low, high, step) for a slider, a list of choices, True or False, or an ipywidget. It
-    starts at the default value of draw's argument, if there is one: `explore(draw, half_life=(1, 64))`. The last
-    frame stays until the next one is ready. An error in `draw` is shown as one sentence, and the sliders go on working.
+    A control is (low, high) or (low, high, step) for a slider, a list of choices, True or False, or
+    an ipywidget. It starts at the default value of draw's argument, if there is one: `explore(draw,
+    half_life=(1, 64))`. The last frame stays until the next one is ready. An error in `draw` is
+    shown as one sentence, and the sliders go on working.
     """
     defaults = {name: p.default for name, p in inspect.signature(draw).parameters.items()}
     controls = {name: _control(name, spec, defaults.get(name)) for name, spec in controls.items()}
@@ -24,10 +25,13 @@ def explore(draw: Callable[..., go.Figure], **controls: Any) -> w.VBox:
     def redraw(_=None):
         try:
             shown = _figure(draw(**{name: control.value for name, control in controls.items()}))
-            out.layout.min_height = f"{shown[PLOTLY]['layout'].get('height', 320)}px"  # so that the page does not jump
+            out.layout.min_height = (
+                f"{shown[PLOTLY]['layout'].get('height', 320)}px"  # so that the page does not jump
+            )
         except Exception as error:
             shown = _sentence(error)
-        # Assigned, not printed into: the frame is replaced in one message, and it works wherever the change comes from.
+        # Assigned, not printed into: the frame is replaced in one message, and it works wherever
+        # the change comes from.
         out.outputs = ({"output_type": "display_data", "data": shown, "metadata": {}},)
 
     for control in controls.values():

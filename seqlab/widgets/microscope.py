@@ -8,14 +8,18 @@ from seqlab.widgets.explore import explore
 
 
 def microscope(mixer, x, labels=None) -> w.VBox:
-    """The state microscope, live: a slider and a play button over the tokens of x (B, T, D), and a choice of head.
+    """The state microscope, live: a slider and a play button over the tokens of x (B, T, D), and a
+    choice of head.
 
-    Opens on the last token. `labels` names the tokens. Any mixer will do: see `seqlab.microscope.observe`.
+    Opens on the last token. `labels` names the tokens. Any mixer will do: see
+    `seqlab.microscope.observe`.
     """
     trace = lru_cache(lambda head, row: observe(mixer, x, labels, head=head, row=row))
     first = trace(0, 0)
     T = len(first.labels)
-    t = w.IntSlider(T - 1, 0, T - 1, description="after token", layout=w.Layout(width="min(440px, 95%)"))
+    t = w.IntSlider(
+        T - 1, 0, T - 1, description="after token", layout=w.Layout(width="min(440px, 95%)")
+    )
     play = w.Play(min=0, max=T - 1, value=T - 1, interval=600, description="play the tokens")
     w.jslink((play, "value"), (t, "value"))
     controls = {"t": t}

@@ -1,9 +1,22 @@
-"""Every architecture of the course, as data. The contract of tests/test_mixers.py runs over every row.
+"""Every architecture of the course, as data. The contract of tests/test_mixers.py runs over every
+row.
 
 A new mixer is one file in mixers/, one row here (in the file of its family) and one oracle test.
 """
 
-from seqlab.zoo import attention, averages, delta, ffn, linear, models, others, recurrent, rwkv, selective, state_space
+from seqlab.zoo import (
+    attention,
+    averages,
+    delta,
+    ffn,
+    linear,
+    models,
+    others,
+    recurrent,
+    rwkv,
+    selective,
+    state_space,
+)
 from seqlab.zoo.row import CORE_FORMS, ChannelMixer, Recipe, Row
 
 __all__ = [

@@ -8,7 +8,9 @@ from seqlab.zoo.row import CORE_FORMS, H, Row, with_heads
 
 
 def conv_floats(*widths, d_conv=4):
-    """The last d_conv - 1 inputs of the short convolution over channels of these widths, in every head."""
+    """The last d_conv - 1 inputs of the short convolution over channels of these widths, in every
+    head.
+    """
     return (d_conv - 1) * H * sum(widths)
 
 

@@ -102,7 +102,9 @@ ROWS: list[ChannelMixer] = [
     ),
     ChannelMixer(
         "DeepSeek-V3 experts",
-        experts(partial(DeepSeekV3Router, top_k=2, n_groups=4, top_groups=2), n_shared=1, d_shared=64),
+        experts(
+            partial(DeepSeekV3Router, top_k=2, n_groups=4, top_groups=2), n_shared=1, d_shared=64
+        ),
         route=f"to the best 2 of {E} within the best groups, by sigmoid plus bias, and to one for all",
         touched=lambda D: met(D, 2) + 3 * D * 64,
         paper="arXiv:2412.19437",

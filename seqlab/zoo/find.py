@@ -1,4 +1,6 @@
-"""An entry of the zoo by what a person types: its name, its class or its file, in any case, or a part of one."""
+"""An entry of the zoo by what a person types: its name, its class or its file, in any case, or a
+part of one.
+"""
 
 import inspect
 from difflib import get_close_matches
@@ -24,7 +26,8 @@ def find(asked: str) -> Entry:
     names = {plain(e.name): e.name for e in entries}
     near = [names[n] for n in get_close_matches(wanted, names, n=3, cutoff=0.5)]
     raise ValueError(
-        f"nothing is called {asked!r}: " + (f"did you mean {', '.join(near)}?" if near else "see seqlab zoo")
+        f"nothing is called {asked!r}: "
+        + (f"did you mean {', '.join(near)}?" if near else "see seqlab zoo")
     )
 
 
@@ -57,7 +60,10 @@ def _by_class(entry, wanted):
 
 def _by_part(entry, wanted):
     files = [plain(inspect.getmodule(c).__name__.rsplit(".", 1)[1]) for c in _classes(entry)]
-    return any(wanted in text for text in [plain(entry.name), *(plain(c.__name__) for c in _classes(entry)), *files])
+    return any(
+        wanted in text
+        for text in [plain(entry.name), *(plain(c.__name__) for c in _classes(entry)), *files]
+    )
 
 
 def _classes(entry):

@@ -1,15 +1,30 @@
 """Whole models: which mixers in which order, and the sizes they were published with.
 
-Sizes bear the names of the layout's parameters (`layouts.py`); total counts parameters, active those one token meets.
+Sizes bear the names of the layout's parameters (`layouts.py`); total counts parameters, active
+those one token meets.
 """
 
 from seqlab.zoo import layouts
 from seqlab.zoo.row import Recipe
 
-MINI = {"vocab": 65536, "d_model": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8, "d_ff": 14336}
+MINI = {
+    "vocab": 65536,
+    "d_model": 4096,
+    "n_layers": 32,
+    "n_heads": 32,
+    "n_kv_heads": 8,
+    "d_ff": 14336,
+}
 MINI |= {"d_state": 16, "d_conv": 4, "expand": 2, "n_experts": 16, "top_k": 2}
 LARGE = MINI | {"d_model": 8192, "n_layers": 72, "n_heads": 64, "d_ff": 24576}
-GRIFFIN_7B = {"vocab": 256000, "d_model": 4096, "n_layers": 32, "n_heads": 32, "d_ff": 12288, "lru_width": 5632}
+GRIFFIN_7B = {
+    "vocab": 256000,
+    "d_model": 4096,
+    "n_layers": 32,
+    "n_heads": 32,
+    "d_ff": 12288,
+    "lru_width": 5632,
+}
 
 RECIPES: list[Recipe] = [
     Recipe(
@@ -17,8 +32,22 @@ RECIPES: list[Recipe] = [
         layout="all attention, ReLU MLP, LayerNorm after each sum, sinusoids added to the embedding",
         build=layouts.transformer_2017,
         published={
-            "base": {"vocab": 37000, "d_model": 512, "n_layers": 6, "n_heads": 8, "d_ff": 2048, "total": 65_000_000},
-            "big": {"vocab": 37000, "d_model": 1024, "n_layers": 6, "n_heads": 16, "d_ff": 4096, "total": 213_000_000},
+            "base": {
+                "vocab": 37000,
+                "d_model": 512,
+                "n_layers": 6,
+                "n_heads": 8,
+                "d_ff": 2048,
+                "total": 65_000_000,
+            },
+            "big": {
+                "vocab": 37000,
+                "d_model": 1024,
+                "n_layers": 6,
+                "n_heads": 16,
+                "d_ff": 4096,
+                "total": 213_000_000,
+            },
         },
         paper="arXiv:1706.03762",
         year=2017,

@@ -57,7 +57,9 @@ ROWS = [
         "TTT-MLP",
         with_heads(TTTMLP),
         gate="1: each write is a gradient step, its size chosen by the input",
-        state_floats=lambda T, D: 2 * (4 * D * (D // H + 1) + D * (4 * D // H + 1)) + (D_CONV - 1) * D,
+        state_floats=lambda T, D: (
+            2 * (4 * D * (D // H + 1) + D * (4 * D // H + 1)) + (D_CONV - 1) * D
+        ),
         forms=("dual", "primal"),
         paper="arXiv:2407.04620",
         year=2024,
@@ -88,7 +90,11 @@ ROWS = [
     ),
     Row(
         "Titans MAG",
-        partial(MemoryAsGate, attention=with_heads(Attention, window=WINDOW, form="tiled"), memory=with_heads(Titans)),
+        partial(
+            MemoryAsGate,
+            attention=with_heads(Attention, window=WINDOW, form="tiled"),
+            memory=with_heads(Titans),
+        ),
         gate="that of its memory, beside a window of attention",
         state_floats=lambda T, D: 2 * min(T, WINDOW) * D + titans_floats(T, D),
         forms=(),

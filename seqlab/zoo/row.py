@@ -9,22 +9,34 @@ import torch
 from torch import nn
 
 CORE_FORMS = ("recurrent", "parallel", "chunkwise")
-H, WINDOW, FEATURES = 4, 16, 24  # heads, window and features of the rows; any others can be asked for
+H, WINDOW, FEATURES = (
+    4,
+    16,
+    24,
+)  # heads, window and features of the rows; any others can be asked for
 
 
 @dataclass(frozen=True)
 class Row:
-    """One architecture: how to make it, what it forgets, what its state costs, where it comes from."""
+    """One architecture: how to make it, what it forgets, what its state costs, where it comes
+    from.
+    """
 
     name: str
     make: Callable[..., nn.Module]  # make(d_model, form=...) -> mixer
     gate: str  # what it chooses to forget: A_t in S_t = S_{t-1} A_t + v_t k_tᵀ
-    state_floats: Callable[[int, int], int]  # (T, d_model) -> numbers kept per sequence after T tokens
-    forms: tuple[str, ...]  # values of form=, the default first or named by the mixer; () for a mixer with one form
+    state_floats: Callable[
+        [int, int], int
+    ]  # (T, d_model) -> numbers kept per sequence after T tokens
+    forms: tuple[
+        str, ...
+    ]  # values of form=, the default first or named by the mixer; () for a mixer with one form
     paper: str
     year: int
     chapter: int
-    oracle: str  # the code or mathematics its own test compares with; none of it shared with the mixer
+    oracle: (
+        str  # the code or mathematics its own test compares with; none of it shared with the mixer
+    )
     causal: bool = True  # False: each output sees the whole sequence, so there is no state to carry
 
 
@@ -35,7 +47,9 @@ def with_heads(mixer, **options):
 
 @dataclass(frozen=True)
 class ChannelMixer:
-    """One channel mixer: how to make it, where it sends a token, how many weights meet it, where it comes from."""
+    """One channel mixer: how to make it, where it sends a token, how many weights meet it, where it
+    comes from.
+    """
 
     name: str
     make: Callable[[int], nn.Module]  # make(d_model) -> channel mixer
@@ -48,7 +62,10 @@ class ChannelMixer:
     causal: bool = True  # False: which tokens an expert serves depends on later ones
 
 
-COUNTED = ("total", "active")  # of a recipe's sizes: parameters in all, and those that one token meets
+COUNTED = (
+    "total",
+    "active",
+)  # of a recipe's sizes: parameters in all, and those that one token meets
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,9 @@ class Recipe:
 
     name: str
     layout: str  # one line: which mixers and channel mixers, in which order
-    build: Callable[..., nn.Module]  # build(**sizes) -> LanguageModel; its defaults are a tiny one over 256 bytes
+    build: Callable[
+        ..., nn.Module
+    ]  # build(**sizes) -> LanguageModel; its defaults are a tiny one over 256 bytes
     published: dict[
         str, dict[str, Any]
     ]  # model -> sizes by the names of `build`, and those COUNTED; as its source says
@@ -74,4 +93,6 @@ class Recipe:
     def full(self, model: str) -> nn.Module:
         """`model` in its published sizes on the meta device: all shapes, no numbers."""
         with torch.device("meta"):
-            return self.build(**{k: v for k, v in self.published[model].items() if k not in COUNTED})
+            return self.build(
+                **{k: v for k, v in self.published[model].items() if k not in COUNTED}
+            )

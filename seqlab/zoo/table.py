@@ -1,4 +1,6 @@
-"""The zoo as text, for `seqlab zoo` and the README (`python -m seqlab.zoo.table README.md` makes its tables anew)."""
+"""The zoo as text, for `seqlab zoo` and the README (`python -m seqlab.zoo.table README.md` makes
+its tables anew).
+"""
 
 import inspect
 import sys
@@ -47,7 +49,9 @@ def state(row: Row) -> str:
 
 def paper_link(paper: str) -> str:
     kind, number = paper.split(":", 1)
-    return f"[{paper}]({'https://arxiv.org/abs/' if kind == 'arXiv' else 'https://doi.org/'}{number})"
+    return (
+        f"[{paper}]({'https://arxiv.org/abs/' if kind == 'arXiv' else 'https://doi.org/'}{number})"
+    )
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -70,27 +74,41 @@ def channel_cells(row: ChannelMixer) -> tuple[str, ...]:
 
 def markdown() -> str:
     """The tables of the README."""
-    parts = [architectures_markdown(), WEIGHTS.replace("Weights", "*Weights*"), channel_mixers_markdown()]
+    parts = [
+        architectures_markdown(),
+        WEIGHTS.replace("Weights", "*Weights*"),
+        channel_mixers_markdown(),
+    ]
     return "\n\n".join([*parts, recipes_markdown()] if RECIPES else parts)
 
 
 def architectures_markdown() -> str:
     """One line a row, the name linked to its file."""
-    lines = ["| architecture | what it forgets | state | forms | paper | chapter |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| architecture | what it forgets | state | forms | paper | chapter |",
+        "|---|---|---|---|---|---|",
+    ]
     for family, rows in FAMILIES.items():
         lines.append(f"| *{family}* | | | | | |")
         for r in rows:
             name, gate, floats, forms, year, chapter = (c.replace("|", "\\|") for c in cells(r))
             paper = f"{paper_link(r.paper)}, {year}"
-            lines.append(f"| [{name}]({source_file(r)}) | {gate} | {floats} | {forms} | {paper} | {chapter} |")
+            lines.append(
+                f"| [{name}]({source_file(r)}) | {gate} | {floats} | {forms} | {paper} | {chapter} |"
+            )
     return "\n".join(lines)
 
 
 def channel_mixers_markdown() -> str:
-    lines = ["| channel mixer | where a token goes | weights | paper | chapter |", "|---|---|---|---|---|"]
+    lines = [
+        "| channel mixer | where a token goes | weights | paper | chapter |",
+        "|---|---|---|---|---|",
+    ]
     for r in CHANNEL_MIXERS:
         name, route, met, year, chapter = channel_cells(r)
-        lines.append(f"| [{name}]({source_file(r)}) | {route} | {met} | {paper_link(r.paper)}, {year} | {chapter} |")
+        lines.append(
+            f"| [{name}]({source_file(r)}) | {route} | {met} | {paper_link(r.paper)}, {year} | {chapter} |"
+        )
     return "\n".join(lines)
 
 
@@ -99,7 +117,9 @@ def recipes_markdown() -> str:
     lines = ["| model | layout | published sizes | paper | chapter |", "|---|---|---|---|---|"]
     for r in RECIPES:
         sizes = "; ".join(r.published)
-        lines.append(f"| {r.name} | {r.layout} | {sizes} | {paper_link(r.paper)}, {r.year} | {r.chapter:02d} |")
+        lines.append(
+            f"| {r.name} | {r.layout} | {sizes} | {paper_link(r.paper)}, {r.year} | {r.chapter:02d} |"
+        )
     return "\n".join(lines)
 
 
@@ -108,7 +128,9 @@ def rewritten(page: str) -> str:
     before, found, rest = page.partition(START)
     _, ended, after = rest.partition(END)
     if not (found and ended):
-        raise ValueError(f"the page has no tables to make anew: they stand between {START} and {END}")
+        raise ValueError(
+            f"the page has no tables to make anew: they stand between {START} and {END}"
+        )
     return f"{before}{START}\n{markdown()}\n{END}{after}"
 
 
@@ -121,7 +143,10 @@ def one(name: str) -> str:
 def call(make, first: str = "d_model") -> tuple[str, set[str]]:
     """The call that makes what a row's factory makes, as Python, and the imports it needs."""
     made, options = unwrap(make)
-    imports, arguments = {f"from {made.__module__} import {made.__name__}"}, [first] if first else []
+    imports, arguments = (
+        {f"from {made.__module__} import {made.__name__}"},
+        [first] if first else [],
+    )
     for name, value in options.items():
         if isinstance(value, partial):
             inner, more = call(value, "")
@@ -139,9 +164,16 @@ def call(make, first: str = "d_model") -> tuple[str, set[str]]:
 def _part(row: Row | ChannelMixer) -> str:
     # The docstring says it all: paper, equation, and the one line that differs from the neighbour.
     code, imports = call(row.make)
-    facts = {"the small example": "\n".join([*sorted(imports), code]), "options": _options(unwrap(row.make)[0])}
+    facts = {
+        "the small example": "\n".join([*sorted(imports), code]),
+        "options": _options(unwrap(row.make)[0]),
+    }
     if isinstance(row, Row):
-        facts = {"forgets": row.gate, "state": _state(row), "forms": ", ".join(row.forms) or "one"} | facts
+        facts = {
+            "forgets": row.gate,
+            "state": _state(row),
+            "forms": ", ".join(row.forms) or "one",
+        } | facts
     else:
         facts = {"a token goes": row.route, "weights": f"{weights(row)}, {D} wide"} | facts
         if described(row) is not unwrap(row.make)[0]:
@@ -187,7 +219,10 @@ def _model(r: Recipe) -> str:
 
 def _lines(facts: dict[str, str]) -> str:
     width = max(map(len, facts)) + 2
-    return "\n".join(f"{name:{width}}{value.replace(chr(10), chr(10) + ' ' * width)}" for name, value in facts.items())
+    return "\n".join(
+        f"{name:{width}}{value.replace(chr(10), chr(10) + ' ' * width)}"
+        for name, value in facts.items()
+    )
 
 
 if __name__ == "__main__":

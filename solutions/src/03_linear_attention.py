@@ -96,8 +96,17 @@ check("03.1", phi)
 def picture_of_feature_map():
     x = torch.linspace(-4, 2, 121)
     yours = go.Scatter(x=x, y=phi(x), name="your φ(x)", line_color=COLORS["k"])
-    exp = go.Scatter(x=x, y=x.exp(), name="exp(x)", line={"color": COLORS["softmax"], "dash": "dash"})
-    return figure(yours, exp, title="φ is positive and has a slope everywhere", x="x", y="feature", height=320)
+    exp = go.Scatter(
+        x=x, y=x.exp(), name="exp(x)", line={"color": COLORS["softmax"], "dash": "dash"}
+    )
+    return figure(
+        yours,
+        exp,
+        title="φ is positive and has a slope everywhere",
+        x="x",
+        y="feature",
+        height=320,
+    )
 
 
 # %% [markdown]
@@ -144,14 +153,23 @@ check("03.2", write)
 def picture_of_memory():
     torch.manual_seed(0)
     keys, values, S = torch.eye(4), torch.randn(4, 3), torch.zeros(1, 1, 3, 4)
-    fig = make_subplots(1, 4, subplot_titles=[f"after token {t}" for t in range(4)], shared_yaxes=True)
+    fig = make_subplots(
+        1, 4, subplot_titles=[f"after token {t}" for t in range(4)], shared_yaxes=True
+    )
     for t in range(4):
         S = write(S, keys[t].view(1, 1, 4), values[t].view(1, 1, 3))
         fig.add_heatmap(z=S[0, 0], row=1, col=t + 1, coloraxis="coloraxis")
-    fig.update_layout(template="seqlab", height=300, margin_t=90, coloraxis={"colorscale": SIGNED, "cmid": 0})
+    fig.update_layout(
+        template="seqlab",
+        height=300,
+        margin_t=90,
+        coloraxis={"colorscale": SIGNED, "cmid": 0},
+    )
     fig.update_yaxes(title_text="entry of v", autorange="reversed", dtick=1, col=1)
     fig.update_xaxes(title_text="column", dtick=1)
-    return fig.update_layout(title_text="One-hot keys: each value gets a column of its own")
+    return fig.update_layout(
+        title_text="One-hot keys: each value gets a column of its own"
+    )
 
 
 # %% [markdown]
@@ -249,7 +267,9 @@ if smeared is not ...:  # predict first
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_5", "locked": false, "schema_version": 3, "solution": true, "task": false}
 ### BEGIN SOLUTION
-cache = 28 * 2 * 32_768 * 4 * 128 * 2  # layers, k and v, tokens, key-value heads, width, bytes
+cache = (
+    28 * 2 * 32_768 * 4 * 128 * 2
+)  # layers, k and v, tokens, key-value heads, width, bytes
 state = 28 * 10 * (192 + 1) * 128 * 4  # layers, heads, V + 1 rows, K columns, bytes
 cache_over_state = cache / state
 ### END SOLUTION
@@ -270,7 +290,9 @@ check("03.5", cache_over_state)
 
 # %%
 if isinstance(cache_over_state, (int, float)) and cache_over_state > 0:
-    print(f"With your number, cache and state are equally large after {32_768 / cache_over_state:,.0f} tokens.")
+    print(
+        f"With your number, cache and state are equally large after {32_768 / cache_over_state:,.0f} tokens."
+    )
 
 # %% [markdown]
 # ## 03.6  The recurrent form
@@ -368,15 +390,24 @@ check("03.7", all_pairs)
 def picture_of_weights():
     torch.manual_seed(0)
     T = 12
-    q, k, v = phi(torch.randn(1, T, 1, 4)), phi(torch.randn(1, T, 1, 4)), torch.eye(T).view(1, T, 1, T)
+    q, k, v = (
+        phi(torch.randn(1, T, 1, 4)),
+        phi(torch.randn(1, T, 1, 4)),
+        torch.eye(T).view(1, T, 1, T),
+    )
     weights = fold(q, k, v)[0][0, :, 0], all_pairs(q, k, v)[0, :, 0]
     fig = make_subplots(1, 2, subplot_titles=["from your fold", "from your all_pairs"])
     for i, w in enumerate(weights):
         fig.add_heatmap(z=w, row=1, col=i + 1, coloraxis="coloraxis")
-    fig.update_layout(template="seqlab", height=380, margin_t=90, coloraxis={"colorscale": WEIGHTS, "cmin": 0})
-    fig.update_yaxes(title_text="reading token t", autorange="reversed", col=1).update_yaxes(
-        autorange="reversed", col=2
+    fig.update_layout(
+        template="seqlab",
+        height=380,
+        margin_t=90,
+        coloraxis={"colorscale": WEIGHTS, "cmin": 0},
     )
+    fig.update_yaxes(
+        title_text="reading token t", autorange="reversed", col=1
+    ).update_yaxes(autorange="reversed", col=2)
     fig.update_xaxes(title_text="stored token j")
     return fig.update_layout(title_text="Two forms, one matrix of weights")
 
@@ -430,7 +461,9 @@ def row_sums():
     torch.manual_seed(0)
     q, k = phi(torch.randn(1, 6, 1, 4)), phi(torch.randn(1, 6, 1, 4))
     weights = normalised(q, k, torch.eye(6).view(1, 6, 1, 6))[0][0, :, 0]
-    return "Your weights of each token sum to " + ", ".join(f"{w:.3f}" for w in weights.sum(-1).tolist())
+    return "Your weights of each token sum to " + ", ".join(
+        f"{w:.3f}" for w in weights.sum(-1).tolist()
+    )
 
 
 when_written(row_sums)
@@ -461,7 +494,9 @@ def moved_by_the_last_key(stream):
     q, k, v = torch.rand(1, 6, 1, 4), torch.rand(1, 6, 1, 4), torch.randn(1, 6, 1, 3)
     S, z = torch.ones(1, 1, 3, 4), torch.ones(1, 1, 4)
     k_other = torch.cat([k[:, :-1], 3 * k[:, -1:]], dim=1)
-    moved = (stream(q, k, v, S, z)[0] - stream(q, k_other, v, S, z)[0]).abs().amax((0, 2, 3)) > 1e-6
+    moved = (stream(q, k, v, S, z)[0] - stream(q, k_other, v, S, z)[0]).abs().amax(
+        (0, 2, 3)
+    ) > 1e-6
     return f"Does y_t move when only the last key changes? {moved.tolist()}"
 
 
@@ -589,15 +624,29 @@ def picture_of_times():
     forms = {
         "fold": (fold, COLORS["state"]),
         "all_pairs": (all_pairs, COLORS["attention"]),
-        "chunked, C = 64": (lambda q, k, v: chunked(q, k, v, chunk_size=64), COLORS["q"]),
+        "chunked, C = 64": (
+            lambda q, k, v: chunked(q, k, v, chunk_size=64),
+            COLORS["q"],
+        ),
     }
     lines = []
     for name, (form, colour) in forms.items():
         inputs = {T: torch.randn(3, 1, T, 1, 64) for T in lengths}
         ms = [1000 * seconds(lambda form=form, x=x: form(*x)) for x in inputs.values()]
-        lines.append(go.Scatter(x=lengths, y=ms, name=name, mode="lines+markers", line_color=colour))
-    fig = figure(*lines, title="Chunks grow like the loop, at a fraction of its time", x="tokens T", y="milliseconds")
-    return fig.update_xaxes(type="log", tickvals=lengths).update_yaxes(type="log", dtick=1)
+        lines.append(
+            go.Scatter(
+                x=lengths, y=ms, name=name, mode="lines+markers", line_color=colour
+            )
+        )
+    fig = figure(
+        *lines,
+        title="Chunks grow like the loop, at a fraction of its time",
+        x="tokens T",
+        y="milliseconds",
+    )
+    return fig.update_xaxes(type="log", tickvals=lengths).update_yaxes(
+        type="log", dtick=1
+    )
 
 
 # %% [markdown]

@@ -124,9 +124,14 @@ check("04.2", half_life)
 def picture_of_fading():
     n = torch.arange(401)
     lines = [
-        go.Scatter(x=n, y=gamma**n, name=f"h = {h}", line_color=LINES[h]) for h, gamma in enumerate(decays(4).tolist())
+        go.Scatter(x=n, y=gamma**n, name=f"h = {h}", line_color=LINES[h])
+        for h, gamma in enumerate(decays(4).tolist())
     ]
-    fig = figure(*lines, title="Each head remembers about twice as long as the one before", x="tokens since the write")
+    fig = figure(
+        *lines,
+        title="Each head remembers about twice as long as the one before",
+        x="tokens since the write",
+    )
     fig.add_hline(y=0.5, line={"dash": "dot", "color": COLORS["softmax"]})
     if isinstance(half_life, (int, float)):
         fig.add_scatter(
@@ -239,13 +244,20 @@ check("04.4", decay_mask)
 @when_written
 def picture_of_mask():
     gammas = torch.tensor([0.7, 1 - 2**-5])
-    fig = make_subplots(1, 2, subplot_titles=["γ = 0.7", "γ = 1 - 2⁻⁵, RetNet's first head"])
+    fig = make_subplots(
+        1, 2, subplot_titles=["γ = 0.7", "γ = 1 - 2⁻⁵, RetNet's first head"]
+    )
     for i, D in enumerate(decay_mask(gammas, 24)):
         fig.add_heatmap(z=D, row=1, col=i + 1, coloraxis="coloraxis")
     fig.update_layout(
-        template="seqlab", height=380, margin_t=90, coloraxis={"colorscale": WEIGHTS, "cmin": 0, "cmax": 1}
+        template="seqlab",
+        height=380,
+        margin_t=90,
+        coloraxis={"colorscale": WEIGHTS, "cmin": 0, "cmax": 1},
     )
-    fig.update_yaxes(autorange="reversed").update_yaxes(title_text="reading token i", col=1)
+    fig.update_yaxes(autorange="reversed").update_yaxes(
+        title_text="reading token i", col=1
+    )
     fig.update_xaxes(title_text="stored token j")
     return fig.update_layout(title_text="A stronger decay is a narrower band")
 
@@ -346,10 +358,14 @@ def rotate(x, start):
     ### BEGIN SOLUTION
     T, K = x.shape[1], x.shape[-1]
     theta = 10000 ** -torch.linspace(0, 1, K // 2)
-    angle = (torch.arange(start, start + T)[:, None] * theta)[:, None]  # (T, 1, K/2): one for all heads
+    angle = (torch.arange(start, start + T)[:, None] * theta)[
+        :, None
+    ]  # (T, 1, K/2): one for all heads
     cos, sin = angle.cos(), angle.sin()
     a, b = x[..., 0::2], x[..., 1::2]
-    return rearrange([a * cos - b * sin, b * cos + a * sin], "two b t h p -> b t h (p two)")
+    return rearrange(
+        [a * cos - b * sin, b * cos + a * sin], "two b t h p -> b t h (p two)"
+    )
     ### END SOLUTION
 
 
@@ -386,7 +402,10 @@ def suspect(q, k, v, gamma, S, start):
     ys = []
     for t in range(q.shape[1]):
         here = torch.tensor([t])
-        q_t, k_t = (position.rotate(x[:, t : t + 1], here, theta, interleaved=True)[:, 0] for x in (q, k))
+        q_t, k_t = (
+            position.rotate(x[:, t : t + 1], here, theta, interleaved=True)[:, 0]
+            for x in (q, k)
+        )
         S = S + v[:, t, :, :, None] * k_t[..., None, :]
         S = gamma[:, None, None] * S
         ys.append(torch.einsum("bhvk, bhk -> bhv", S, q_t))
@@ -400,14 +419,25 @@ def symptoms(decoder):
     gamma, empty = torch.tensor([0.5, 0.9]), torch.zeros(1, 2, 4, 4)
     one, S = decoder(q[:, :1], k[:, :1], v[:, :1], gamma, empty, 0)
     factor = one / ((q * k).sum(-1, keepdim=True) * v)[:, :1]
-    written = S / (v[:, 0, :, :, None] * k[:, 0, :, None, :])  # position 0 turns nothing
+    written = S / (
+        v[:, 0, :, :, None] * k[:, 0, :, None, :]
+    )  # position 0 turns nothing
     whole, _ = decoder(q, k, v, gamma, empty, 0)
     first, S = decoder(q[:, :5], k[:, :5], v[:, :5], gamma, empty, 0)
     second, _ = decoder(q[:, 5:], k[:, 5:], v[:, 5:], gamma, S, 5)
     gap = (torch.cat([first, second], dim=1) - whole).abs().amax(dim=(0, 2, 3))
-    print("one token, empty state: y is (k·q) v times", [round(x, 3) for x in factor[0, 0, :, 0].tolist()])
-    print("one token, empty state: S is v kᵀ times", [round(x, 3) for x in written[0, :, 0, 0].tolist()])
-    print("a text of 8 tokens in two parts, differs from the whole by", [round(x, 2) for x in gap.tolist()])
+    print(
+        "one token, empty state: y is (k·q) v times",
+        [round(x, 3) for x in factor[0, 0, :, 0].tolist()],
+    )
+    print(
+        "one token, empty state: S is v kᵀ times",
+        [round(x, 3) for x in written[0, :, 0, 0].tolist()],
+    )
+    print(
+        "a text of 8 tokens in two parts, differs from the whole by",
+        [round(x, 2) for x in gap.tolist()],
+    )
 
 
 symptoms(suspect)
@@ -425,7 +455,10 @@ def mended(q, k, v, gamma, S, start):
     ys = []
     for t in range(q.shape[1]):
         here = torch.tensor([start + t])
-        q_t, k_t = (position.rotate(x[:, t : t + 1], here, theta, interleaved=True)[:, 0] for x in (q, k))
+        q_t, k_t = (
+            position.rotate(x[:, t : t + 1], here, theta, interleaved=True)[:, 0]
+            for x in (q, k)
+        )
         S = gamma[:, None, None] * S
         S = S + v[:, t, :, :, None] * k_t[..., None, :]
         ys.append(torch.einsum("bhvk, bhk -> bhv", S, q_t))
@@ -494,7 +527,11 @@ def chunkwise(q, k, v, gamma, state=None, chunk_size=64):
         n = qc.shape[2]
         i = torch.arange(n)
         distance = i[:, None] - i
-        D = (distance * log_gamma[..., None]).masked_fill(distance < 0, -torch.inf).exp()  # (H, n, n)
+        D = (
+            (distance * log_gamma[..., None])
+            .masked_fill(distance < 0, -torch.inf)
+            .exp()
+        )  # (H, n, n)
         since_start = ((i + 1) * log_gamma).exp()[..., None]  # (H, n, 1)
         to_end = ((n - 1 - i) * log_gamma).exp()[..., None]
         ys.append((qc @ kc.mT * D) @ vc + since_start * (qc @ S.mT))
@@ -540,7 +577,12 @@ def picture_of_chunk_sizes():
             times.append(time.perf_counter() - start)
         ms.append(1000 * min(times))
     line = go.Scatter(x=sizes, y=ms, mode="lines+markers", line_color=COLORS["q"])
-    fig = figure(line, title="Chunks neither too short nor too long are the fastest", x="chunk_size", y="ms")
+    fig = figure(
+        line,
+        title="Chunks neither too short nor too long are the fastest",
+        x="chunk_size",
+        y="ms",
+    )
     return fig.update_xaxes(type="log", tickvals=sizes, ticktext=sizes).update_yaxes(
         type="log", dtick=1, title_text="ms"
     )

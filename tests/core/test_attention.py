@@ -34,7 +34,9 @@ def draw(T_q=T, T_k=T, kv_heads=H):
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("options", [{}, {"causal": True}, {"causal": True, "window": 3}, {"scale": 0.7}])
+@pytest.mark.parametrize(
+    "options", [{}, {"causal": True}, {"causal": True, "window": 3}, {"scale": 0.7}]
+)
 def test_against_one_query_at_a_time(kv_heads, options):
     """Each query alone, in plain loops: softmax over what it may see."""
     q, k, v = draw(kv_heads=kv_heads)
@@ -54,17 +56,23 @@ def test_against_one_query_at_a_time(kv_heads, options):
 def test_against_pytorch_with_gradients(causal):
     ours, theirs = [x.requires_grad_() for x in draw()], None
     y = attend(*ours, causal=causal)
-    theirs = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in ours), is_causal=causal).transpose(1, 2)
+    theirs = F.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in ours), is_causal=causal
+    ).transpose(1, 2)
     torch.testing.assert_close(y, theirs)
     weight = torch.randn_like(y)
-    for a, b in zip(*(torch.autograd.grad((out * weight).sum(), ours) for out in (y, theirs)), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad((out * weight).sum(), ours) for out in (y, theirs)), strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 
 def test_log_sum_exp_against_pytorchs_cpu_kernel():
     q, k, v = draw()
     v = torch.randn(B, T, H, K, **F64)  # that kernel wants K = V
-    y, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*(x.transpose(1, 2) for x in (q, k, v)))
+    y, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        *(x.transpose(1, 2) for x in (q, k, v))
+    )
     ours, ours_lse = attend(q, k, v, return_lse=True)
     torch.testing.assert_close(ours, y.transpose(1, 2))
     torch.testing.assert_close(ours_lse, lse.transpose(1, 2))
@@ -140,26 +148,36 @@ def test_tiles_in_either_order_are_the_whole_with_gradients(seen, tile, order):
     for (T_q, T_k), heads in product(LENGTHS, (4, 2, 1)):
         inputs = draw(T_q, T_k, heads)
         weights = torch.randn(B, T_q, H, V, **F64), torch.randn(B, T_q, H, **F64)
-        whole = outputs_and_gradients(lambda *x: attend(*x, return_lse=True, **seen), inputs, weights)
+        whole = outputs_and_gradients(
+            lambda *x: attend(*x, return_lse=True, **seen), inputs, weights
+        )
         tiled = outputs_and_gradients(
-            lambda *x: attend_tiled(*x, return_lse=True, tile=tile, order=order, **seen), inputs, weights
+            lambda *x: attend_tiled(*x, return_lse=True, tile=tile, order=order, **seen),
+            inputs,
+            weights,
         )
         assert_all_equal(tiled, whole)
 
 
 def test_the_backward_by_recomputation_is_autograds():
-    """attend_backward, called by hand with what the forward kept: q, k, v, y and one number per query."""
+    """attend_backward, called by hand with what the forward kept: q, k, v, y and one number per
+    query.
+    """
     q, k, v = (x.requires_grad_() for x in draw(9, 12, kv_heads=2))
     y, lse = attend(q, k, v, causal=True, window=5, return_lse=True)
     dy, dlse = torch.randn_like(y), torch.randn_like(lse)
     expected = torch.autograd.grad([y, lse], [q, k, v], [dy, dlse])
-    ours = attend_backward(dy, *(x.detach() for x in (q, k, v, y, lse)), dlse=dlse, causal=True, window=5, tile=(4, 5))
+    ours = attend_backward(
+        dy, *(x.detach() for x in (q, k, v, y, lse)), dlse=dlse, causal=True, window=5, tile=(4, 5)
+    )
     assert_all_equal(ours, expected)
 
 
 def test_gradients_against_finite_differences():
     inputs = [x.requires_grad_() for x in (torch.randn(1, 4, 2, 3, **F64) for _ in range(3))]
-    assert torch.autograd.gradcheck(lambda *x: attend_tiled(*x, causal=True, tile=(2, 3), return_lse=True), inputs)
+    assert torch.autograd.gradcheck(
+        lambda *x: attend_tiled(*x, causal=True, tile=(2, 3), return_lse=True), inputs
+    )
 
 
 def test_a_second_derivative_through_tiles_is_refused():
@@ -170,7 +188,9 @@ def test_a_second_derivative_through_tiles_is_refused():
 
 @pytest.mark.parametrize("order", ["fa1", "fa2"])
 def test_queries_that_see_nothing_give_zero_and_no_nan(order):
-    """In tiles that are masked in part, in tiles that are skipped, and in the gradients of y and of lse."""
+    """In tiles that are masked in part, in tiles that are skipped, and in the gradients of y and of
+    lse.
+    """
     q, k, v = (x.requires_grad_() for x in draw(T_q=9, T_k=3))
     y, lse = attend_tiled(q, k, v, causal=True, return_lse=True, tile=(4, 4), order=order)
     assert (y[:, :6] == 0).all() and (lse[:, :6] == -torch.inf).all()
@@ -203,16 +223,23 @@ def test_no_tensor_grows_faster_than_the_sequence(order):
         return sizes.largest
 
     for T in (256, 512):
-        assert largest(lambda *x: attend_tiled(*x, causal=True, tile=(32, 32), order=order), T) <= T * 8
+        assert (
+            largest(lambda *x: attend_tiled(*x, causal=True, tile=(32, 32), order=order), T)
+            <= T * 8
+        )
         assert largest(lambda *x: attend(*x, causal=True), T) >= T * T
 
 
 def test_a_tile_is_visited_where_some_pair_is_visible_and_masked_where_some_is_not():
-    for (T_q, T_k), tile, seen in product([(11, 11), (5, 13), (13, 5)], [(4, 3), (5, 5), (1, 16)], SEEN):
+    for (T_q, T_k), tile, seen in product(
+        [(11, 11), (5, 13), (13, 5)], [(4, 3), (5, 5), (1, 16)], SEEN
+    ):
         options = {name: x for name, x in seen.items() if name != "scale"}
         allowed = torch.ones(T_q, T_k, dtype=torch.bool)
         if options.get("causal"):
-            allowed = causal_mask(T_q, T_k, **{name: x for name, x in options.items() if name != "causal"})
+            allowed = causal_mask(
+                T_q, T_k, **{name: x for name, x in options.items() if name != "causal"}
+            )
         drawn = torch.zeros_like(allowed)
         for rows, cols, hidden in visible_tiles(T_q, T_k, **options, tile=tile):
             assert allowed[rows, cols].any() and (hidden is None) == bool(allowed[rows, cols].all())
@@ -222,9 +249,13 @@ def test_a_tile_is_visited_where_some_pair_is_visible_and_masked_where_some_is_n
 
 
 def test_how_many_tiles_are_visited_and_masked():
-    """Causal: a triangle, masks on its diagonal. A window of W: about W / tile of them a row, whatever T."""
+    """Causal: a triangle, masks on its diagonal. A window of W: about W / tile of them a row,
+    whatever T.
+    """
     count = lambda **seen: len(visible_tiles(1024, 1024, tile=(64, 64), **seen))  # noqa: E731
-    masked = [t for t in visible_tiles(1024, 1024, causal=True, tile=(64, 64)) if t.hidden is not None]
+    masked = [
+        t for t in visible_tiles(1024, 1024, causal=True, tile=(64, 64)) if t.hidden is not None
+    ]
     assert (count(), count(causal=True), len(masked)) == (256, 136, 16)
     assert all(t.rows == t.cols for t in masked)
     assert len({id(t.hidden) for t in masked}) == 1  # one mask serves the whole diagonal
@@ -233,10 +264,14 @@ def test_how_many_tiles_are_visited_and_masked():
 
 def test_tiled_takes_bf16_and_sums_in_float32():
     q, k, v = (x.float() for x in draw(T_q=200, T_k=200))
-    exact, exact_lse = attend(q.bfloat16().float(), k.bfloat16().float(), v.bfloat16().float(), return_lse=True)
+    exact, exact_lse = attend(
+        q.bfloat16().float(), k.bfloat16().float(), v.bfloat16().float(), return_lse=True
+    )
     y, lse = attend_tiled(q.bfloat16(), k.bfloat16(), v.bfloat16(), return_lse=True, tile=(32, 32))
     assert y.dtype == torch.bfloat16 and lse.dtype == torch.float32
-    torch.testing.assert_close(y, exact.bfloat16(), rtol=2**-7, atol=1e-5)  # one rounding, at the end
+    torch.testing.assert_close(
+        y, exact.bfloat16(), rtol=2**-7, atol=1e-5
+    )  # one rounding, at the end
     torch.testing.assert_close(lse, exact_lse)
 
 
@@ -266,10 +301,14 @@ def test_tiled_against_pytorchs_cpu_kernel(order):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 11])
 def test_keys_split_over_n_parts_and_merged_are_the_whole(n):
-    """Split-K decoding: each worker reads its part of the cache; y and lse are all it needs to send."""
+    """Split-K decoding: each worker reads its part of the cache; y and lse are all it needs to
+    send.
+    """
 
     def split(q, k, v):
-        parts = [attend(q, *kv, return_lse=True) for kv in zip(k.chunk(n, 1), v.chunk(n, 1), strict=True)]
+        parts = [
+            attend(q, *kv, return_lse=True) for kv in zip(k.chunk(n, 1), v.chunk(n, 1), strict=True)
+        ]
         y, lse = parts[0]
         for part in parts[1:]:
             y, lse = merge(y, lse, *part)
@@ -281,7 +320,9 @@ def test_keys_split_over_n_parts_and_merged_are_the_whole(n):
 
 
 def test_the_order_of_a_ring_does_not_matter():
-    """Ring attention: each rank holds a block of queries, and the blocks of keys come past in any order."""
+    """Ring attention: each rank holds a block of queries, and the blocks of keys come past in any
+    order.
+    """
     q, k, v = draw(T_q=12, T_k=12)
     whole = attend(q, k, v, causal=True, return_lse=True)
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
@@ -289,7 +330,9 @@ def test_the_order_of_a_ring_does_not_matter():
             mine, state = slice(3 * rank, 3 * rank + 3), None
             for block in order:
                 theirs = slice(3 * block, 3 * block + 3)
-                mask = causal_mask(12, 12)[mine, theirs]  # later ranks' blocks: nothing to see, lse = -inf
+                mask = causal_mask(12, 12)[
+                    mine, theirs
+                ]  # later ranks' blocks: nothing to see, lse = -inf
                 part = attend(q[:, mine], k[:, theirs], v[:, theirs], mask=mask, return_lse=True)
                 state = part if state is None else merge(*state, *part)
             assert_all_equal(state, [x[:, mine] for x in whole])
@@ -305,7 +348,10 @@ def test_merging_is_associative_commutative_and_nothing_is_its_zero():
 
 
 def test_merging_with_nothing_has_finite_gradients():
-    y, lse = torch.randn(2, 3, **F64, requires_grad=True), torch.tensor([-torch.inf, 1.0], **F64, requires_grad=True)
+    y, lse = (
+        torch.randn(2, 3, **F64, requires_grad=True),
+        torch.tensor([-torch.inf, 1.0], **F64, requires_grad=True),
+    )
     empty = torch.full_like(lse, -torch.inf)
     merged, merged_lse = merge(y, lse, torch.zeros_like(y), empty)
     (merged.sum() + merged_lse.exp().sum()).backward()
@@ -318,7 +364,9 @@ def test_pytorchs_attention_is_attend_at_any_shape(seen, width):
     for (T_q, T_k), heads in product([(11, 11), (5, 11), (1, 7)], (4, 2)):
         q, k, _ = draw(T_q, T_k, heads)
         v = torch.randn(B, T_k, heads, width, **F64)
-        torch.testing.assert_close(attend_sdpa(q, k, v, **seen), attend(q, k, v, **seen), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            attend_sdpa(q, k, v, **seen), attend(q, k, v, **seen), rtol=1e-9, atol=1e-9
+        )
 
 
 def test_a_form_is_a_name_or_a_function():
@@ -330,7 +378,9 @@ def test_a_mask_by_hand_is_the_causal_one_and_joins_it():
     q, k, v = draw()
     mask = causal_mask(T, T, window=4)
     torch.testing.assert_close(attend(q, k, v, mask=mask), attend(q, k, v, causal=True, window=4))
-    torch.testing.assert_close(attend(q, k, v, causal=True, mask=mask.mT), attend(q, k, v, mask=torch.eye(T) > 0))
+    torch.testing.assert_close(
+        attend(q, k, v, causal=True, mask=mask.mT), attend(q, k, v, mask=torch.eye(T) > 0)
+    )
     heads = torch.stack([mask, ~mask, mask, mask | True])
     torch.testing.assert_close(attend(q, k, v, mask=heads)[:, :, 3], attend(q, k, v)[:, :, 3])
 
@@ -341,7 +391,10 @@ def test_a_bias_is_added_to_the_scores():
     bias = torch.zeros(T, T, **F64).masked_fill(~causal_mask(T, T), -torch.inf)
     torch.testing.assert_close(attend(q, k, v, bias=bias), attend(q, k, v, causal=True))
     per_key = torch.randn(T, **F64)
-    q1, k1 = F.pad(q, (0, 1), value=1.0), torch.cat([k, per_key[None, :, None, None].expand(B, T, H, 1)], -1)
+    q1, k1 = (
+        F.pad(q, (0, 1), value=1.0),
+        torch.cat([k, per_key[None, :, None, None].expand(B, T, H, 1)], -1),
+    )
     ours = attend(q, k, v, bias=per_key.expand(T, T), scale=1.0)
     torch.testing.assert_close(ours, attend(q1, k1, v, scale=1.0))
 
@@ -366,7 +419,11 @@ def test_longformers_window_reaches_further_when_dilated():
     assert plain[4].nonzero().flatten().tolist() == [3, 4, 5]
     assert dilated[4].nonzero().flatten().tolist() == [1, 4, 7]
     mask = longformer_mask(9, window=2, n_global=[6])
-    assert mask[6].all() and mask[:, 6].all() and mask.sum() == plain.sum() + 2 * 9 - 1 - plain[6].sum() * 2 + 1
+    assert (
+        mask[6].all()
+        and mask[:, 6].all()
+        and mask.sum() == plain.sum() + 2 * 9 - 1 - plain[6].sum() * 2 + 1
+    )
     assert torch.equal(longformer_mask(9, window=4, causal=True), causal_mask(9, 9, window=3))
 
 
@@ -374,7 +431,9 @@ def test_longformers_window_reaches_further_when_dilated():
 def transformers():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
+        return pytest.importorskip(
+            "transformers", reason="needs transformers: pip install -e '.[test]'"
+        )
 
 
 @pytest.mark.oracle
@@ -382,7 +441,9 @@ def test_longformer_mask_against_transformers(transformers):
     """Their sliding chunks with global tokens, whose own projections are set to the local ones."""
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
-    config = transformers.LongformerConfig(hidden_size=24, num_attention_heads=H, attention_window=[4])
+    config = transformers.LongformerConfig(
+        hidden_size=24, num_attention_heads=H, attention_window=[4]
+    )
     theirs, T = LongformerSelfAttention(config, 0).double().eval(), 20
     for name in ("query", "key", "value"):
         getattr(theirs, f"{name}_global").load_state_dict(getattr(theirs, name).state_dict())
@@ -396,15 +457,22 @@ def test_longformer_mask_against_transformers(transformers):
             is_index_global_attn=is_global,
             is_global_attn=True,
         )[0]
-        q, k, v = (getattr(theirs, name)(x).unflatten(-1, (H, -1)) for name in ("query", "key", "value"))
+        q, k, v = (
+            getattr(theirs, name)(x).unflatten(-1, (H, -1)) for name in ("query", "key", "value")
+        )
     ours = attend(q, k, v, mask=longformer_mask(T, window=4, n_global=[0, 9]))
     torch.testing.assert_close(ours.flatten(2), y, rtol=0, atol=1e-6)  # their softmax is float32
 
 
 @pytest.mark.oracle
 def test_bigbird_mask_against_transformers(transformers):
-    """Their window and global blocks are ours, and they add as many others; which ones is their dice."""
-    from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention, BigBirdModel
+    """Their window and global blocks are ours, and they add as many others; which ones is their
+    dice.
+    """
+    from transformers.models.big_bird.modeling_big_bird import (
+        BigBirdBlockSparseAttention,
+        BigBirdModel,
+    )
 
     n, block, n_random = 12, 4, 2
     config = transformers.BigBirdConfig(
@@ -414,11 +482,18 @@ def test_bigbird_mask_against_transformers(transformers):
         num_random_blocks=n_random,
         max_position_embeddings=n * block,
     )
-    theirs, x = BigBirdBlockSparseAttention(config, seed=0).double().train(), torch.randn(1, n * block, 24, **F64)
-    blocked, band, rows, cols = BigBirdModel.create_masks_for_block_sparse_attn(torch.ones(1, n * block, **F64), block)
+    theirs, x = (
+        BigBirdBlockSparseAttention(config, seed=0).double().train(),
+        torch.randn(1, n * block, 24, **F64),
+    )
+    blocked, band, rows, cols = BigBirdModel.create_masks_for_block_sparse_attn(
+        torch.ones(1, n * block, **F64), block
+    )
     with torch.no_grad():
         y, weights = theirs(x, band, rows, cols, blocked, blocked)
-        q, k, v = (getattr(theirs, name)(x).unflatten(-1, (H, -1)) for name in ("query", "key", "value"))
+        q, k, v = (
+            getattr(theirs, name)(x).unflatten(-1, (H, -1)) for name in ("query", "key", "value")
+        )
     seen = weights[0] > 0  # (H, T, T)
     ours, fixed = (bigbird_mask(n * block, block=block, n_random=r) for r in (n_random, 0))
     assert (seen & fixed).sum() == H * fixed.sum() and (seen.sum(-1) == ours.sum(-1)).all()
@@ -432,7 +507,9 @@ def test_bigbird_sees_window_global_and_random_blocks():
     assert torch.equal(mask, blocks.repeat_interleave(block, 0).repeat_interleave(block, 1))
     assert blocks[0].all() and blocks[-1].all() and blocks[:, 0].all() and blocks[:, -1].all()
     fixed = bigbird_mask(n * block, block=block, n_random=0)[::block, ::block]
-    assert (blocks & fixed).sum() == fixed.sum() and (blocks.sum(1)[1:-1] == fixed.sum(1)[1:-1] + 2).all()
+    assert (blocks & fixed).sum() == fixed.sum() and (
+        blocks.sum(1)[1:-1] == fixed.sum(1)[1:-1] + 2
+    ).all()
     assert fixed[5].nonzero().flatten().tolist() == [0, 4, 5, 6, 11]
     assert torch.equal(mask, bigbird_mask(n * block, block=block, n_random=2, seed=1))
     assert not torch.equal(mask, bigbird_mask(n * block, block=block, n_random=2, seed=2))

@@ -3,7 +3,13 @@ import torch
 from torch import nn
 
 from seqlab.core import convolution
-from seqlab.core.convolution import causal_conv, direct_conv, exponential_kernel, exponential_state, fft_conv
+from seqlab.core.convolution import (
+    causal_conv,
+    direct_conv,
+    exponential_kernel,
+    exponential_state,
+    fft_conv,
+)
 from seqlab.layers.short_conv import ShortConv
 
 D, N = 3, 4
@@ -63,7 +69,12 @@ def test_past_inputs_are_read_and_not_answered(conv):
 def test_both_long_convolutions_have_the_same_gradients():
     x, kernel, past = (t.requires_grad_() for t in (randn(2, 10, D), randn(D, 8), randn(2, 4, D)))
     g = randn(2, 10, D)
-    close(*(torch.autograd.grad(conv(x, kernel, past), [x, kernel, past], g) for conv in (fft_conv, direct_conv)))
+    close(
+        *(
+            torch.autograd.grad(conv(x, kernel, past), [x, kernel, past], g)
+            for conv in (fft_conv, direct_conv)
+        )
+    )
     assert torch.autograd.gradcheck(fft_conv, (x, kernel, past))
 
 
@@ -82,13 +93,17 @@ def test_a_long_convolution_in_bf16_is_computed_in_float32():
 @modes
 @pytest.mark.parametrize("T", [1, 2, 5, 16, 37])
 def test_a_sum_of_exponentials_by_two_tables(dtype, T):
-    """a^(C j) a^i is a^(C j + i): kernel and last state as their definitions, with gates of any phase."""
+    """a^(C j) a^i is a^(C j + i): kernel and last state as their definitions, with gates of any
+    phase.
+    """
     c, x = randn(D, N, dtype=dtype), randn(2, T, D)
     a = randn(D, N, dtype=dtype)
     a = (a / a.abs()) ** (1 if dtype.is_complex else 2) * torch.rand(D, N, dtype=torch.float64)
     powers = torch.stack([a**t for t in range(T)], dim=-1)  # (D, N, T)
     close(exponential_kernel(c, a.log(), T), (c[..., None] * powers).sum(1).real)
-    close(exponential_state(x, a.log()), torch.einsum("btd, dnt -> bdn", x.to(dtype), powers.flip(-1)))
+    close(
+        exponential_state(x, a.log()), torch.einsum("btd, dnt -> bdn", x.to(dtype), powers.flip(-1))
+    )
 
 
 @modes
@@ -105,7 +120,9 @@ def test_a_diagonal_state_space_is_a_convolution_is_a_loop(dtype, with_state):
     for t in range(T):
         h = log_a.exp() * h + x[:, t, :, None]
         ys.append((c * h).sum(-1).real)
-    results = [form(*inputs) for form in convolution.EXPONENTIAL_FORMS.values()] + [(torch.stack(ys, dim=1), h)]
+    results = [form(*inputs) for form in convolution.EXPONENTIAL_FORMS.values()] + [
+        (torch.stack(ys, dim=1), h)
+    ]
     g, g_h = randn(2, T, D), randn(2, D, N, dtype=dtype)
     grads = [torch.autograd.grad([y, h], inputs, [g, g_h]) for y, h in results]
     for (y, h), grad in zip(results[:-1], grads[:-1], strict=True):
@@ -114,5 +131,7 @@ def test_a_diagonal_state_space_is_a_convolution_is_a_loop(dtype, with_state):
 
 
 def test_an_unknown_form_gets_one_clear_sentence():
-    with pytest.raises(ValueError, match="form is 'fft': choose one of convolution, scan, or pass a function"):
+    with pytest.raises(
+        ValueError, match="form is 'fft': choose one of convolution, scan, or pass a function"
+    ):
         convolution.exponential_form("fft")

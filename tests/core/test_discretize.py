@@ -21,7 +21,9 @@ def close(ours, theirs, tolerance=1e-12):
 
 
 def diagonal():
-    return torch.complex(-torch.rand(5, dtype=torch.float64), 9 * torch.randn(5, dtype=torch.float64))
+    return torch.complex(
+        -torch.rand(5, dtype=torch.float64), 9 * torch.randn(5, dtype=torch.float64)
+    )
 
 
 @rules
@@ -33,7 +35,9 @@ def test_a_diagonal_matrix_is_its_diagonal(rule):
 
 
 def test_zero_order_hold_solves_the_equation_exactly():
-    """For x constant during the step: h(dt) = exp(dt A) h + ∫ exp((dt - s) A) B x ds; the integral by rectangles."""
+    """For x constant during the step: h(dt) = exp(dt A) h + ∫ exp((dt - s) A) B x ds; the integral
+    by rectangles.
+    """
     A, B = torch.randn(4, 4, dtype=torch.float64), torch.randn(4, 1, dtype=torch.float64)
     a, b = discretize.zero_order_hold_matrix(A, B, DT.item())
     close(a, torch.linalg.matrix_exp(DT * A))
@@ -44,14 +48,18 @@ def test_zero_order_hold_solves_the_equation_exactly():
 
 @rules
 def test_two_half_steps_come_closer_than_one(rule):
-    """The order of each rule: half the dt, and the error after one unit of time is 1/2 (Euler), 1/4 (bilinear) or 0."""
+    """The order of each rule: half the dt, and the error after one unit of time is 1/2 (Euler), 1/4
+    (bilinear) or 0.
+    """
     A, B = hippo_legs(4)
     exact = discretize.zero_order_hold_matrix(A, B[:, None], 1.0)
     errors = []
     for n in (2000, 4000):
         a, b = RULES[rule][1](A, B[:, None], 1 / n)
         h = torch.linalg.matrix_power(a, n)
-        total = torch.linalg.solve(torch.eye(4, dtype=a.dtype) - a, (torch.eye(4, dtype=a.dtype) - h) @ b)
+        total = torch.linalg.solve(
+            torch.eye(4, dtype=a.dtype) - a, (torch.eye(4, dtype=a.dtype) - h) @ b
+        )
         errors.append(max((h - exact[0]).abs().max(), (total - exact[1]).abs().max()))
     if rule == "zero-order hold":
         assert max(errors) < 1e-9
@@ -89,7 +97,8 @@ def test_hippo_legs_is_normal_plus_rank_one(n):
 
 
 def test_hippo_legs_remembers_the_coefficients_of_legendre():
-    """A constant input has one coefficient, the first; x(t) = t, seen up to t, is t/2 (P_0 + P_1): two coefficients.
+    """A constant input has one coefficient, the first; x(t) = t, seen up to t, is t/2 (P_0 + P_1):
+    two coefficients.
 
     With h' = (A h + B x) / t: a constant needs A h + B = 0; for x = t, h = t c with c = A c + B.
     """
@@ -109,7 +118,10 @@ def test_hippo_legs_has_the_eigenvalues_of_its_diagonal_and_no_usable_eigenvecto
 @pytest.mark.parametrize("n", [4, 64])
 def test_the_diagonal_starts(n):
     k = range(n // 2)
-    close(discretize.S4D["lin"](n), torch.tensor([complex(-0.5, math.pi * i) for i in k], dtype=torch.complex128))
+    close(
+        discretize.S4D["lin"](n),
+        torch.tensor([complex(-0.5, math.pi * i) for i in k], dtype=torch.complex128),
+    )
     inv = [complex(-0.5, n / math.pi * (n / (2 * i + 1) - 1)) for i in k]
     close(discretize.S4D["inv"](n), torch.tensor(inv, dtype=torch.complex128))
     assert discretize.S4D["real"](n).tolist() == [-(i + 1) for i in range(n)]
@@ -117,7 +129,9 @@ def test_the_diagonal_starts(n):
 
 
 def test_the_inverse_start_follows_the_frequencies_of_hippo():
-    """S4D's reason for S4D-Inv: the k-th largest frequency of HiPPO-LegS comes near n² / (π (2k + 1)) as n grows."""
+    """S4D's reason for S4D-Inv: the k-th largest frequency of HiPPO-LegS comes near n² / (π (2k +
+    1)) as n grows.
+    """
     errors = []
     for n in (32, 128, 512):
         legs, inv = discretize.s4d_legs(n).imag.flip(0)[:4], discretize.s4d_inv(n).imag[:4]

@@ -1,4 +1,6 @@
-"""The two-key recurrence: its forms agree, it holds the delta rule, and fla's reference says the same."""
+"""The two-key recurrence: its forms agree, it holds the delta rule, and fla's reference says the
+same.
+"""
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ def draw(T=T, dtype=torch.float64, decay=1.0):
     q, k, e = (F.normalize(torch.randn(B, T, H, K, dtype=dtype), dim=-1) for _ in range(3))
     f, v = -e * torch.rand(B, T, H, K, dtype=dtype), torch.randn(B, T, H, V, dtype=dtype)
     log_a = -decay * torch.rand(B, T, H, K, dtype=dtype)
-    return [x.requires_grad_() for x in (q, k, v, e, f, log_a)], torch.randn(B, H, V, K, dtype=dtype)
+    return [x.requires_grad_() for x in (q, k, v, e, f, log_a)], torch.randn(
+        B, H, V, K, dtype=dtype
+    )
 
 
 @pytest.mark.parametrize("chunk_size", [1, 4, 7, T, 64])
@@ -34,7 +38,9 @@ def test_one_key_for_both_is_the_gated_delta_rule():
     beta = 2 * torch.rand(B, T, H, dtype=torch.float64)
     e, f = -log_a.exp() * k, beta[..., None] * k
     ours = dplr.chunkwise(q, k, beta[..., None] * v, e, f, log_a, state=state)
-    for a, b in zip(ours, recurrence.recurrent(q, k, v, log_a=log_a, beta=beta, state=state), strict=True):
+    for a, b in zip(
+        ours, recurrence.recurrent(q, k, v, log_a=log_a, beta=beta, state=state), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
@@ -60,7 +66,9 @@ def test_bf16_keeps_its_state_in_float32():
 
 def test_wrong_inputs_get_one_clear_sentence():
     (q, k, v, e, f, log_a), _ = draw()
-    with pytest.raises(ValueError, match=r"f has shape \(2, 19, 3, 5\), q has \(2, 19, 3, 6\): they must match"):
+    with pytest.raises(
+        ValueError, match=r"f has shape \(2, 19, 3, 5\), q has \(2, 19, 3, 6\): they must match"
+    ):
         dplr.recurrent(q, k, v, e, f[..., :5], log_a)
     with pytest.raises(ValueError, match="log_a reaches 1: a log decay is at most 0"):
         dplr.chunkwise(q, k, v, e, f, torch.ones_like(log_a))
@@ -73,7 +81,9 @@ def test_against_fla(fla):
     xs, state = draw(dtype=torch.float32)
     q, k, v, e, f, log_a = (x.detach().transpose(1, 2) for x in xs)
     naive = fla("generalized_delta_rule.dplr")
-    y, S = naive.dplr_recurrence(q * K**0.5, k, v, e, f, log_a, initial_state=state.mT)  # it scales q
+    y, S = naive.dplr_recurrence(
+        q * K**0.5, k, v, e, f, log_a, initial_state=state.mT
+    )  # it scales q
     ours = dplr.chunkwise(*xs, state=state)
     torch.testing.assert_close(ours[0], y.transpose(1, 2), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours[1], S.mT, rtol=1e-5, atol=1e-5)

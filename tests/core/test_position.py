@@ -48,7 +48,9 @@ def test_rotation_is_a_complex_multiplication():
 def test_the_two_layouts_are_one_rotation_up_to_the_order_of_channels():
     x, theta, order = torch.randn(2, 5, 3, 8, **F64), rope_frequencies(8), [0, 2, 4, 6, 1, 3, 5, 7]
     halves = rotate(x[..., order], torch.arange(5), theta)
-    torch.testing.assert_close(halves, rotate(x, torch.arange(5), theta, interleaved=True)[..., order])
+    torch.testing.assert_close(
+        halves, rotate(x, torch.arange(5), theta, interleaved=True)[..., order]
+    )
 
 
 def test_frequencies_end_where_the_papers_end():
@@ -96,7 +98,9 @@ def test_ntk_interpolates_the_slowest_pair_and_leaves_the_fastest():
 
 def test_dynamic_ntk_is_plain_up_to_the_trained_length():
     for length in (1, 7, 100):
-        torch.testing.assert_close(dynamic_ntk_frequencies(16, 4.0, length, 100), rope_frequencies(16))
+        torch.testing.assert_close(
+            dynamic_ntk_frequencies(16, 4.0, length, 100), rope_frequencies(16)
+        )
     assert (dynamic_ntk_frequencies(16, 4.0, 101, 100)[1:] < rope_frequencies(16)[1:]).all()
 
 
@@ -120,21 +124,38 @@ def test_fast_pairs_stay_and_slow_pairs_are_interpolated(scaled):
 def test_longrope_switches_its_divisors_at_the_trained_length():
     short, long = [1.0, 1.1, 1.2, 1.3], [1.0, 2.0, 4.0, 8.0]
     torch.testing.assert_close(
-        rope_frequencies(8) / longrope_frequencies(short, long, 64, 64), torch.tensor(short).double()
+        rope_frequencies(8) / longrope_frequencies(short, long, 64, 64),
+        torch.tensor(short).double(),
     )
     torch.testing.assert_close(
         rope_frequencies(8) / longrope_frequencies(short, long, 65, 64), torch.tensor(long).double()
     )
     assert longrope_magnitude(1.0, 64) == yarn_magnitude(1.0) == yarn_magnitude(0.5) == 1
-    assert longrope_magnitude(64.0, 64) == pytest.approx(math.sqrt(2)) and yarn_magnitude(math.e) == pytest.approx(1.1)
+    assert longrope_magnitude(64.0, 64) == pytest.approx(math.sqrt(2)) and yarn_magnitude(
+        math.e
+    ) == pytest.approx(1.1)
 
 
 ROPES = {
-    "linear": ({"factor": 4.0}, lambda base, L: (linear_frequencies(rope_frequencies(WIDTH, base), 4.0), 1.0)),
-    "dynamic": ({"factor": 4.0}, lambda base, L: (dynamic_ntk_frequencies(WIDTH, 4.0, L or 256, 256, base), 1.0)),
+    "linear": (
+        {"factor": 4.0},
+        lambda base, L: (linear_frequencies(rope_frequencies(WIDTH, base), 4.0), 1.0),
+    ),
+    "dynamic": (
+        {"factor": 4.0},
+        lambda base, L: (dynamic_ntk_frequencies(WIDTH, 4.0, L or 256, 256, base), 1.0),
+    ),
     "llama3": (
-        {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128},
-        lambda base, L: (llama3_frequencies(rope_frequencies(WIDTH, base), original_length=128), 1.0),
+        {
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 128,
+        },
+        lambda base, L: (
+            llama3_frequencies(rope_frequencies(WIDTH, base), original_length=128),
+            1.0,
+        ),
     ),
     "yarn": (
         {"factor": 4.0, "original_max_position_embeddings": 128},
@@ -162,7 +183,9 @@ ROPES = {
             "original_max_position_embeddings": 128,
         },
         lambda base, L: (
-            longrope_frequencies([1.0 + 0.1 * i for i in range(12)], [1.0 + i for i in range(12)], L or 1, 128, base),
+            longrope_frequencies(
+                [1.0 + 0.1 * i for i in range(12)], [1.0 + i for i in range(12)], L or 1, 128, base
+            ),
             longrope_magnitude(256 / 128, 128),
         ),
     ),
@@ -174,7 +197,9 @@ WIDTH = 24
 def transformers():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
+        return pytest.importorskip(
+            "transformers", reason="needs transformers: pip install -e '.[test]'"
+        )
 
 
 @pytest.mark.oracle
@@ -200,12 +225,18 @@ def test_stretched_ropes_against_transformers(transformers, name, length, base):
 
 def test_alibi_lowers_a_score_by_slope_times_distance():
     assert alibi_slopes(8).tolist() == pytest.approx([2.0**-h for h in range(1, 9)])
-    assert alibi_bias(2, 3, 3)[0].tolist() == [[0, -1 / 16, -2 / 16], [-1 / 16, 0, -1 / 16], [-2 / 16, -1 / 16, 0]]
+    assert alibi_bias(2, 3, 3)[0].tolist() == [
+        [0, -1 / 16, -2 / 16],
+        [-1 / 16, 0, -1 / 16],
+        [-2 / 16, -1 / 16, 0],
+    ]
     assert torch.equal(alibi_bias(6, 2, 5), alibi_bias(6, 5, 5)[:, -2:])
 
 
 def test_alibi_without_content_is_a_decay_per_head():
-    """With q = 0 the softmax is a moving average with γ = exp(-slope): the weights of a retention, normalised."""
+    """With q = 0 the softmax is a moving average with γ = exp(-slope): the weights of a retention,
+    normalised.
+    """
     T, H = 9, 4
     q, v = torch.zeros(1, T, H, 2, **F64), torch.randn(1, T, H, 3, **F64)
     y = attend(q, q, v, causal=True, bias=alibi_bias(H, T, T))
@@ -222,6 +253,10 @@ def test_alibi_against_bloom(transformers, n_heads):
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
     T = 7
-    theirs = build_alibi_tensor(torch.ones(1, T), n_heads, torch.float32).view(n_heads, T)  # slope · j
+    theirs = build_alibi_tensor(torch.ones(1, T), n_heads, torch.float32).view(
+        n_heads, T
+    )  # slope · j
     ours = alibi_bias(n_heads, T, T)
-    torch.testing.assert_close((ours[:, -1] - ours[:, -1, :1]).float(), theirs)  # a row's softmax ignores a constant
+    torch.testing.assert_close(
+        (ours[:, -1] - ours[:, -1, :1]).float(), theirs
+    )  # a row's softmax ignores a constant

@@ -15,7 +15,11 @@ DECAYS = ["none", "scalar", "vector"]
 
 def draw(T, decay="scalar", delta=False, state=False, *, K=K, V=V, lowest=1e-6):
     """Random inputs with decays from exactly 1 down to `lowest` per step."""
-    x = {"q": torch.randn(B, T, H, K, **F64), "k": torch.randn(B, T, H, K, **F64), "v": torch.randn(B, T, H, V, **F64)}
+    x = {
+        "q": torch.randn(B, T, H, K, **F64),
+        "k": torch.randn(B, T, H, K, **F64),
+        "v": torch.randn(B, T, H, V, **F64),
+    }
     if decay != "none":
         width = 1 if decay == "scalar" else K
         x["log_a"] = torch.rand(B, T, H, width, **F64) * torch.tensor(lowest, **F64).log()
@@ -37,7 +41,9 @@ def with_gradients(form, x, **options):
         torch.linspace(-1, 1, y.numel(), **F64).view_as(y).cos(),
         torch.linspace(-2, 1, S.numel(), **F64).view_as(S),
     )
-    grads = torch.autograd.grad((y * weight[0]).sum() + (S * weight[1]).sum(), list(leaves.values()))
+    grads = torch.autograd.grad(
+        (y * weight[0]).sum() + (S * weight[1]).sum(), list(leaves.values())
+    )
     return {"y": y, "S": S} | {f"d{name}": g for name, g in zip(leaves, grads, strict=True)}
 
 
@@ -50,7 +56,9 @@ def assert_same(ours, theirs, tolerance=1e-9):
 
 def literal(q, k, v, log_a=None, beta=None, state=None):
     """The equation in numpy, matrix by matrix: S_t = S_{t-1} A_t + u_t k_tᵀ."""
-    q, k, v, log_a, beta, state = (None if x is None else x.numpy() for x in (q, k, v, log_a, beta, state))
+    q, k, v, log_a, beta, state = (
+        None if x is None else x.numpy() for x in (q, k, v, log_a, beta, state)
+    )
     import numpy as np
 
     y, S_T = np.full(v.shape, np.nan), np.full((B, H, v.shape[-1], q.shape[-1]), np.nan)
@@ -114,7 +122,9 @@ def test_gradients_against_finite_differences(decay, delta):
     if decay != "none":
         x["log_a"] = x["log_a"] - 0.1  # finite differences need room on both sides of a value
     leaves = [t.requires_grad_() for t in x.values()]
-    assert torch.autograd.gradcheck(lambda *xs: chunkwise(**dict(zip(x, xs, strict=True)), chunk_size=2), leaves)
+    assert torch.autograd.gradcheck(
+        lambda *xs: chunkwise(**dict(zip(x, xs, strict=True)), chunk_size=2), leaves
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -143,7 +153,9 @@ def test_unit_decay_is_no_decay(form):
 def test_equal_decay_on_all_channels_is_a_scalar_decay():
     x = draw(20, "scalar")
     spread = {**x, "log_a": x["log_a"].expand(-1, -1, -1, K)}
-    for ours, theirs in zip(chunkwise(**spread, chunk_size=8), chunkwise(**x, chunk_size=8), strict=True):
+    for ours, theirs in zip(
+        chunkwise(**spread, chunk_size=8), chunkwise(**x, chunk_size=8), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
@@ -210,12 +222,27 @@ def test_a_scalar_decay_never_builds_a_tensor_over_pairs_and_channels():
     ("change", "message"),
     [
         ({"k": torch.zeros(B, 4, H, 2, **F64)}, "k has width 2, q has 3: q and k must match"),
-        ({"v": torch.zeros(B, 5, H, V, **F64)}, r"v has \(B, T, H\) = \(2, 5, 2\), q has \(2, 4, 2\)"),
-        ({"v": torch.zeros(B, 4, V, **F64)}, r"v has shape \(2, 4, 5\): \(B, T, H, width\) is needed"),
+        (
+            {"v": torch.zeros(B, 5, H, V, **F64)},
+            r"v has \(B, T, H\) = \(2, 5, 2\), q has \(2, 4, 2\)",
+        ),
+        (
+            {"v": torch.zeros(B, 4, V, **F64)},
+            r"v has shape \(2, 4, 5\): \(B, T, H, width\) is needed",
+        ),
         ({"log_a": torch.zeros(B, 4, H, 2, **F64)}, "log_a has width 2: 1 .* or 3"),
-        ({"log_a": torch.full((B, 4, H, 1), 0.5, **F64)}, "log_a reaches 0.5: a log decay is at most 0"),
-        ({"beta": torch.zeros(B, 4, H, 1, **F64)}, r"beta has shape \(2, 4, 2, 1\): \(B, T, H\) is needed"),
-        ({"state": torch.zeros(B, H, K, V, **F64)}, r"state has shape \(2, 2, 3, 5\): \(B, H, V, K\) = \(2, 2, 5, 3\)"),
+        (
+            {"log_a": torch.full((B, 4, H, 1), 0.5, **F64)},
+            "log_a reaches 0.5: a log decay is at most 0",
+        ),
+        (
+            {"beta": torch.zeros(B, 4, H, 1, **F64)},
+            r"beta has shape \(2, 4, 2, 1\): \(B, T, H\) is needed",
+        ),
+        (
+            {"state": torch.zeros(B, H, K, V, **F64)},
+            r"state has shape \(2, 2, 3, 5\): \(B, H, V, K\) = \(2, 2, 5, 3\)",
+        ),
     ],
 )
 @pytest.mark.parametrize("form", FORMS)
@@ -238,7 +265,9 @@ def test_wrong_types_get_one_clear_sentence(form):
 
 
 def test_unknown_form_and_chunk_size_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="form is 'serial': choose one of recurrent, parallel, chunkwise"):
+    with pytest.raises(
+        ValueError, match="form is 'serial': choose one of recurrent, parallel, chunkwise"
+    ):
         in_form("serial")
     with pytest.raises(ValueError, match="chunk_size is 0"):
         chunkwise(**draw(4, "none"), chunk_size=0)
@@ -248,13 +277,17 @@ def test_unknown_form_and_chunk_size_get_one_clear_sentence():
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("decay", DECAYS)
 def test_autocast_changes_no_number_of_the_core(form, decay):
-    """bf16 parts beside float32 ones, as a mixer brings them under autocast: the same as all of them in float32."""
+    """bf16 parts beside float32 ones, as a mixer brings them under autocast: the same as all of
+    them in float32.
+    """
     x = {name: t.float() for name, t in draw(21, decay, delta=True, state=True).items()}
     x["q"], x["beta"] = x["q"].bfloat16(), x["beta"].bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, S = FORMS[form](**x)
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16  # and it is still on
-    for ours, theirs in zip((y, S), FORMS[form](**{name: t.float() for name, t in x.items()}), strict=True):
+    for ours, theirs in zip(
+        (y, S), FORMS[form](**{name: t.float() for name, t in x.items()}), strict=True
+    ):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
@@ -267,7 +300,9 @@ def test_autocast_changes_no_number_of_the_core(form, decay):
 def test_scalar_decay_against_fla(fla, T):
     x = {name: t.float() for name, t in draw(T, "scalar", state=True, lowest=0.1).items()}
     args = (x["q"], x["k"], x["v"], x["log_a"][..., 0])
-    y, S = fla("simple_gla").naive_recurrent_simple_gla(*args, scale=1.0, initial_state=x["state"].mT)
+    y, S = fla("simple_gla").naive_recurrent_simple_gla(
+        *args, scale=1.0, initial_state=x["state"].mT
+    )
     ours, S_ours = chunkwise(**x)
     torch.testing.assert_close(ours, y, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(S_ours, S.mT, rtol=1e-4, atol=1e-4)
@@ -276,7 +311,9 @@ def test_scalar_decay_against_fla(fla, T):
 @pytest.mark.oracle
 def test_vector_decay_against_fla(fla):
     x = {name: t.float() for name, t in draw(70, "vector", lowest=0.1).items()}
-    y, S = fla("gla").naive_recurrent_gla(x["q"] * K**0.5, x["k"], x["v"], x["log_a"], output_final_state=True)
+    y, S = fla("gla").naive_recurrent_gla(
+        x["q"] * K**0.5, x["k"], x["v"], x["log_a"], output_final_state=True
+    )
     ours, S_ours = chunkwise(**x)
     torch.testing.assert_close(ours, y, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(S_ours, S.mT, rtol=1e-4, atol=1e-4)

@@ -6,11 +6,16 @@ import torch
 
 from seqlab.core import scan
 
-FORMS = {f.__name__: f for f in (scan.sequential, scan.hillis_steele, scan.blelloch, scan.chunked, scan.linear_scan)}
+FORMS = {
+    f.__name__: f
+    for f in (scan.sequential, scan.hillis_steele, scan.blelloch, scan.chunked, scan.linear_scan)
+}
 COSTED = [name for name in FORMS if name != "linear_scan"]
 forms = pytest.mark.parametrize("form", FORMS)
 lengths = pytest.mark.parametrize("T", [1, 2, 3, 7, 16, 23])
-dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=["real", "complex"])
+dtypes = pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.complex128], ids=["real", "complex"]
+)
 
 
 def draw(T, dtype=torch.float64, B=2, width=(3, 2)):
@@ -72,9 +77,13 @@ def test_two_parts_with_the_state_carried_are_the_whole(form):
 
 
 @forms
-@pytest.mark.parametrize("shape", [(1, 1, 3, 2), (2, 11, 1, 1), (1, 11, 3, 1), (2, 1, 1, 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 3, 2), (2, 11, 1, 1), (1, 11, 3, 1), (2, 1, 1, 2)], ids=str
+)
 def test_a_gate_may_be_smaller_than_what_it_gates(form, shape):
-    """Constant over time, or shared by rows or channels: value and gradient as if it had been repeated."""
+    """Constant over time, or shared by rows or channels: value and gradient as if it had been
+    repeated.
+    """
     a = torch.rand(shape, dtype=torch.float64).requires_grad_()
     _, b, h0 = draw(11)
     g = torch.randn_like(b)
@@ -100,7 +109,10 @@ def test_a_gradient_that_is_not_asked_for_is_not_computed():
 
 @pytest.mark.parametrize("form", ["linear_scan", "chunked"])
 def test_a_real_gate_may_drive_complex_states(form):
-    a, b, h0 = torch.rand(1, 7, 3, dtype=torch.float64).requires_grad_(), *draw(7, torch.complex128, 1, (3,))[1:]
+    a, b, h0 = (
+        torch.rand(1, 7, 3, dtype=torch.float64).requires_grad_(),
+        *draw(7, torch.complex128, 1, (3,))[1:],
+    )
     h = FORMS[form](a, b, h0)
     close(h, loop(a, b, h0))
     (grad,) = torch.autograd.grad(h.abs().square().sum(), a)
@@ -155,9 +167,13 @@ def test_a_chunk_of_one_or_of_everything_is_the_sequential_order():
 @forms
 def test_wrong_shapes_get_one_clear_sentence(form):
     b = torch.randn(2, 5, 3)
-    with pytest.raises(ValueError, match=r"b has shape \(2, 0, 3\): \(B, T, ...\) with T at least 1 is needed"):
+    with pytest.raises(
+        ValueError, match=r"b has shape \(2, 0, 3\): \(B, T, ...\) with T at least 1 is needed"
+    ):
         FORMS[form](b[:, :0], b[:, :0])
-    with pytest.raises(ValueError, match=r"a has shape \(2, 4, 3\), b has \(2, 5, 3\): each axis of a must be"):
+    with pytest.raises(
+        ValueError, match=r"a has shape \(2, 4, 3\), b has \(2, 5, 3\): each axis of a must be"
+    ):
         FORMS[form](b[:, :4], b)
     with pytest.raises(ValueError, match=r"h0 has shape \(2,\): \(B, ...\) = \(2, 3\) is needed"):
         FORMS[form](b, b, torch.zeros(2))

@@ -27,11 +27,20 @@ def by_steps(q, k, v, log_a, log_b, S):
 @pytest.mark.parametrize("widths", [(K, V), (1, V), (K, 1), (1, 1)])
 @pytest.mark.parametrize("chunk_size", [1, 4, 19, 64])
 def test_it_is_the_equation_step_by_step_with_its_gradients(widths, chunk_size):
-    inputs = [draw(K), draw(K), draw(V), gates(widths[0]), gates(widths[1]), torch.randn(B, H, V, K).double()]
+    inputs = [
+        draw(K),
+        draw(K),
+        draw(V),
+        gates(widths[0]),
+        gates(widths[1]),
+        torch.randn(B, H, V, K).double(),
+    ]
     results = []
     for f in (
         by_steps,
-        lambda q, k, v, a, b, S: chunkwise(q, k, v, log_a=a, log_b=b, state=S, chunk_size=chunk_size),
+        lambda q, k, v, a, b, S: chunkwise(
+            q, k, v, log_a=a, log_b=b, state=S, chunk_size=chunk_size
+        ),
     ):
         leaves = [x.clone().requires_grad_() for x in inputs]
         y, S = f(*leaves)
@@ -75,7 +84,9 @@ def test_a_gate_of_zero_forgets_all_before_it():
 
 def test_wrong_arguments_get_one_clear_sentence():
     q, k, v = draw(K), draw(K), draw(V)
-    with pytest.raises(ValueError, match=r"log_b has shape \(2, 19, 3, 5\): \(B, T, H, 1\) or v's \(2, 19, 3, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"log_b has shape \(2, 19, 3, 5\): \(B, T, H, 1\) or v's \(2, 19, 3, 7\)"
+    ):
         chunkwise(q, k, v, log_b=gates(K))
     with pytest.raises(ValueError, match=r"log_b reaches 0\.5: a log decay is at most 0"):
         chunkwise(q, k, v, log_b=torch.full((B, T, H, 1), 0.5, dtype=torch.float64))

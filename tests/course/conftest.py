@@ -28,7 +28,9 @@ def notebook(home):
     def made(*cells, name="work/90_test.ipynb"):
         path = home / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells]), path)
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells]), path
+        )
         return path
 
     return made

@@ -1,4 +1,6 @@
-"""A small chapter 90 for the tests of the machinery: a write, a recurrence in chunks, and a number."""
+"""A small chapter 90 for the tests of the machinery: a write, a recurrence in chunks, and a
+number.
+"""
 
 import torch
 
@@ -17,7 +19,9 @@ def write(S, k, v):
 def write_cases(rng):
     shapes = {"K ≠ V": (2, 3, 5, 4), "K = V": (1, 2, 4, 4)}
     return [
-        Case(name, {"S": randn(rng, B, H, V, K), "k": randn(rng, B, H, K), "v": randn(rng, B, H, V)})
+        Case(
+            name, {"S": randn(rng, B, H, V, K), "k": randn(rng, B, H, K), "v": randn(rng, B, H, V)}
+        )
         for name, (B, H, V, K) in shapes.items()
     ]
 
@@ -51,7 +55,9 @@ WRITE = Exercise(
     reference=write,
     cases=write_cases,
     mistakes={
-        "The state is transposed: k vᵀ instead of v kᵀ.": lambda S, k, v: S + k[..., :, None] * v[..., None, :],
+        "The state is transposed: k vᵀ instead of v kᵀ.": lambda S, k, v: (
+            S + k[..., :, None] * v[..., None, :]
+        ),
         "The write replaces the state.": lambda S, k, v: write(0 * S, k, v),
         "The write is subtracted.": lambda S, k, v: write(S, k, -v),
         "The write counts twice.": lambda S, k, v: write(S, k, 2 * v),
@@ -69,17 +75,32 @@ SUM = Exercise(
     points=3,
     minutes=10,
     difficulty=2,
-    hints=("What must one chunk tell the next?", "y_t = y_{t-1} + x_t", "x.cumsum(1) + state[:, None]"),
+    hints=(
+        "What must one chunk tell the next?",
+        "y_t = y_{t-1} + x_t",
+        "x.cumsum(1) + state[:, None]",
+    ),
     reference=running_sum,
     cases=sum_cases,
     mistakes={
         "The state is ignored.": lambda x, state=None, chunk_size=4: running_sum(x),
-        "The mean instead of the sum.": lambda x, state=None, chunk_size=4: (x.mean(1)[:, None] + 0 * x, x.mean(1)),
-        "The sum runs over the channels.": lambda x, state=None, chunk_size=4: (x.cumsum(2), x[:, -1].cumsum(1)),
-        "The sum runs backwards.": lambda x, state=None, chunk_size=4: (x.flip(1).cumsum(1).flip(1), x.sum(1)),
+        "The mean instead of the sum.": lambda x, state=None, chunk_size=4: (
+            x.mean(1)[:, None] + 0 * x,
+            x.mean(1),
+        ),
+        "The sum runs over the channels.": lambda x, state=None, chunk_size=4: (
+            x.cumsum(2),
+            x[:, -1].cumsum(1),
+        ),
+        "The sum runs backwards.": lambda x, state=None, chunk_size=4: (
+            x.flip(1).cumsum(1).flip(1),
+            x.sum(1),
+        ),
     },
     alternatives=(
-        lambda x, state=None, chunk_size=4: running_sum(x) if state is None else running_sum(x + 0 * x, 1 * state),
+        lambda x, state=None, chunk_size=4: (
+            running_sum(x) if state is None else running_sum(x + 0 * x, 1 * state)
+        ),
     ),
     properties=(
         Property(
@@ -106,7 +127,12 @@ NUMBER = Exercise(
     difficulty=1,
     hints=("How many numbers?", "K times V numbers.", "4 bytes each"),
     reference=4 * 64 * 64,
-    mistakes={"Numbers, not bytes.": 64 * 64, "bfloat16.": 2 * 64 * 64, "Bits.": 32 * 64 * 64, "K + V.": 4 * 128},
+    mistakes={
+        "Numbers, not bytes.": 64 * 64,
+        "bfloat16.": 2 * 64 * 64,
+        "Bits.": 32 * 64 * 64,
+        "K + V.": 4 * 128,
+    },
     alternatives=(2**14,),
 )
 

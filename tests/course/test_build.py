@@ -135,7 +135,9 @@ def test_two_builds_are_identical_and_measured_outputs_are_kept(chapter, home):
     chapter.write_text(CHAPTER.replace('print("stable")', 'print("other")'))
     assert "has other cells than its source" in build.stale("chapters", chapter)[0]
     build.build("chapters", chapter)
-    assert nbformat.read(target, 4).cells[-1].outputs != measured  # earlier code changed: measured again
+    assert (
+        nbformat.read(target, 4).cells[-1].outputs != measured
+    )  # earlier code changed: measured again
 
 
 def test_a_built_chapter_holds_first_figures_instead_of_widgets(chapter):
@@ -145,7 +147,11 @@ def test_a_built_chapter_holds_first_figures_instead_of_widgets(chapter):
     assert "image/png" not in text and "execution" not in notebook.cells[1].metadata
     assert [c.id for c in notebook.cells] == [f"cell-{i:03d}" for i in range(len(notebook.cells))]
     assert notebook.metadata == {
-        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+        "kernelspec": {
+            "display_name": "Python 3 (ipykernel)",
+            "language": "python",
+            "name": "python3",
+        }
     }
     nbformat.validate(notebook)
 
@@ -169,7 +175,9 @@ def test_a_master_gives_solutions_and_cleared_exercises(master, home):
         'def write(S, k, v):\n    raise NotImplementedError("exercise 90.1: your code here")'
     )
     assert by_start["n_bytes = ..."].source == "n_bytes = ..."
-    assert all(c.outputs == [] and c.execution_count is None for c in cells if c.cell_type == "code")
+    assert all(
+        c.outputs == [] and c.execution_count is None for c in cells if c.cell_type == "code"
+    )
     assert "Right: write agrees" in str(solved.cells) and "Why 90.1 is so." in str(solved.cells)
     assert not (home / "work").exists() or not (home / "work/progress.json").exists()
     nbformat.validate(nbformat.read(exercises, 4))
@@ -190,7 +198,10 @@ def test_a_wrong_solution_fails_the_build(master):
 
 
 def test_a_stub_that_earns_points_fails_the_build(master):
-    early = ("def write(S, k, v):\n", "def write(S, k, v):\n    return S + v[..., :, None] * k[..., None, :]\n")
+    early = (
+        "def write(S, k, v):\n",
+        "def write(S, k, v):\n    return S + v[..., :, None] * k[..., None, :]\n",
+    )
     with pytest.raises(build.BuildFailed, match=r"the unsolved stub of 90\.1 earns 2 points"):
         build.build("solutions", master(early))
 
@@ -204,14 +215,22 @@ def test_a_stub_that_earns_points_fails_the_build(master):
         (" · 2 points", "", "90.1 lacks 2 points"),
         ('"points": 2', '"points": 4', "90.1 lacks nbgrader's points 2"),
         ("    ### END SOLUTION", "    # end", "are needed, each on its own line"),
-        ("    vk = v[..., :, None] * k[..., None, :]\n    return S + vk\n", "", "nothing stands between"),
+        (
+            "    vk = v[..., :, None] * k[..., None, :]\n    return S + vk\n",
+            "",
+            "nothing stands between",
+        ),
         (FIRST, "", "exercise 90.1 is missing in x"),
         ("90.3", "90.4", "exercise 90.3 is missing in x"),
         ('check("90.1", write)', 'check("90.1", wrote)', r'lacks check\("90.1", write\)'),
         ('check("90.1", write)', 'check("90.2", write)', "stands under the heading"),
         ('check("90.1", write)', "pass", "has no check cell"),
         (FIRST, FIRST + FIRST, "needs its own heading and its own solution cell"),
-        ('# %% [markdown] tags=["explanation"]\n# Why 90.1 is so.', "", "90.1 lacks an explanation"),
+        (
+            '# %% [markdown] tags=["explanation"]\n# Why 90.1 is so.',
+            "",
+            "90.1 lacks an explanation",
+        ),
         ("# # Exercises", "# # Exercises\n#\n# ### BEGIN SOLUTION", "a solution marker is left"),
     ],
 )
@@ -232,9 +251,13 @@ def test_stale_notebooks_are_named(master, home, monkeypatch):
     build.build("solutions", source)
     exercises = paths.root() / "exercises/90_test.ipynb"
     exercises.write_text(exercises.read_text().replace("your code here", "mine"))
-    assert build.stale("solutions", source) == ["exercises/90_test.ipynb is not what 90_test.py gives"]
+    assert build.stale("solutions", source) == [
+        "exercises/90_test.ipynb is not what 90_test.py gives"
+    ]
     source.write_text(MASTER.replace("# Why 90.1 is so.", "# Why 90.1 is different."))
-    assert "solutions/90_test.ipynb has other cells than its source" in build.stale("solutions", source)
+    assert "solutions/90_test.ipynb has other cells than its source" in build.stale(
+        "solutions", source
+    )
 
 
 def test_unknown_chapters_are_told_so(home):

@@ -1,4 +1,6 @@
-"""Chapter 03: right values by a way that the exercise rules out do not pass, and the properties speak the truth."""
+"""Chapter 03: right values by a way that the exercise rules out do not pass, and the properties
+speak the truth.
+"""
 
 import pytest
 import torch
@@ -19,7 +21,9 @@ def every_pair(q, k, v, state=None, chunk_size=4):
 
 
 def chunks_of(C):
-    return lambda q, k, v, state=None, chunk_size=4: core.chunkwise(q, k, v, state=state, chunk_size=C)
+    return lambda q, k, v, state=None, chunk_size=4: core.chunkwise(
+        q, k, v, state=state, chunk_size=C
+    )
 
 
 def token_by_token_in_chunks(q, k, v, state=None, chunk_size=4):
@@ -61,7 +65,9 @@ def forgets_the_state_it_is_given_when_short(q, k, v, state=None):
     return core.recurrent(q, k, v, state=None if q.shape[1] < 5 else state)
 
 
-@pytest.mark.parametrize("answer, said", [(decayed, False), (forgets_the_state_it_is_given_when_short, True)])
+@pytest.mark.parametrize(
+    "answer, said", [(decayed, False), (forgets_the_state_it_is_given_when_short, True)]
+)
 def test_two_halves_are_compared_with_the_answers_own_whole(answer, said):
     exercise = exercises.find("03.6")
     cases, inputs = plan(exercise, 0)

@@ -1,4 +1,6 @@
-"""Chapter 04: what is right in its values but not in its way does not pass; wrong answers are called by their name."""
+"""Chapter 04: what is right in its values but not in its way does not pass; wrong answers are
+called by their name.
+"""
 
 import pytest
 import torch
@@ -31,8 +33,12 @@ MASKED_AFTER = {
     "exp, then masked_fill": lambda gamma, T: (
         (distances(T) * gamma.log()[:, None, None]).exp().masked_fill(distances(T) < 0, 0)
     ),
-    "exp, then an assignment": lambda gamma, T: assigned((distances(T) * gamma.log()[:, None, None]).exp()),
-    "where": lambda gamma, T: torch.where(distances(T) < 0, 0.0, gamma[:, None, None] ** distances(T)),
+    "exp, then an assignment": lambda gamma, T: assigned(
+        (distances(T) * gamma.log()[:, None, None]).exp()
+    ),
+    "where": lambda gamma, T: torch.where(
+        distances(T) < 0, 0.0, gamma[:, None, None] ** distances(T)
+    ),
 }
 
 
@@ -91,9 +97,13 @@ GROWING = {
 @pytest.mark.parametrize("theta", GROWING.values(), ids=GROWING)
 def test_angles_that_grow_are_called_so_however_they_are_rounded(theta):
     def rotate(x, start):
-        angle = (torch.arange(start, start + x.shape[1])[:, None] * theta(x.shape[-1]))[:, None].float()
+        angle = (torch.arange(start, start + x.shape[1])[:, None] * theta(x.shape[-1]))[
+            :, None
+        ].float()
         a, b = x[..., 0::2], x[..., 1::2]
-        return torch.stack([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1).flatten(-2)
+        return torch.stack(
+            [a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1
+        ).flatten(-2)
 
     _, message = told("04.7", rotate)
     assert "Your θ grows from 1 to 10000: the exponent lacks its minus." in message

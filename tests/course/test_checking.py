@@ -36,7 +36,9 @@ def test_an_untouched_stub_is_no_attempt(home, capsys):
 def test_an_unknown_id_is_one_sentence(home, capsys, call, id):
     call(id)
     said = capsys.readouterr().out.strip()
-    assert said.startswith("There is no exercise") and "did you mean 90." in said and "\n" not in said
+    assert (
+        said.startswith("There is no exercise") and "did you mean 90." in said and "\n" not in said
+    )
 
 
 def test_strict_checks_raise_when_not_fully_right_and_record_nothing(home, monkeypatch, capsys):
@@ -78,7 +80,12 @@ def test_a_solution_is_shown_only_after_an_attempt(home, capsys):
     capsys.readouterr()
     show_solution("90.1")
     said = capsys.readouterr().out
-    assert "return S + 1" in said and "Because of this." in said and "SOLUTION" not in said and source not in said
+    assert (
+        "return S + 1" in said
+        and "Because of this." in said
+        and "SOLUTION" not in said
+        and source not in said
+    )
 
 
 def test_a_missing_solution_is_a_sentence(home, capsys):

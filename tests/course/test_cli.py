@@ -23,7 +23,9 @@ def course(home, monkeypatch):
         stars = "●" * e.difficulty + "○" * (3 - e.difficulty)
         about = f"*{e.objective} · {e.minutes} min · {stars} · {e.points} points*"
         cells.append(nbformat.v4.new_markdown_cell(f"## {e.id}  {e.title}\n\n{about}"))
-        cells.append(nbformat.v4.new_code_cell(f"def {e.name}(**inputs):\n    raise NotImplementedError"))
+        cells.append(
+            nbformat.v4.new_code_cell(f"def {e.name}(**inputs):\n    raise NotImplementedError")
+        )
         cells.append(nbformat.v4.new_code_cell(f'check("{e.id}", {e.name})'))
     nbformat.write(nbformat.v4.new_notebook(cells=cells), home / "exercises/90_test.ipynb")
     nbformat.write(nbformat.v4.new_notebook(), home / "chapters/00_start_here.ipynb")
@@ -71,7 +73,9 @@ def test_reset_keeps_every_old_copy(seqlab, course):
         assert "Your old copy is kept as work/backups/90_test-" in seqlab("reset", "90")[1]
     kept = [p.read_text() for p in (course / "work/backups").iterdir()]
     assert len(kept) == 3 and all(any(f"answer = {i}" in text for text in kept) for i in range(3))
-    assert (course / "work/90_test.ipynb").read_bytes() == (course / "exercises/90_test.ipynb").read_bytes()
+    assert (course / "work/90_test.ipynb").read_bytes() == (
+        course / "exercises/90_test.ipynb"
+    ).read_bytes()
 
 
 def test_grade_prints_json_and_records_progress(seqlab, course):
@@ -124,7 +128,12 @@ def test_bad_input_is_one_sentence_and_exit_code_two(seqlab, course, args, words
     (course / "broken.ipynb").write_text("# no notebook")
     code, out, err = seqlab(*args)
     assert code == 2 and out == ""
-    assert err.startswith("seqlab: ") and words in err and "Traceback" not in err and err.count("\n") == 1
+    assert (
+        err.startswith("seqlab: ")
+        and words in err
+        and "Traceback" not in err
+        and err.count("\n") == 1
+    )
 
 
 def test_an_unknown_command_and_a_missing_argument_exit_with_two(seqlab):
@@ -140,9 +149,15 @@ def test_listing_takes_less_than_a_second_and_no_torch(course):
     times = []
     for _ in range(3):
         start = os.times()
-        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        end = os.times()  # processor time of the command: a busy machine is waited for, and does not count
-        times.append(end.children_user + end.children_system - start.children_user - start.children_system)
+        said = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        end = (
+            os.times()
+        )  # processor time of the command: a busy machine is waited for, and does not count
+        times.append(
+            end.children_user + end.children_system - start.children_user - start.children_system
+        )
     assert said.splitlines()[-1] == "False False"
     assert min(times) < 1
 
@@ -206,12 +221,17 @@ def test_a_terminated_grader_leaves_no_kernel(course):
 
     path = course / "work/90_test.ipynb"
     path.parent.mkdir()
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass\nwrite = 0")]), path)
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass\nwrite = 0")]),
+        path,
+    )
     code = (
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\nimport fake_course; fake_course.install()\n"
         f"sys.argv = ['seqlab', 'grade', '90', {str(path)!r}]\nfrom seqlab.course import cli; cli.main()"
     )
-    grader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    grader = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     kernels, stop = [], time.monotonic() + 30
     while not kernels and time.monotonic() < stop:
         time.sleep(0.2)

@@ -1,4 +1,6 @@
-"""Every exercise of the course is proven: right answers pass, each mistake is named, each misuse gets a sentence."""
+"""Every exercise of the course is proven: right answers pass, each mistake is named, each misuse
+gets a sentence.
+"""
 
 import pickle
 import time
@@ -30,7 +32,9 @@ def test_the_reference_and_every_alternative_pass(e, seed):
 
 @seeds
 @pytest.mark.parametrize(
-    "e, sentence", [(e, s) for e in ALL for s in e.mistakes], ids=lambda x: getattr(x, "id", None) or x[:40]
+    "e, sentence",
+    [(e, s) for e in ALL for s in e.mistakes],
+    ids=lambda x: getattr(x, "id", None) or x[:40],
 )
 def test_every_named_mistake_fails_with_its_own_sentence(e, sentence, seed):
     report = report_on(e, e.mistakes[sentence], seed)
@@ -40,7 +44,11 @@ def test_every_named_mistake_fails_with_its_own_sentence(e, sentence, seed):
 
 @every
 def test_a_check_answers_within_two_seconds(e):
-    for answer in (e.reference, *list(e.mistakes.values())[-1:], 0.5 if e.numeric else lambda **inputs: None):
+    for answer in (
+        e.reference,
+        *list(e.mistakes.values())[-1:],
+        0.5 if e.numeric else lambda **inputs: None,
+    ):
         start = time.process_time()  # of its own: a busy machine is waited for, and does not count
         report_on(e, answer)
         assert time.process_time() - start < 2
@@ -76,7 +84,12 @@ def wrong_answers(e):
     name = e.outputs[0]
     yield "stub", {"not started"}, "Not started", stub
     yield "exception", {"exception"}, "KeyError: 'no such thing'", crash
-    yield "other parameters", {"exception"}, "keep the names of its parameters", lambda nothing_like_it: None
+    yield (
+        "other parameters",
+        {"exception"},
+        "keep the names of its parameters",
+        lambda nothing_like_it: None,
+    )
     yield "None", {"none"}, "returned None", lambda **inputs: None
     yield "nan", {"nan"}, f"{name} holds NaN", first(e, lambda x: x * float("nan"))
     yield "shape", {"shape"}, f"{name} has shape", first(e, lambda x: x[None])
@@ -106,7 +119,12 @@ def test_an_input_handed_back_is_never_right(e):
 @pytest.mark.parametrize("e", NUMBERS, ids=lambda e: e.id)
 def test_a_number_that_is_missing_or_wrong_is_told_so(e):
     assert report_on(e, ...).kind == "not started"
-    for answer, kind in ((float("nan"), "nan"), (e.reference * 1.37 + 11, "value"), ("many", "type"), (None, "type")):
+    for answer, kind in (
+        (float("nan"), "nan"),
+        (e.reference * 1.37 + 11, "value"),
+        ("many", "type"),
+        (None, "type"),
+    ):
         report = report_on(e, answer)
         assert report.kind == kind and report.message and report.earned == 0, report
 

@@ -41,24 +41,33 @@ def others_are_graded(marks):
 
 
 def kernels():
-    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    return [
+        p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 def test_right_answers_earn_all_points_in_about_five_seconds(graded):
     start = time.perf_counter()
     assert [earned for earned, _ in graded().values()] == [2, 3, 1]
-    assert time.perf_counter() - start < 15  # alone it takes two: the bound leaves room for a busy machine
+    assert (
+        time.perf_counter() - start < 15
+    )  # alone it takes two: the bound leaves room for a busy machine
 
 
 def test_checks_are_not_needed_and_do_nothing(graded, home):
-    assert [earned for earned, _ in graded(checks=["", "check = None", "1 / 0"]).values()] == [2, 3, 1]
+    assert [earned for earned, _ in graded(checks=["", "check = None", "1 / 0"]).values()] == [
+        2,
+        3,
+        1,
+    ]
     assert not (home / "work/progress.json").exists()
 
 
 MISDEEDS = {
     "an endless loop": ("while True: pass\n" + WRITE, "ran longer than 1.5 s"),
     "a swallowed interrupt": (
-        "import time\nwhile True:\n  try:\n    time.sleep(9)\n  except BaseException: pass\n" + WRITE,
+        "import time\nwhile True:\n  try:\n    time.sleep(9)\n  except BaseException: pass\n"
+        + WRITE,
         "would not stop",
     ),
     "os._exit": ("import os; os._exit(0)", "ended the Python process"),
@@ -76,7 +85,11 @@ MISDEEDS = {
 def test_a_misdeed_in_a_cell_costs_its_own_exercise(graded, what):
     cell, words = MISDEEDS[what]
     marks = graded(write=cell)
-    assert marks["90.1"][0] == 0 and "write is not defined" in marks["90.1"][1] and words in marks["90.1"][1]
+    assert (
+        marks["90.1"][0] == 0
+        and "write is not defined" in marks["90.1"][1]
+        and words in marks["90.1"][1]
+    )
     assert others_are_graded(marks)
     assert kernels() == []
 
@@ -104,7 +117,9 @@ def test_a_misdeed_in_a_call_costs_its_own_exercise(graded, what):
 
 
 def test_megabytes_of_print_cost_nothing(graded):
-    marks = graded(write=[WRITE, "for _ in range(200):\n    print('x' * 100_000)"], limits=Limits(cell=10))
+    marks = graded(
+        write=[WRITE, "for _ in range(200):\n    print('x' * 100_000)"], limits=Limits(cell=10)
+    )
     assert marks["90.1"][0] == 2 and others_are_graded(marks)
 
 
@@ -147,9 +162,14 @@ def test_later_cells_cannot_spoil_what_was_graded(graded):
 
 
 def test_processes_that_a_cell_starts_do_not_outlive_the_grading(graded):
-    cell = "import subprocess; p = subprocess.Popen(['sleep', '4321'], start_new_session=True)\n" + WRITE
+    cell = (
+        "import subprocess; p = subprocess.Popen(['sleep', '4321'], start_new_session=True)\n"
+        + WRITE
+    )
     assert graded(write=cell)["90.1"][0] == 2
-    assert not [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "4321"]]
+    assert not [
+        p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "4321"]
+    ]
 
 
 def test_the_whole_notebook_has_a_time_limit_too(graded):
@@ -164,7 +184,12 @@ def test_the_summary_is_what_the_command_line_prints(notebook):
     reports = grade("90", notebook(START, WRITE), LIMITS)
     marks = json.loads(json.dumps(summary(reports)))
     assert (marks["points"], marks["earned"]) == (6, 2)
-    assert marks["exercises"][0] == {"id": "90.1", "points": 2, "earned": 2, "message": reports[0].message}
+    assert marks["exercises"][0] == {
+        "id": "90.1",
+        "points": 2,
+        "earned": 2,
+        "message": reports[0].message,
+    }
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def test_the_reference_and_the_alternatives_pass(exercise):
 
 
 @pytest.mark.parametrize(
-    "exercise, sentence", [(e, s) for e in (WRITE, SUM, NUMBER) for s in e.mistakes], ids=lambda x: getattr(x, "id", x)
+    "exercise, sentence",
+    [(e, s) for e in (WRITE, SUM, NUMBER) for s in e.mistakes],
+    ids=lambda x: getattr(x, "id", x),
 )
 def test_a_named_mistake_is_named(exercise, sentence):
     assert said(exercise, exercise.mistakes[sentence]) == ("mistake", sentence)
@@ -36,13 +38,19 @@ def test_a_named_mistake_is_named(exercise, sentence):
 
 def test_a_mistake_written_another_way_is_named_too():
     def einsum(S, k, v):
-        return S + torch.einsum("bhk,bhv->bhkv", k, v)  # raises another error than the named one where K ≠ V
+        return S + torch.einsum(
+            "bhk,bhv->bhkv", k, v
+        )  # raises another error than the named one where K ≠ V
 
     assert said(WRITE, einsum)[1] == "The state is transposed: k vᵀ instead of v kᵀ."
 
 
 def test_the_mistake_that_matches_every_case_comes_before_one_that_matches_where_it_differs():
-    half = {"first only where K = V": lambda S, k, v: write(S, k, 3 * v) if v.shape == k.shape else write(S, k, v)}
+    half = {
+        "first only where K = V": lambda S, k, v: (
+            write(S, k, 3 * v) if v.shape == k.shape else write(S, k, v)
+        )
+    }
     both = {"thrice": lambda S, k, v: write(S, k, 3 * v)}
     exercise = dataclasses.replace(WRITE, mistakes=half | both | WRITE.mistakes)
     assert said(exercise, both["thrice"])[1] == "thrice"
@@ -53,7 +61,10 @@ def test_a_stub_is_not_started():
     def stub(S, k, v):
         raise NotImplementedError("exercise 90.1: your code here")
 
-    assert said(WRITE, stub) == ("not started", "Not started: write still raises NotImplementedError.")
+    assert said(WRITE, stub) == (
+        "not started",
+        "Not started: write still raises NotImplementedError.",
+    )
     assert said(NUMBER, ...)[0] == said(WRITE, ...)[0] == "not started"
 
 
@@ -63,12 +74,18 @@ def test_an_exception_comes_with_its_type_message_and_line():
 
     kind, sentence = said(WRITE, answer)
     assert kind == "exception"
-    assert "NameError: name 'missing' is not defined" in sentence and "return S @ missing" in sentence
+    assert (
+        "NameError: name 'missing' is not defined" in sentence and "return S @ missing" in sentence
+    )
 
 
 def test_renamed_parameters_are_told_the_right_names():
     kind, sentence = said(WRITE, lambda state, key, value: state)
-    assert kind == "exception" and "write(S=…, k=…, v=…)" in sentence and "keep the names of its parameters" in sentence
+    assert (
+        kind == "exception"
+        and "write(S=…, k=…, v=…)" in sentence
+        and "keep the names of its parameters" in sentence
+    )
 
 
 def test_a_type_error_inside_the_function_is_not_blamed_on_the_parameters():
@@ -86,7 +103,11 @@ def test_a_type_error_inside_the_function_is_not_blamed_on_the_parameters():
         (lambda S, k, v: "hello", "type", "S is a str: a torch tensor is needed"),
         (lambda S, k, v: write(S, k, v).numpy(), "type", "S is a numpy array"),
         (lambda S, k, v: 1.5, "type", "a number (float)"),
-        (lambda S, k, v: (write(S, k, v), k), "count", "returned a tuple or list of 2: S alone is needed"),
+        (
+            lambda S, k, v: (write(S, k, v), k),
+            "count",
+            "returned a tuple or list of 2: S alone is needed",
+        ),
         (
             lambda S, k, v: write(S, k, v).mT,
             "shape",
@@ -100,7 +121,11 @@ def test_a_type_error_inside_the_function_is_not_blamed_on_the_parameters():
         (lambda S, k, v: v, "handed back", "write hands back its input v unchanged"),
         (lambda S, k, v: torch.zeros_like(S), "constant", "S is 0.0 everywhere"),
         (lambda S, k, v: torch.ones_like(S), "constant", "S is 1.0 everywhere"),
-        (lambda S, k, v: write(S, k, v) / 2, "factor", "0.5 times what it should be: is a scale off?"),
+        (
+            lambda S, k, v: write(S, k, v) / 2,
+            "factor",
+            "0.5 times what it should be: is a scale off?",
+        ),
         (lambda S, k, v: -write(S, k, v), "factor", "-1 times what it should be: is a sign off?"),
         (lambda S, k, v: write(S, k, v).half(), "value", "is off by up to"),
         (lambda S, k, v: write(S, k, v).roll(1, -1), "value", "is off by up to"),
@@ -114,15 +139,26 @@ def test_a_wrong_answer_gets_its_own_sentence(answer, kind, words):
 
 
 def test_several_outputs_must_all_be_there():
-    assert "returned a tensor: a tuple (y, S) is needed" in said(SUM, lambda x, state, chunk_size: x)[1]
-    assert "a tuple or list of 3: 2 outputs are needed" in said(SUM, lambda x, state, chunk_size: (x, x, x))[1]
-    assert report_on(SUM, lambda **inputs: list(running_sum(**inputs))).passed  # a list does as well as a tuple
+    assert (
+        "returned a tensor: a tuple (y, S) is needed"
+        in said(SUM, lambda x, state, chunk_size: x)[1]
+    )
+    assert (
+        "a tuple or list of 3: 2 outputs are needed"
+        in said(SUM, lambda x, state, chunk_size: (x, x, x))[1]
+    )
+    assert report_on(
+        SUM, lambda **inputs: list(running_sum(**inputs))
+    ).passed  # a list does as well as a tuple
 
 
 def test_it_says_where_the_answer_parts():
     kind, sentence = said(SUM, sum_per_chunk)
     assert kind == "value"
-    assert "y is equal up to t = 3, wrong from t = 4" in sentence and "is the state carried across chunks?" in sentence
+    assert (
+        "y is equal up to t = 3, wrong from t = 4" in sentence
+        and "is the state carried across chunks?" in sentence
+    )
     assert "Another chunk size gives another answer." in sentence
 
 
@@ -233,13 +269,17 @@ def test_whatever_is_passed_the_report_is_a_sentence(answer):
         assert str(report) and report._repr_html_()
 
 
-@pytest.mark.parametrize("value", [2**14, 16384.0, torch.tensor(16384), torch.tensor([16384.0]), 16384.5])
+@pytest.mark.parametrize(
+    "value", [2**14, 16384.0, torch.tensor(16384), torch.tensor([16384.0]), 16384.5]
+)
 def test_a_number_may_come_in_any_form(value):
     assert report_on(NUMBER, value).passed
 
 
 @pytest.mark.parametrize(
-    "value", [16000, float("nan"), float("inf"), 10**400, True, "16384", (16384,), lambda: 16384], ids=range(8)
+    "value",
+    [16000, float("nan"), float("inf"), 10**400, True, "16384", (16384,), lambda: 16384],
+    ids=range(8),
 )
 def test_a_wrong_number_fails(value):
     assert not report_on(NUMBER, value).passed
@@ -281,11 +321,17 @@ def _fold(x):
 
 
 def test_right_values_by_a_way_that_is_ruled_out_do_not_pass():
-    """The effort of a call is counted, here and in the grader's kernel, and an exercise may judge it."""
+    """The effort of a call is counted, here and in the grader's kernel, and an exercise may judge
+    it.
+    """
 
     def no_loop(inputs, effort):
         T = inputs["x"].shape[1]
-        return f"{effort.calls} calls for {T} tokens: do not loop." if T > 4 and effort.calls >= T else None
+        return (
+            f"{effort.calls} calls for {T} tokens: do not loop."
+            if T > 4 and effort.calls >= T
+            else None
+        )
 
     e = replace(
         WRITE,
@@ -318,7 +364,10 @@ def test_a_mistake_that_always_raises_is_named_by_the_same_exception_only():
         name="product",
         reference=lambda x: x @ x.mT,
         alternatives=(lambda x: torch.einsum("ij,kj->ik", x, x),),
-        cases=lambda rng: [Case("a", {"x": torch.rand(2, 3, generator=rng)}), Case("b", {"x": torch.rand(4, 5)})],
+        cases=lambda rng: [
+            Case("a", {"x": torch.rand(2, 3, generator=rng)}),
+            Case("b", {"x": torch.rand(4, 5)}),
+        ],
         mistakes={"One factor must be transposed.": lambda x: x @ x}
         | {f"m{i}": (lambda x, i=i: x @ x.mT + i) for i in range(1, 5)},
         properties=(),

@@ -1,4 +1,6 @@
-"""An update brings the newest course and never loses a line, whatever the learner has done to the folder."""
+"""An update brings the newest course and never loses a line, whatever the learner has done to the
+folder.
+"""
 
 import os
 import shutil
@@ -32,7 +34,9 @@ def git(monkeypatch):
             "-c",
             "commit.gpgsign=false",
         ]
-        done = subprocess.run(["git", "-C", str(folder), *who, *args], capture_output=True, text=True, check=check)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *who, *args], capture_output=True, text=True, check=check
+        )
         return done.stdout.strip()
 
     return run
@@ -43,7 +47,16 @@ def author(tmp_path, git):
     """The course as its authors have it: one commit."""
     folder = tmp_path / "author"
     folder.mkdir()
-    write(folder, {NB: "v1\n", EX: "v1\n", "seqlab/core.py": "v1\n", "pyproject.toml": "v1\n", ".gitignore": "work/\n"})
+    write(
+        folder,
+        {
+            NB: "v1\n",
+            EX: "v1\n",
+            "seqlab/core.py": "v1\n",
+            "pyproject.toml": "v1\n",
+            ".gitignore": "work/\n",
+        },
+    )
     git(folder, "init", "-q", "-b", "main")
     publish(git, folder, {})
     return folder
@@ -74,7 +87,11 @@ def publish(git, author, files):
 
 def kept(learner):
     """All text there is in work/."""
-    files = (p for p in (learner / "work").rglob("*") if p.is_file()) if (learner / "work").exists() else ()
+    files = (
+        (p for p in (learner / "work").rglob("*") if p.is_file())
+        if (learner / "work").exists()
+        else ()
+    )
     return {p.read_text() for p in files}
 
 
@@ -98,12 +115,18 @@ def test_a_notebook_that_was_run_is_moved_to_work_with_a_date(learner, author, g
     done = update(learner)
     assert (learner / NB).read_text() == "v2\n" and (learner / EX).read_text() == "v1\n"
     assert {"v1 with outputs\n", "v1 with answers\n"} <= kept(learner)
-    assert all(path.parent == learner / "work" and "03_linear_attention" in path.name for _, path in done.saved)
+    assert all(
+        path.parent == learner / "work" and "03_linear_attention" in path.name
+        for _, path in done.saved
+    )
     assert git(learner, "status", "--porcelain") == ""
 
 
 def test_other_edits_staged_edits_and_new_staged_files_are_kept(learner, author, git):
-    write(learner, {"seqlab/core.py": "staged\n", "added.py": "added\n", "seqlab/odd näme.py": "odd\n"})
+    write(
+        learner,
+        {"seqlab/core.py": "staged\n", "added.py": "added\n", "seqlab/odd näme.py": "odd\n"},
+    )
     git(learner, "add", "-A")
     write(learner, {"seqlab/core.py": "staged, then edited\n"})
     publish(git, author, {"seqlab/core.py": "v2\n"})
@@ -149,22 +172,41 @@ def test_a_rewritten_history_is_followed_and_the_old_one_kept(learner, author, g
 
 def test_untracked_files_in_the_way_are_moved_and_others_stay(learner, author, git):
     write(
-        learner, {"chapters/04_new.ipynb": "my own 04\n", "notes.txt": "mine\n", "data": "a file\n", "x/a/b": "deep\n"}
+        learner,
+        {
+            "chapters/04_new.ipynb": "my own 04\n",
+            "notes.txt": "mine\n",
+            "data": "a file\n",
+            "x/a/b": "deep\n",
+        },
     )
     write(learner, {".git/info/exclude": "notes.txt\n"})
     publish(
-        git, author, {"chapters/04_new.ipynb": "new\n", "data/table.csv": "1\n", "notes.txt": "theirs\n", "x/a": "f\n"}
+        git,
+        author,
+        {
+            "chapters/04_new.ipynb": "new\n",
+            "data/table.csv": "1\n",
+            "notes.txt": "theirs\n",
+            "x/a": "f\n",
+        },
     )
     update(learner)
     assert {"my own 04\n", "a file\n", "mine\n", "deep\n"} <= kept(learner)
-    assert (learner / "data/table.csv").read_text() == "1\n" and (learner / "x/a").read_text() == "f\n"
+    assert (learner / "data/table.csv").read_text() == "1\n" and (
+        learner / "x/a"
+    ).read_text() == "f\n"
 
 
 def test_untracked_files_not_in_the_way_stay(learner, author, git):
-    write(learner, {"notes.txt": "mine\n", "work/03.ipynb": "answers\n", "chapters/my.ipynb": "m\n"})
+    write(
+        learner, {"notes.txt": "mine\n", "work/03.ipynb": "answers\n", "chapters/my.ipynb": "m\n"}
+    )
     publish(git, author, {NB: "v2\n"})
     assert update(learner).saved == []
-    assert (learner / "notes.txt").read_text() == "mine\n" and (learner / "work/03.ipynb").read_text() == "answers\n"
+    assert (learner / "notes.txt").read_text() == "mine\n" and (
+        learner / "work/03.ipynb"
+    ).read_text() == "answers\n"
 
 
 def test_files_removed_upstream_are_kept_when_they_were_edited(learner, author, git):
@@ -175,7 +217,9 @@ def test_files_removed_upstream_are_kept_when_they_were_edited(learner, author, 
     assert "my answers\n" in kept(learner) and not (learner / EX).exists()
 
 
-def test_a_folder_tracked_before_and_a_file_now_keeps_what_was_untracked_in_it(learner, author, git):
+def test_a_folder_tracked_before_and_a_file_now_keeps_what_was_untracked_in_it(
+    learner, author, git
+):
     write(learner, {"seqlab/own.py": "own\n"})
     shutil.rmtree(author / "seqlab")
     publish(git, author, {"seqlab": "now a file\n"})
@@ -217,12 +261,16 @@ def test_offline_is_a_sentence_and_changes_nothing(learner, author, git):
     write(learner, {NB: "mine\n"})
     publish(git, author, {NB: "v2\n"})
     author.rename(author.with_name("gone"))
-    with pytest.raises(CannotUpdate, match=r"origin cannot be reached: are you online\? Nothing was changed"):
+    with pytest.raises(
+        CannotUpdate, match=r"origin cannot be reached: are you online\? Nothing was changed"
+    ):
         update(learner)
     assert (learner / NB).read_text() == "mine\n" and not (learner / "work").exists()
 
 
-def test_no_remote_no_repository_and_a_merge_under_way_are_sentences(learner, author, git, tmp_path):
+def test_no_remote_no_repository_and_a_merge_under_way_are_sentences(
+    learner, author, git, tmp_path
+):
     (tmp_path / "plain").mkdir()
     with pytest.raises(CannotUpdate, match="not made by git clone"):
         update(tmp_path / "plain")

@@ -1,4 +1,6 @@
-"""What every channel mixer keeps: each token is served on its own, shapes, finite gradients, bfloat16."""
+"""What every channel mixer keeps: each token is served on its own, shapes, finite gradients,
+bfloat16.
+"""
 
 import copy
 from functools import partial
@@ -29,20 +31,30 @@ FFNS = {
     "SwiGLU with biases": partial(SwiGLU, bias=True),
     "soft mixture": partial(MoE, n_experts=4, router=SoftRouter),
     "noisy top-k": partial(MoE, n_experts=4, router=NoisyTopKRouter),
-    "Switch": partial(MoE, n_experts=4, router=partial(SwitchRouter, capacity_factor=0.5), expert=MLP),
-    "Switch without limit": partial(MoE, n_experts=4, router=partial(SwitchRouter, capacity_factor=None)),
+    "Switch": partial(
+        MoE, n_experts=4, router=partial(SwitchRouter, capacity_factor=0.5), expert=MLP
+    ),
+    "Switch without limit": partial(
+        MoE, n_experts=4, router=partial(SwitchRouter, capacity_factor=None)
+    ),
     "Mixtral": partial(MoE, n_experts=8, router=MixtralRouter),
     "DeepSeek-V3": partial(MoE, n_experts=8, router=SMALL_V3, d_ff=8, n_shared=2),
-    "shared expert with a gate": partial(MoE, n_experts=4, d_ff=8, n_shared=1, d_shared=24, gate_shared=True),
+    "shared expert with a gate": partial(
+        MoE, n_experts=4, d_ff=8, n_shared=1, d_shared=24, gate_shared=True
+    ),
     "expert choice": partial(MoE, n_experts=4, router=ExpertChoiceRouter),
     "PEER": partial(PEER, n_experts=256, n_heads=2, top_k=4, d_key=8),
 }
 ffns = pytest.mark.parametrize("name", FFNS)
-per_token = pytest.mark.parametrize("name", [name for name in FFNS if name not in ("Switch", "expert choice")])
+per_token = pytest.mark.parametrize(
+    "name", [name for name in FFNS if name not in ("Switch", "expert choice")]
+)
 
 
 def make(name, dtype=torch.float64):
-    """In evaluation, so that routers add no noise, and with no weight at zero, so that no two experts tie."""
+    """In evaluation, so that routers add no noise, and with no weight at zero, so that no two
+    experts tie.
+    """
     torch.manual_seed(0)
     ffn = FFNS[name](D).to(dtype).eval()
     for module in ffn.modules():

@@ -65,7 +65,9 @@ def test_sorting_is_the_loop_over_tokens_with_its_gradients(name):
     (y, grads), (expected, expected_grads) = results
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
     for ours, theirs in zip(grads, expected_grads, strict=True):
-        if theirs is None:  # an expert that the loop never called, or noise that evaluation does not add
+        if (
+            theirs is None
+        ):  # an expert that the loop never called, or noise that evaluation does not add
             assert ours is None or not ours.any()
         else:
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
@@ -93,7 +95,9 @@ def test_deepseeks_scale_is_the_size_of_equal_experts():
 
 @pytest.mark.parametrize("name", ["soft", "noisy", "Switch", "Mixtral", "expert choice"])
 def test_the_names_of_the_experts_do_not_matter(name):
-    """Permuting experts and rows of the router together changes nothing (DeepSeek's groups would be torn)."""
+    """Permuting experts and rows of the router together changes nothing (DeepSeek's groups would be
+    torn).
+    """
     moe, x, order = make(name), draw(), torch.randperm(E)
     permuted = copy.deepcopy(moe)
     permuted.router.score.weight.data = moe.router.score.weight.data[order]
@@ -132,7 +136,9 @@ def test_decoding_calls_only_the_experts_that_serve():
     with torch.no_grad():
         y = moe(x)
     assert sorted(called) == sorted(moe.routing.experts.flatten().tolist())
-    assert torch.equal(moe(x), y) and len(called) == 2 + E  # in training the others too: their gradient is zero
+    assert (
+        torch.equal(moe(x), y) and len(called) == 2 + E
+    )  # in training the others too: their gradient is zero
 
 
 def test_the_auxiliary_loss_is_the_papers_sum_over_the_layers():
@@ -169,7 +175,9 @@ def test_a_layer_can_be_copied_after_a_forward_pass():
 
 
 def test_a_shared_expert_of_unknown_width_gets_one_clear_sentence():
-    with pytest.raises(ValueError, match="n_shared is 1, but neither d_ff nor d_shared says how wide"):
+    with pytest.raises(
+        ValueError, match="n_shared is 1, but neither d_ff nor d_shared says how wide"
+    ):
         MoE(D, E, n_shared=1)
 
 
@@ -178,10 +186,26 @@ def test_a_shared_expert_of_unknown_width_gets_one_clear_sentence():
     [
         ({"gate_shared": True}, ValueError, "n_shared is 0: say n_shared=1"),
         ({"d_shared": 64}, ValueError, "n_shared is 0: say n_shared=1"),
-        ({"top_k": 2}, TypeError, r"no option top_k=2: a router's goes to it, as in router=partial\(MixtralRouter"),
-        ({"router": MixtralRouter(D, E)}, TypeError, "router is a MixtralRouter that is made already: give MixtralRo"),
-        ({"expert": SwiGLU(D)}, TypeError, r"expert is a SwiGLU that is made already: .* partial\(SwiGLU, ...\)"),
-        ({"router": DeepSeekV3Router}, ValueError, r"for a few: partial\(DeepSeekV3Router, top_k=2, n_groups=1"),
+        (
+            {"top_k": 2},
+            TypeError,
+            r"no option top_k=2: a router's goes to it, as in router=partial\(MixtralRouter",
+        ),
+        (
+            {"router": MixtralRouter(D, E)},
+            TypeError,
+            "router is a MixtralRouter that is made already: give MixtralRo",
+        ),
+        (
+            {"expert": SwiGLU(D)},
+            TypeError,
+            r"expert is a SwiGLU that is made already: .* partial\(SwiGLU, ...\)",
+        ),
+        (
+            {"router": DeepSeekV3Router},
+            ValueError,
+            r"for a few: partial\(DeepSeekV3Router, top_k=2, n_groups=1",
+        ),
     ],
 )
 def test_an_option_that_would_be_passed_over_gets_one_clear_sentence(options, error, says):
@@ -196,11 +220,22 @@ def test_the_docstrings_training_step_adds_the_losses_and_moves_the_biases():
     model = torch.nn.Sequential(MoE(D, E, router=few), MoE(D, E, router=MixtralRouter)).double()
     y, before = model(draw()), model[1].router.score.weight.clone()
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
-    exec(step, {"loss": 0 * y.sum(), "auxiliary_loss": auxiliary_loss, "model": model, "optimiser": optimiser})
-    assert model[0].router.bias.abs().sum() > 0 and not torch.equal(model[1].router.score.weight, before)
+    exec(
+        step,
+        {
+            "loss": 0 * y.sum(),
+            "auxiliary_loss": auxiliary_loss,
+            "model": model,
+            "optimiser": optimiser,
+        },
+    )
+    assert model[0].router.bias.abs().sum() > 0 and not torch.equal(
+        model[1].router.score.weight, before
+    )
 
 
-# Against transformers: the whole layer, weights copied. Its softmaxes are in float32 whatever the input: 1e-6.
+# Against transformers: the whole layer, weights copied. Its softmaxes are in float32 whatever the
+# input: 1e-6.
 
 
 def load(ours, theirs, shared=None):
@@ -208,7 +243,9 @@ def load(ours, theirs, shared=None):
     gate = getattr(theirs, "gate", None) or theirs.router
     ours.router.score.weight.data = gate.weight.data
     for e, expert in enumerate(ours.experts):
-        expert.gate.weight.data, expert.up.weight.data = theirs.experts.gate_up_proj[e].data.chunk(2)
+        expert.gate.weight.data, expert.up.weight.data = theirs.experts.gate_up_proj[e].data.chunk(
+            2
+        )
         expert.down.weight.data = theirs.experts.down_proj[e].data
     if shared is not None:
         for mine, other in (("gate", "gate_proj"), ("up", "up_proj"), ("down", "down_proj")):
@@ -229,8 +266,15 @@ def assert_same_layer(ours, theirs, x):
 
 def theirs(module, block, **options):
     modeling = pytest.importorskip(f"transformers.models.{module}.modeling_{module}")
-    name = {"deepseek_v3": "DeepseekV3", "minimax": "MiniMax", "qwen3_next": "Qwen3Next", "kimi_linear": "KimiLinear"}
-    config = getattr(modeling, f"{name.get(module, module.title())}Config")(hidden_size=D, **options)
+    name = {
+        "deepseek_v3": "DeepseekV3",
+        "minimax": "MiniMax",
+        "qwen3_next": "Qwen3Next",
+        "kimi_linear": "KimiLinear",
+    }
+    config = getattr(modeling, f"{name.get(module, module.title())}Config")(
+        hidden_size=D, **options
+    )
     layer = getattr(modeling, block)(config).double().eval()
     for p in layer.parameters():
         torch.nn.init.normal_(p, std=D**-0.5)
@@ -289,10 +333,14 @@ def test_deepseek_v3_and_kimi_linear(module):
 @pytest.mark.oracle
 def test_switch_with_dropped_tokens():
     switch = pytest.importorskip("transformers.models.switch_transformers")
-    config = switch.SwitchTransformersConfig(d_model=D, d_ff=20, num_experts=E, expert_capacity=2, dropout_rate=0)
+    config = switch.SwitchTransformersConfig(
+        d_model=D, d_ff=20, num_experts=E, expert_capacity=2, dropout_rate=0
+    )
     layer = switch.modeling_switch_transformers.SwitchTransformersSparseMLP(config).double().eval()
     layer.router.dtype = torch.float64  # its config knows no wider than float32
-    ours = make("Switch", expert=partial(MLP, bias=False, activation=F.relu))  # 0.5 · 24 / 8: 2 places
+    ours = make(
+        "Switch", expert=partial(MLP, bias=False, activation=F.relu)
+    )  # 0.5 · 24 / 8: 2 places
     layer.router.classifier.load_state_dict(ours.router.score.state_dict())
     for e, expert in enumerate(ours.experts):
         expert.up.load_state_dict(layer.experts[f"expert_{e}"].wi.state_dict())

@@ -26,7 +26,9 @@ def queries(peer, x):
 def every_key(peer):
     """All N keys, each written out: half i // n beside half i mod n."""
     first, second = peer.keys
-    return torch.stack([torch.cat([first[i // peer.n], second[i % peer.n]]) for i in range(peer.n**2)])
+    return torch.stack(
+        [torch.cat([first[i // peer.n], second[i % peer.n]]) for i in range(peer.n**2)]
+    )
 
 
 @pytest.mark.parametrize("top_k", [1, 5, 8])
@@ -64,7 +66,9 @@ def test_a_sparse_gradient_holds_only_the_rows_in_use():
     before = peer.up.detach().clone()
     torch.optim.SparseAdam([peer.down, peer.up], lr=0.1).step()
     touched = (peer.up != before).any(-1).nonzero()[:, 0]
-    assert 0 < len(touched) < N and set(touched.tolist()) == set(peer.up.grad.coalesce().indices()[0].tolist())
+    assert 0 < len(touched) < N and set(touched.tolist()) == set(
+        peer.up.grad.coalesce().indices()[0].tolist()
+    )
 
 
 def test_a_single_expert_is_an_mlp_of_one_neuron_once_per_head():

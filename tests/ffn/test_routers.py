@@ -30,7 +30,9 @@ def draw(B=B, T=T):
 def dense(routing, n_experts=E):
     """(…, N, E): the weight of each expert, 0 where it does not serve."""
     weights = routing.weights if routing.kept is None else routing.weights * routing.kept
-    return torch.zeros(*weights.shape[:-1], n_experts, dtype=weights.dtype).scatter_add(-1, routing.experts, weights)
+    return torch.zeros(*weights.shape[:-1], n_experts, dtype=weights.dtype).scatter_add(
+        -1, routing.experts, weights
+    )
 
 
 ALL = {
@@ -100,9 +102,13 @@ def test_the_losses_of_2017_vanish_when_all_experts_are_alike_and_grow_when_one_
     router = make(NoisyTopKRouter, E, 2)
     x = draw(1, 4 * E)
     torch.nn.init.zeros_(router.score.weight)
-    torch.testing.assert_close(router.train()(x).losses["load"], torch.tensor(0.0).double(), rtol=0, atol=0.1)
+    torch.testing.assert_close(
+        router.train()(x).losses["load"], torch.tensor(0.0).double(), rtol=0, atol=0.1
+    )
     one_for_all = torch.zeros(1, 5, D, dtype=torch.float64)
-    importance = router.eval()(one_for_all).losses["importance"]  # ties: the same 2 of E serve everyone
+    importance = router.eval()(one_for_all).losses[
+        "importance"
+    ]  # ties: the same 2 of E serve everyone
     assert importance.item() == pytest.approx(E / 2 - 1)  # mean 1/E, square mean (1/4) 2/E
 
 
@@ -150,7 +156,9 @@ def test_switch_against_transformers():
     switch = pytest.importorskip("transformers.models.switch_transformers")
     places = math.ceil(0.7 * T / E)
     config = switch.SwitchTransformersConfig(d_model=D, num_experts=E, expert_capacity=places)
-    theirs = switch.modeling_switch_transformers.SwitchTransformersTop1Router(config).double().eval()
+    theirs = (
+        switch.modeling_switch_transformers.SwitchTransformersTop1Router(config).double().eval()
+    )
     ours, x = make(SwitchRouter, E, capacity_factor=0.7, spread=3.0), draw()
     theirs.dtype = torch.float64  # its config knows no wider than float32
     theirs.classifier.load_state_dict(ours.score.state_dict())
@@ -170,11 +178,17 @@ def test_mixtral_is_a_softmax_over_the_k_largest_logits():
 
 
 def test_mixtral_of_one_expert_unnormalised_is_switch_without_limit():
-    mixtral, switch = make(MixtralRouter, E, 1, normalise=False), make(SwitchRouter, E, capacity_factor=None)
+    mixtral, switch = (
+        make(MixtralRouter, E, 1, normalise=False),
+        make(SwitchRouter, E, capacity_factor=None),
+    )
     switch.score.load_state_dict(mixtral.score.state_dict())
     x = draw()
     ours, theirs = mixtral(x), switch(x)
-    assert torch.equal(dense(ours), dense(theirs)) and ours.losses["balance"] == theirs.losses["balance"]
+    assert (
+        torch.equal(dense(ours), dense(theirs))
+        and ours.losses["balance"] == theirs.losses["balance"]
+    )
 
 
 @pytest.mark.oracle
@@ -184,16 +198,34 @@ def test_mixtral_of_one_expert_unnormalised_is_switch_without_limit():
         ("mixtral", "MixtralTopKRouter", "MixtralConfig", {"num_local_experts": E}, True),
         ("minimax", "MiniMaxTopKRouter", "MiniMaxConfig", {"num_local_experts": E}, True),
         ("jamba", "JambaTopKRouter", "JambaConfig", {"num_experts": E}, False),
-        ("qwen3_next", "Qwen3NextTopKRouter", "Qwen3NextConfig", {"num_experts": E, "norm_topk_prob": True}, True),
-        ("qwen3_next", "Qwen3NextTopKRouter", "Qwen3NextConfig", {"num_experts": E, "norm_topk_prob": False}, False),
+        (
+            "qwen3_next",
+            "Qwen3NextTopKRouter",
+            "Qwen3NextConfig",
+            {"num_experts": E, "norm_topk_prob": True},
+            True,
+        ),
+        (
+            "qwen3_next",
+            "Qwen3NextTopKRouter",
+            "Qwen3NextConfig",
+            {"num_experts": E, "norm_topk_prob": False},
+            False,
+        ),
     ],
 )
 def test_softmax_routers_against_transformers(module, router, config, options, normalise):
-    """Theirs takes the softmax in float32 whatever the input: equal to 1e-6, with the same experts."""
+    """Theirs takes the softmax in float32 whatever the input: equal to 1e-6, with the same
+    experts.
+    """
     modeling = pytest.importorskip(f"transformers.models.{module}.modeling_{module}")
     configuration = pytest.importorskip(f"transformers.models.{module}.configuration_{module}")
     config = getattr(configuration, config)(hidden_size=D, num_experts_per_tok=3, **options)
-    theirs, ours, x = getattr(modeling, router)(config).double(), make(MixtralRouter, E, 3, normalise=normalise), draw()
+    theirs, ours, x = (
+        getattr(modeling, router)(config).double(),
+        make(MixtralRouter, E, 3, normalise=normalise),
+        draw(),
+    )
     theirs.weight.data = ours.score.weight.data
     _, weights, experts = theirs(x.flatten(0, 1))
     routing = ours(x.flatten(0, 1))
@@ -206,14 +238,18 @@ def test_the_balance_loss_against_transformers():
     mixtral = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
     router, x = make(MixtralRouter, E, 3), draw()
     theirs = mixtral.load_balancing_loss_func((router.score(x.flatten(0, 1)),), E, 3)
-    torch.testing.assert_close(router(x).losses["balance"].float(), theirs, rtol=1e-6, atol=0)  # theirs is float32
+    torch.testing.assert_close(
+        router(x).losses["balance"].float(), theirs, rtol=1e-6, atol=0
+    )  # theirs is float32
 
 
 # DeepSeek-V3
 
 
 def test_deepseek_takes_the_best_experts_of_the_best_groups():
-    """Brute force: of all pairs of groups the one with the largest score, in it of all triples the largest sum."""
+    """Brute force: of all pairs of groups the one with the largest score, in it of all triples the
+    largest sum.
+    """
     router, x = make(DeepSeekV3Router, E, 3, n_groups=4, top_groups=2, scale=1.7), draw(1, 10)[0]
     router.bias.uniform_(-1, 1)
     routing = router(x)
@@ -222,7 +258,9 @@ def test_deepseek_takes_the_best_experts_of_the_best_groups():
         groups = (s + router.bias).view(4, 2)
         pair = max(itertools.combinations(range(4), 2), key=lambda p: groups[list(p)].sum())
         open_ = [2 * g + i for g in pair for i in range(2)]
-        triple = list(max(itertools.combinations(open_, 3), key=lambda p: (s + router.bias)[list(p)].sum()))
+        triple = list(
+            max(itertools.combinations(open_, 3), key=lambda p: (s + router.bias)[list(p)].sum())
+        )
         expected = torch.zeros(E, dtype=torch.float64)
         expected[triple] = 1.7 * s[triple] / s[triple].sum()
         torch.testing.assert_close(dense(routing)[t], expected, rtol=0, atol=1e-12)
@@ -242,12 +280,17 @@ def test_the_bias_chooses_but_neither_weighs_nor_learns():
     routing, s = router(x), router.score(x).sigmoid()
     assert (routing.experts == 2).any(-1).all()
     chosen = s.gather(-1, routing.experts)
-    torch.testing.assert_close(routing.weights, 2.5 * chosen / chosen.sum(-1, keepdim=True), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        routing.weights, 2.5 * chosen / chosen.sum(-1, keepdim=True), rtol=0, atol=1e-12
+    )
     assert "bias" not in dict(router.named_parameters()) and "bias" in router.state_dict()
 
 
 def test_updating_the_bias_evens_the_load():
-    router, x = make(DeepSeekV3Router, E, 2, n_groups=1, top_groups=1, rate=0.02).train(), draw(4, 64)
+    router, x = (
+        make(DeepSeekV3Router, E, 2, n_groups=1, top_groups=1, rate=0.02).train(),
+        draw(4, 64),
+    )
     x[..., 0] += 3  # everyone likes the same experts
     first = router(x).load
     router.update_bias()
@@ -296,14 +339,24 @@ def test_deepseek_against_transformers(module, groups, normalise):
     """Theirs scores in float32 whatever the input: equal to 1e-6, with the same experts."""
     modeling = pytest.importorskip(f"transformers.models.{module}.modeling_{module}")
     name = {"deepseek_v3": "DeepseekV3", "kimi_linear": "KimiLinear"}[module]
-    config = getattr(modeling, f"{name}Config")(hidden_size=D, n_group=groups[0], topk_group=groups[1])
+    config = getattr(modeling, f"{name}Config")(
+        hidden_size=D, n_group=groups[0], topk_group=groups[1]
+    )
     config.num_local_experts, config.num_experts_per_tok, config.norm_topk_prob = E, 3, normalise
     config.routed_scaling_factor = 2.446
     theirs = getattr(modeling, f"{name}TopkRouter")(config).double()
-    options = {"n_groups": groups[0], "top_groups": groups[1], "scale": 2.446, "normalise": normalise}
+    options = {
+        "n_groups": groups[0],
+        "top_groups": groups[1],
+        "scale": 2.446,
+        "normalise": normalise,
+    }
     ours, x = make(DeepSeekV3Router, E, 3, **options), draw().flatten(0, 1)
     ours.bias.uniform_(-0.5, 0.5)
-    theirs.weight.data, theirs.e_score_correction_bias.data = ours.score.weight.data, ours.bias.clone()
+    theirs.weight.data, theirs.e_score_correction_bias.data = (
+        ours.score.weight.data,
+        ours.bias.clone(),
+    )
     _, weights, experts = theirs(x)
     expected = torch.zeros(len(x), E, dtype=torch.float64).scatter(-1, experts, weights.double())
     torch.testing.assert_close(dense(ours(x)), expected, rtol=0, atol=1e-6)
@@ -325,7 +378,11 @@ def test_each_expert_takes_its_favourite_tokens():
 
 
 def test_with_a_place_for_every_token_expert_choice_is_the_soft_mixture():
-    choice, soft, x = make(ExpertChoiceRouter, E, capacity_factor=float(E)), make(SoftRouter, E), draw()
+    choice, soft, x = (
+        make(ExpertChoiceRouter, E, capacity_factor=float(E)),
+        make(SoftRouter, E),
+        draw(),
+    )
     soft.score.load_state_dict(choice.score.state_dict())
     torch.testing.assert_close(dense(choice(x)), dense(soft(x)), rtol=0, atol=1e-12)
 
@@ -334,10 +391,14 @@ def test_with_a_place_for_every_token_expert_choice_is_the_soft_mixture():
 
 
 def test_more_experts_a_token_than_there_are_gets_one_clear_sentence():
-    with pytest.raises(ValueError, match="top_k is 9, n_experts is 8: a token takes 1 to n_experts experts"):
+    with pytest.raises(
+        ValueError, match="top_k is 9, n_experts is 8: a token takes 1 to n_experts experts"
+    ):
         MixtralRouter(D, E, 9)
 
 
 def test_groups_that_cannot_hold_top_k_get_one_clear_sentence():
-    with pytest.raises(ValueError, match=r"n_groups 4, top_groups 1, top_k 3: .* chosen groups must hold top_k"):
+    with pytest.raises(
+        ValueError, match=r"n_groups 4, top_groups 1, top_k 3: .* chosen groups must hold top_k"
+    ):
         DeepSeekV3Router(D, E, 3, n_groups=4, top_groups=1)

@@ -39,7 +39,10 @@ def test_parts_with_the_state_carried_are_the_whole(cuts):
 
 def test_a_model_carries_its_state():
     """Decoding with the states of mixer and ffn carried is the whole sequence read again."""
-    model, prompt = LanguageModel(17, D, [RWKV4] * 2, ChannelMix).double().eval(), torch.randint(17, (2, 5))
+    model, prompt = (
+        LanguageModel(17, D, [RWKV4] * 2, ChannelMix).double().eval(),
+        torch.randint(17, (2, 5)),
+    )
     tokens = generate(model, prompt, 9, temperature=0.0)
     assert torch.equal(tokens[:, 5:], model(tokens[:, :-1])[0][:, 4:].argmax(-1))
 
@@ -61,7 +64,10 @@ def test_it_is_transformers_feed_forward_in_prefill_and_token_by_token():
     theirs, ours = modeling_rwkv.RwkvFeedForward(config, 0).double(), ChannelMix(D, 24).double()
     for p in theirs.parameters():
         p.data.uniform_(-1, 1)
-    ours.mu_k.data, ours.mu_r.data = theirs.time_mix_key.data[0, 0], theirs.time_mix_receptance.data[0, 0]
+    ours.mu_k.data, ours.mu_r.data = (
+        theirs.time_mix_key.data[0, 0],
+        theirs.time_mix_receptance.data[0, 0],
+    )
     for name, part in {"k": theirs.key, "v": theirs.value, "r": theirs.receptance}.items():
         getattr(ours, name).weight.data = part.weight.data
     cache, state = [torch.zeros(1, D, 1, dtype=torch.float64)], None

@@ -1,4 +1,6 @@
-"""A compiled kernel in a notebook: the page holds what the report holds, and a browser can walk through it."""
+"""A compiled kernel in a notebook: the page holds what the report holds, and a browser can walk
+through it.
+"""
 
 import base64
 import importlib.util
@@ -17,7 +19,9 @@ from IPython.core.formatters import DisplayFormatter
 from seqlab.gpu import show
 from seqlab.gpu.compile import compile_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 TOYS = Path(__file__).parents[1] / "gpu" / "toy_kernels.py"
 
 
@@ -27,7 +31,9 @@ def report():
     toys = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(toys)
     inputs = [torch.empty(128, 128, dtype=torch.float16, device="meta")] * 2 + ["*fp32"]
-    return compile_report(toys.product, *inputs, 128, BLOCK=128, STEP=64, targets=("sm_80", "gfx942"))
+    return compile_report(
+        toys.product, *inputs, 128, BLOCK=128, STEP=64, targets=("sm_80", "gfx942")
+    )
 
 
 def line_of(text):
@@ -55,7 +61,9 @@ def test_without_its_script_the_page_is_the_table_and_a_sentence(report):
 def test_the_page_holds_every_line_of_every_stage(report):
     data = packed(report._repr_html_())
     for target, compiled in report.targets.items():
-        for lines, held in zip(compiled.stages.values(), data["targets"][target].values(), strict=True):
+        for lines, held in zip(
+            compiled.stages.values(), data["targets"][target].values(), strict=True
+        ):
             assert held == [[line.text, line.source or 0] for line in lines]
     assert list(data["targets"]["gfx942"]) == ["TTIR", "TTGIR", "AMD assembly"]
 
@@ -87,9 +95,13 @@ def test_without_a_notebook_the_text_is_left(report, monkeypatch):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[test]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: pip install -e '.[test]'"
+    )
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = p.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         yield browser
         browser.close()
 
@@ -107,7 +119,12 @@ def test_mouse_and_keyboard_walk_through_it(report, browser, width):
 
     def marked():
         return [
-            {int(n) for n in box.locator(".marked").evaluate_all("rows => rows.map(r => r.dataset.source)")}
+            {
+                int(n)
+                for n in box.locator(".marked").evaluate_all(
+                    "rows => rows.map(r => r.dataset.source)"
+                )
+            }
             for box in boxes.all()
         ]
 
@@ -132,6 +149,8 @@ def test_mouse_and_keyboard_walk_through_it(report, browser, width):
     assert tabs.nth(1).get_attribute("aria-selected") == "true" and marked() == [{dot}] * 4
     assert "AMD assembly" in page.locator(".seqlab-compiled .title").nth(3).text_content()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1")
-    assert boxes.nth(3).evaluate("b => b.scrollHeight > b.clientHeight && b.getBoundingClientRect().height <= 304")
+    assert boxes.nth(3).evaluate(
+        "b => b.scrollHeight > b.clientHeight && b.getBoundingClientRect().height <= 304"
+    )
     assert faults == []
     page.close()

@@ -49,7 +49,12 @@ def test_an_error_is_one_sentence_and_the_next_frame_is_drawn():
 
 def test_labels_stand_beside_the_controls():
     *controls, _ = panel(height=(1, 8), name=["a", "b"], share=(0.0, 1.0), upside_down=False)
-    assert [control.description for control in controls] == ["height", "name", "share", "upside down"]
+    assert [control.description for control in controls] == [
+        "height",
+        "name",
+        "share",
+        "upside down",
+    ]
 
 
 def test_a_control_that_is_none_of_these_is_refused():

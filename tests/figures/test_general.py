@@ -6,7 +6,14 @@ import sys
 import pytest
 import torch
 
-from seqlab.figures import attention_matrix, bars, loss_curves, state_pair, state_table, timing_lines
+from seqlab.figures import (
+    attention_matrix,
+    bars,
+    loss_curves,
+    state_pair,
+    state_table,
+    timing_lines,
+)
 from seqlab.figures.theme import COLORS, figure, wrap
 from seqlab.figures.training import slope
 
@@ -49,7 +56,9 @@ def test_state_pair_stops_where_the_states_first_part():
     mine = S.clone()
     mine[2:, 1, 1] += 0.1
     assert state_pair(mine, S).layout.title.text == "The states part at token 2"
-    assert state_pair(mine, S, labels="abcd").layout.title.text == "The states part at token 2 (‘c’)"
+    assert (
+        state_pair(mine, S, labels="abcd").layout.title.text == "The states part at token 2 (‘c’)"
+    )
     assert state_pair(S, S).layout.title.text == "The states agree up to the last token, 3"
     mine[1, 0, 0] = torch.nan
     assert state_pair(mine, S).layout.title.text == "The states part at token 1"

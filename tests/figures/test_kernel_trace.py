@@ -15,7 +15,9 @@ from seqlab.figures.kernel_trace import STATES, kernel_trace
 from seqlab.gpu import show
 from seqlab.gpu.trace import trace
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 
 
 @triton.jit
@@ -43,7 +45,9 @@ def test_a_page_per_program_shows_what_it_touches_and_what_others_do(seen):
 
 def test_a_tensor_nobody_touches_is_not_drawn_and_alone_is_an_error(seen):
     assert len(kernel_trace(seen).data) == 2
-    with pytest.raises(ValueError, match="no program of add_bias touches p_unused: nothing to show"):
+    with pytest.raises(
+        ValueError, match="no program of add_bias touches p_unused: nothing to show"
+    ):
         kernel_trace(seen, ["p_unused"])
 
 
@@ -55,7 +59,9 @@ def test_the_figure_can_be_stepped_and_played(seen):
 
 def test_many_programs_and_large_tensors_are_thinned():
     x = torch.randn(300, 100)
-    fig = kernel_trace(trace(add_bias, (300,), x, torch.randn(100), x, 300, 100, BC=128), ["p_x"], pages=20)
+    fig = kernel_trace(
+        trace(add_bias, (300,), x, torch.randn(100), x, 300, 100, BC=128), ["p_x"], pages=20
+    )
     assert len(fig.frames) == 20 and (fig.frames[0].name, fig.frames[-1].name) == ("0", "299")
     table = fig.data[0]
     assert np.array(table.z).shape == (43, 34)
@@ -73,7 +79,9 @@ def test_heads_stand_side_by_side(seen):
     fig = kernel_trace(trace(one_head, (2,), x, torch.zeros(2, 3, 4), 2, K=4))
     assert [note.text for note in fig.layout.annotations] == ["p_x (1×3)×(2×4)", "p_y (2×3)×4"]
     first = np.array(fig.frames[0].data[0].z)
-    assert first.shape == (3, 8) and [STATES[s] for s in first[0]] == ["read"] * 4 + ["by others"] * 4
+    assert (
+        first.shape == (3, 8) and [STATES[s] for s in first[0]] == ["read"] * 4 + ["by others"] * 4
+    )
     assert (first[1:] == 0).all()
 
 
@@ -81,7 +89,10 @@ def test_a_bare_trace_is_the_figure_in_a_notebook_and_the_table_elsewhere(seen, 
     shown, _ = DisplayFormatter().format(seen)
     assert shown["text/plain"] == repr(seen)
     figure = shown["application/vnd.plotly.v1+json"]
-    assert len(figure["frames"]) == 4 and figure["layout"]["updatemenus"][0]["buttons"][0]["label"] == "Play"
+    assert (
+        len(figure["frames"]) == 4
+        and figure["layout"]["updatemenus"][0]["buttons"][0]["label"] == "Play"
+    )
 
     def missing(name):
         raise ImportError(name)
@@ -101,11 +112,17 @@ def test_a_kernel_that_touches_nothing_is_shown_as_text():
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
 def test_a_browser_plays_it_pauses_it_and_turns_to_a_page(tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[test]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="needs playwright: pip install -e '.[test]'"
+    )
     x = torch.randn(12, 5)
-    kernel_trace(trace(add_bias, (12,), x, torch.randn(5), x, 12, 5, BC=8)).write_html(tmp_path / "trace.html")
+    kernel_trace(trace(add_bias, (12,), x, torch.randn(5), x, 12, 5, BC=8)).write_html(
+        tmp_path / "trace.html"
+    )
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = p.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": 800, "height": 600})
         page.goto(f"file://{tmp_path}/trace.html")
         page.wait_for_selector(".slider-rail-touch-rect")

@@ -21,10 +21,16 @@ FIGURES = {
     "smear": lambda: figures.smear(v[0], v[1], (0, 60, 90, 120)),
     "recall": lambda: figures.recall_of_each_pair(F.normalize(k, dim=-1), v),
     "capacity": lambda: figures.capacity({"random": ([0.5, 1], [0.7, 1.0])}, math.sqrt),
-    "kernels": lambda: figures.kernels_at(scores, {"exp": scores.exp(), "identity": scores}, "a finding"),
-    "growth": lambda: figures.growth([1, 2, 4], {"a": [1.0, 2.0, 4.0]}, title="a finding", y="size"),
+    "kernels": lambda: figures.kernels_at(
+        scores, {"exp": scores.exp(), "identity": scores}, "a finding"
+    ),
+    "growth": lambda: figures.growth(
+        [1, 2, 4], {"a": [1.0, 2.0, 4.0]}, title="a finding", y="size"
+    ),
     "forms": lambda: figures.forms(8, [1, 2, 4, 8], K, V),
-    "moved": lambda: figures.moved({"causal": torch.ones(T, T).tril(), "not": torch.ones(T, T)}, "a finding"),
+    "moved": lambda: figures.moved(
+        {"causal": torch.ones(T, T).tril(), "not": torch.ones(T, T)}, "a finding"
+    ),
 }
 
 
@@ -51,7 +57,11 @@ def test_the_slider_reaches_every_page_and_every_page_redraws_every_trace(name):
 def test_the_figure_opens_on_the_page_its_slider_shows():
     fig = figures.smear(v[0], v[1], (0, 60, 90), start=1)
     assert fig.layout.sliders[0].active == 1
-    assert fig.layout.title.text == fig.frames[1].layout.title.text == "Keys 60° apart: key 1 returns v₁ + 0.50 v₂"
+    assert (
+        fig.layout.title.text
+        == fig.frames[1].layout.title.text
+        == "Keys 60° apart: key 1 returns v₁ + 0.50 v₂"
+    )
 
 
 def test_memory_shows_the_state_and_the_read_of_the_recurrence():
@@ -72,7 +82,9 @@ def test_memory_outlines_the_column_that_is_written_and_the_one_that_is_read():
 
 @pytest.mark.parametrize("degrees", [0, 45, 90, 135, 180])
 def test_smear_returns_v1_plus_cos_v2(degrees):
-    stored, returned, smear = (torch.tensor(bar.y) for bar in figures.smear_at(v[0], v[1], degrees).data[2:])
+    stored, returned, smear = (
+        torch.tensor(bar.y) for bar in figures.smear_at(v[0], v[1], degrees).data[2:]
+    )
     expected = v[0] + math.cos(math.radians(degrees)) * v[1]
     torch.testing.assert_close(returned, expected, rtol=0.01, atol=1e-3)
     torch.testing.assert_close(stored + smear, expected, rtol=0.02, atol=1e-2)
@@ -86,8 +98,12 @@ def test_orthonormal_keys_have_no_recall_error():
 
 def test_random_keys_have_the_error_the_chapter_derives():
     N, K = 128, 64
-    keys, values = (F.normalize(torch.randn(20, N, width, generator=rng), dim=-1) for width in (K, 16))
-    squares = torch.stack([figures.recall_error(*pair).square() for pair in zip(keys, values, strict=True)])
+    keys, values = (
+        F.normalize(torch.randn(20, N, width, generator=rng), dim=-1) for width in (K, 16)
+    )
+    squares = torch.stack(
+        [figures.recall_error(*pair).square() for pair in zip(keys, values, strict=True)]
+    )
     assert squares.mean().item() == pytest.approx((N - 1) / K, rel=0.05)
 
 

@@ -1,4 +1,6 @@
-"""The microscope sees what the mixer does: its state, its reads, and, for any module, its derivatives."""
+"""The microscope sees what the mixer does: its state, its reads, and, for any module, its
+derivatives.
+"""
 
 import json
 import math
@@ -22,13 +24,17 @@ MIXERS = {
     "taylor": lambda: LinearAttention(D, 2, feature_map="taylor"),
     "taylor, no normaliser": lambda: LinearAttention(D, 2, feature_map="taylor", normalize=False),
     "random": lambda: LinearAttention(D, 2, feature_map="random", n_features=12),
-    "random, no normaliser": lambda: LinearAttention(D, 2, feature_map="random", n_features=12, normalize=False),
+    "random, no normaliser": lambda: LinearAttention(
+        D, 2, feature_map="random", n_features=12, normalize=False
+    ),
     "RetNet": lambda: RetNet(D, 2),
     "attention": lambda: Attention(D, 2),
     "grouped queries": lambda: Attention(D, 4, n_kv_heads=2),
     "window": lambda: Attention(D, 2, window=3),
 }
-RECURRENT = [name for name in MIXERS if "attention" not in name and name not in ("grouped queries", "window")]
+RECURRENT = [
+    name for name in MIXERS if "attention" not in name and name not in ("grouped queries", "window")
+]
 EXACT = {"atol": 1e-9, "rtol": 1e-9}
 
 
@@ -57,7 +63,13 @@ class Delta(nn.Module):
     def project(self, x, state=None):
         q, k, v, a, beta = self.W(x).unflatten(-1, (2, -1)).split([4, 4, 3, 4, 1], dim=-1)
         k = nn.functional.normalize(k, dim=-1)
-        return {"q": q, "k": k, "v": v, "log_a": nn.functional.logsigmoid(a), "beta": beta[..., 0].sigmoid()}
+        return {
+            "q": q,
+            "k": k,
+            "v": v,
+            "log_a": nn.functional.logsigmoid(a),
+            "beta": beta[..., 0].sigmoid(),
+        }
 
     def read(self, y):
         return y
@@ -103,9 +115,12 @@ def test_implied_attention_times_values_is_the_mixers_read(name, x, head, row):
     inputs = mixer.project(x)
     y = mixer.read(recurrent(**inputs)[0])[row, :, head]
     mixed = observe(mixer, x, head=head, row=row).weights @ inputs["v"][row, :, head, : y.shape[-1]]
-    # A normaliser is already in the weights; any other read (a norm) still has to be applied to the mixed values.
+    # A normaliser is already in the weights; any other read (a norm) still has to be applied to the
+    # mixed values.
     torch.testing.assert_close(
-        mixed if getattr(mixer, "normalize", False) else mixer.read(mixed[None, :, None])[0, :, 0], y, **EXACT
+        mixed if getattr(mixer, "normalize", False) else mixer.read(mixed[None, :, None])[0, :, 0],
+        y,
+        **EXACT,
     )
 
 
@@ -220,7 +235,12 @@ def test_same_input_same_figure(name, x):
 @pytest.mark.parametrize("n_tokens", [1, 2, 64])
 def test_any_length_can_be_drawn(n_tokens):
     x = torch.randn(1, n_tokens, D, generator=torch.Generator().manual_seed(0))
-    for mixer in (RetNet(D, 2), LinearAttention(D, D, feature_map="identity"), Attention(D, 2), Elman()):
+    for mixer in (
+        RetNet(D, 2),
+        LinearAttention(D, D, feature_map="identity"),
+        Attention(D, 2),
+        Elman(),
+    ):
         microscope(observe(mixer, x))
         fig = microscope_frames(observe(mixer, x))
         assert len(fig.frames) <= 25
@@ -230,17 +250,24 @@ def test_title_counts_what_comes_back(x):
     trace = observe(made("RetNet"), x)
     assert finding(trace, 0) == "After 1 token: 1 of 1 value still comes back (RetNet, head 0)"
     back = int((trace.recall[T - 1] >= 0.9).sum())
-    assert finding(trace, T - 1) == f"After {T} tokens: {back} of {T} values still come back (RetNet, head 0)"
+    assert (
+        finding(trace, T - 1)
+        == f"After {T} tokens: {back} of {T} values still come back (RetNet, head 0)"
+    )
     assert "depends most on token" in finding(observe(Elman().double(), x), 3)
 
 
-@pytest.mark.parametrize("make", [lambda: RetNet(64, 4), lambda: LinearAttention(64, 4, feature_map="taylor")])
+@pytest.mark.parametrize(
+    "make", [lambda: RetNet(64, 4), lambda: LinearAttention(64, 4, feature_map="taylor")]
+)
 def test_frames_are_there_and_small(make):
     torch.manual_seed(0)
     trace = observe(make(), torch.randn(1, 16, 64))
     fig = microscope_frames(trace)
     assert [frame.name for frame in fig.frames] == [str(t) for t in range(16)]
-    assert [step.args[0][0] for step in fig.layout.sliders[0].steps] == [frame.name for frame in fig.frames]
+    assert [step.args[0][0] for step in fig.layout.sliders[0].steps] == [
+        frame.name for frame in fig.frames
+    ]
     assert len(fig.to_json()) < 300_000
 
 
@@ -252,7 +279,9 @@ def test_a_frame_is_the_still_of_its_token(name, x):
         still = microscope(trace, t)
         assert frame.layout.title.text == still.layout.title.text
         shown = json.loads(fig.to_json())["data"]
-        for i, moved in zip(frame.traces, json.loads(fig.to_json())["frames"][t]["data"], strict=True):
+        for i, moved in zip(
+            frame.traces, json.loads(fig.to_json())["frames"][t]["data"], strict=True
+        ):
             shown[i] |= {key: value for key, value in moved.items() if key != "marker"}
         still = json.loads(still.to_json())["data"]
         for ours, theirs in zip(shown, still, strict=True):
@@ -262,7 +291,10 @@ def test_a_frame_is_the_still_of_its_token(name, x):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"x": torch.randn(5, D)}, r"x is \(5, 16\): a floating-point tensor \(B, T, D\) is needed"),
+        (
+            {"x": torch.randn(5, D)},
+            r"x is \(5, 16\): a floating-point tensor \(B, T, D\) is needed",
+        ),
         ({"x": torch.ones(1, 5, D).long()}, "floating-point"),
         ({"x": torch.randn(1, 0, D)}, "T must be at least 1"),
         ({"labels": ["a"]}, "there are 1 labels for 9 tokens"),

@@ -12,7 +12,9 @@ from seqlab.figures import retention
 
 def test_mask_holds_gamma_to_the_distance_and_nothing_above_the_diagonal():
     heat, curve, mark = retention.mask_at(2.0, T=6).data
-    D = torch.tensor([[math.nan if z is None else z for z in row] for row in heat.z], dtype=torch.float64)
+    D = torch.tensor(
+        [[math.nan if z is None else z for z in row] for row in heat.z], dtype=torch.float64
+    )
     assert D.isnan().equal(torch.ones(6, 6).triu(1).bool())
     for i in range(6):
         for j in range(i + 1):
@@ -35,15 +37,17 @@ def test_mask_slider_has_a_page_for_each_half_life():
     assert [step.label for step in slider.steps] == ["1", "4", "∞"]
     assert [len(frame.data) for frame in fig.frames] == [len(fig.data)] * 3
     shown = fig.frames[slider.active]
-    assert fig.data[0].z == shown.data[0].z  # the first picture is the page that the slider points at
+    assert (
+        fig.data[0].z == shown.data[0].z
+    )  # the first picture is the page that the slider points at
 
 
 def test_heads_are_marked_where_half_is_left():
     gammas = 1 - 2.0 ** (-5 - torch.arange(3, dtype=torch.float64))
     marks = [trace for trace in retention.head_decays(gammas).data if trace.mode == "markers"]
-    assert [float(gamma) ** mark.x[0] for gamma, mark in zip(gammas, marks, strict=True)] == pytest.approx(
-        [0.5] * 3, abs=2e-3
-    )
+    assert [
+        float(gamma) ** mark.x[0] for gamma, mark in zip(gammas, marks, strict=True)
+    ] == pytest.approx([0.5] * 3, abs=2e-3)
 
 
 def test_rotation_draws_the_last_row_along_the_distance():
@@ -73,19 +77,25 @@ def test_accuracy_shows_the_mean_and_reaches_to_the_extreme_seeds():
 
 def test_a_model_keeps_its_colour_whether_or_not_the_bound_is_drawn():
     runs = ([1], [[0.5]])
-    with_bound = retention.accuracy({"limit": runs, "m": runs}, title="", x="", chance=0, bound="limit")
+    with_bound = retention.accuracy(
+        {"limit": runs, "m": runs}, title="", x="", chance=0, bound="limit"
+    )
     without = retention.accuracy({"m": runs}, title="", x="", chance=0)
     assert with_bound.data[1].line.color == without.data[0].line.color
 
 
 def test_only_marks_that_have_a_place_are_drawn():
     def draw(marks):
-        return retention.accuracy({"m": ([1, 8], [[1, 0]])}, title="", x="", chance=0.5, log=True, marks=marks)
+        return retention.accuracy(
+            {"m": ([1, 8], [[1, 0]])}, title="", x="", chance=0.5, log=True, marks=marks
+        )
 
     assert len(draw({"guess": None}).layout.shapes) == 1  # chance
     fig = draw({"guess": 4, "none": None})
     assert fig.layout.shapes[1].x0 == 4
-    assert fig.layout.annotations[-1].x == pytest.approx(math.log10(4))  # plotly wants the logarithm here
+    assert fig.layout.annotations[-1].x == pytest.approx(
+        math.log10(4)
+    )  # plotly wants the logarithm here
 
 
 def test_chunk_dial_names_both_ends():

@@ -14,7 +14,11 @@ def parts(box):
     play, panel = box.children
     *controls, out = panel.children
     assert len(out.outputs) == 1
-    return play, controls, lambda: out.outputs[0]["data"]["application/vnd.plotly.v1+json"]["layout"]["title"]["text"]
+    return (
+        play,
+        controls,
+        lambda: out.outputs[0]["data"]["application/vnd.plotly.v1+json"]["layout"]["title"]["text"],
+    )
 
 
 def test_first_frame_is_the_last_token():

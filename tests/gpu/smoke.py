@@ -1,4 +1,5 @@
-"""The whole lab once, quickly, with the Triton that is found first: run in a process of its own by test_versions.py.
+"""The whole lab once, quickly, with the Triton that is found first: run in a process of its own by
+test_versions.py.
 
 Prints the version and where it came from.
 """
@@ -21,7 +22,11 @@ def everything():
     """All that a run could have changed in Triton."""
     places = [tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, interpreter, JITFunction]
     places += [interpreter.InterpretedFunction, interpreter.InterpreterBuilder, toys]
-    places += [getattr(tl.core, name) for name in ("condition", "tensor_descriptor_base") if hasattr(tl.core, name)]
+    places += [
+        getattr(tl.core, name)
+        for name in ("condition", "tensor_descriptor_base")
+        if hasattr(tl.core, name)
+    ]
     return [dict(vars(place)) for place in places]
 
 

@@ -70,20 +70,28 @@ ELSEWHERE = ("fla", "flash", "mamba", "causal-conv1d", "compile", "flex", "cuDNN
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kernel} {case.use}")
 def test_the_peers_that_run_here_give_the_same_answer(case):
-    here = {name: f for name, f in case.peers.items() if not any(word in name for word in ELSEWHERE)}
+    here = {
+        name: f for name, f in case.peers.items() if not any(word in name for word in ELSEWHERE)
+    }
     case = replace(case, peers=here, beside={})
     times = bench.measure(case, case.checks[0], "cpu", "fp32", lambda f: (1.0, 1.0, 1.0))
-    assert {t.implementation for t in times} == {"seqlab", *here} and not [t for t in times if t.note]
+    assert {t.implementation for t in times} == {"seqlab", *here} and not [
+        t for t in times if t.note
+    ]
 
 
 def test_without_a_gpu_it_says_so_and_succeeds(tmp_path):
     result = invoke("--kernel", "softmax", "--out", str(tmp_path / "x"))
     assert result.exit_code == 0 and "nothing was timed" in result.output
-    assert "1 of 1 cases are as accurate as the rule asks" in result.output and not list(tmp_path.iterdir())
+    assert "1 of 1 cases are as accurate as the rule asks" in result.output and not list(
+        tmp_path.iterdir()
+    )
 
 
 def test_without_triton_it_says_what_is_missing(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith(("seqlab.kernels", "seqlab.gpu.cases"))]:
+    for name in [
+        name for name in sys.modules if name.startswith(("seqlab.kernels", "seqlab.gpu.cases"))
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("seqlab.kernels")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -108,7 +116,9 @@ def test_what_is_unknown_gets_the_list(options):
 def test_a_peer_is_timed_only_if_it_gives_the_same_answer(matmul):
     times = bench.measure(matmul, SMALL, "cpu", "fp32", clock(2.0))
     timed = {(t.implementation, t.passed) for t in times if t.ms}
-    assert timed == {(i, p) for i in ("seqlab", "right") for p in ("forward", "backward", "forward + backward")}
+    assert timed == {
+        (i, p) for i in ("seqlab", "right") for p in ("forward", "backward", "forward + backward")
+    }
     notes = {t.implementation: t.note for t in times if t.note}
     assert notes["wrong"] == "another answer than ours, 100% away"
     assert notes["broken"].startswith("RuntimeError: ")
@@ -117,7 +127,11 @@ def test_a_peer_is_timed_only_if_it_gives_the_same_answer(matmul):
 
 def test_rates_follow_from_the_time_the_flops_and_what_goes_in_and_out(matmul):
     ours, right = (
-        next(t for t in bench.measure(matmul, SMALL, "cpu", "fp32", timer) if t.implementation == name)
+        next(
+            t
+            for t in bench.measure(matmul, SMALL, "cpu", "fp32", timer)
+            if t.implementation == name
+        )
         for name, timer in (("seqlab", clock(2.0)), ("right", clock(2.0)))
     )
     assert ours.tflops == pytest.approx(2 * 20 * 30 * 40 / 2e-3 / 1e12)
@@ -146,8 +160,12 @@ def test_a_device_that_is_not_listed_has_no_roofline(monkeypatch, name):
 
 
 def test_inputs_are_drawn_where_they_are_used():
-    for case in (case for case in CASES if case.kernel != "grouped_matmul"):  # counts: "meta" has no numbers
-        assert {x.device.type for x in bench._draw(case, case.checks[0], "meta", torch.bfloat16)} == {"meta"}
+    for case in (
+        case for case in CASES if case.kernel != "grouped_matmul"
+    ):  # counts: "meta" has no numbers
+        assert {
+            x.device.type for x in bench._draw(case, case.checks[0], "meta", torch.bfloat16)
+        } == {"meta"}
 
 
 def test_a_compiled_peer_is_compiled_for_one_size_at_a_time():
@@ -179,5 +197,8 @@ def test_results_are_kept_as_data_and_as_tables(matmul, tmp_path):
     data = json.loads((tmp_path / "new" / "h1.5.json").read_text())
     assert data["where"] == "a GPU, torch 1" and data["results"][0]["ms"] == 2.0
     text = (tmp_path / "new" / "h1.5.md").read_text()
-    assert "## matmul, M 20 N 30 K 40, fp32" in text and "| forward | right | 2.000 | 1.800 to 2.200 |" in text
+    assert (
+        "## matmul, M 20 N 30 K 40, fp32" in text
+        and "| forward | right | 2.000 | 1.800 to 2.200 |" in text
+    )
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1

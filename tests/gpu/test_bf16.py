@@ -1,5 +1,7 @@
 # ruff: noqa: E402
-"""bfloat16 in the lab is what PyTorch computes with it, which is what a GPU does: in float32, then rounded."""
+"""bfloat16 in the lab is what PyTorch computes with it, which is what a GPU does: in float32, then
+rounded.
+"""
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from seqlab.gpu.trace import trace
 
 
 def any_bits(n):
-    """float32 numbers of every kind: all exponents, ties, carries into the exponent, infinities, NaN, below normal."""
+    """float32 numbers of every kind: all exponents, ties, carries into the exponent, infinities,
+    NaN, below normal.
+    """
     x = torch.randint(-(2**31), 2**31 - 1, (n,)).int()
     x[: n // 4] = x[: n // 4] & ~0xFFFF | 0x8000  # ties
     x[n // 4 : n // 2] |= 0x7F8000  # carries
@@ -165,13 +169,20 @@ def test_a_dot_multiplies_rounded_numbers_and_sums_in_float32():
 def test_two_bytes_are_moved_for_each_number():
     q = torch.randn(16, 16).bfloat16()
     seen = trace(attend, (1,), q, q.clone(), q.clone(), torch.empty(16, 16), N=16)
-    assert {name: t.bytes_in for name, t in seen.traffic.items()} == {"p_q": 512, "p_k": 512, "p_v": 512, "p_y": 0}
+    assert {name: t.bytes_in for name, t in seen.traffic.items()} == {
+        "p_q": 512,
+        "p_k": 512,
+        "p_v": 512,
+        "p_y": 0,
+    }
 
 
 def test_sanitize_says_what_tritons_own_interpreter_gets_wrong():
     q = torch.randn(16, 16).bfloat16()
     found = sanitize(attend, (1,), q, q.clone(), q.clone(), torch.full((16, 16), torch.nan), N=16)
-    assert [f.kind for f in found] == ["bf16", "bf16"] and "Triton's own interpreter" in str(found[0])
+    assert [f.kind for f in found] == ["bf16", "bf16"] and "Triton's own interpreter" in str(
+        found[0]
+    )
 
 
 @triton.jit

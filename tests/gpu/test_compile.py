@@ -1,4 +1,6 @@
-"""`compile_report`: what it reads against other tools' reading of the same binary, and against counts made by hand."""
+"""`compile_report`: what it reads against other tools' reading of the same binary, and against
+counts made by hand.
+"""
 
 import importlib.util
 import linecache
@@ -18,7 +20,9 @@ import triton
 
 from seqlab.gpu.compile import TARGETS, compile_report, occupancy
 
-spec = importlib.util.spec_from_file_location("toy_kernels", Path(__file__).parent / "toy_kernels.py")
+spec = importlib.util.spec_from_file_location(
+    "toy_kernels", Path(__file__).parent / "toy_kernels.py"
+)
 toys = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(toys)
 
@@ -57,7 +61,9 @@ def test_each_architecture_uses_its_own_matrix_instruction(product):
 
 
 def test_the_tensor_cores_do_the_flops_of_one_tile(product):
-    """An instruction's shape is in its name: m16n8k16 multiplies 16·8·16 a warp. Loops may be unrolled, never cut."""
+    """An instruction's shape is in its name: m16n8k16 multiplies 16·8·16 a warp. Loops may be
+    unrolled, never cut.
+    """
     stage = product["sm_80"].stages["ptx"]
     shapes = [re.search(r"m(\d+)n(\d+)k(\d+)", s.text) for s in stage if "mma.sync" in s.text]
     done = 4 * sum(int(m[1]) * int(m[2]) * int(m[3]) for m in shapes)  # four warps
@@ -76,7 +82,9 @@ def test_registers_and_spills_are_what_ptxas_says(target, tmp_path, monkeypatch,
     """ptxas counts them itself while it compiles, and Triton can be asked to print what it says."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(triton.knobs.nvidia, "dump_ptxas_log", True)
-    report = compile_report(toys.greedy, "*fp32", "*fp32", BLOCK=16384, num_warps=4, targets=(target,))
+    report = compile_report(
+        toys.greedy, "*fp32", "*fp32", BLOCK=16384, num_warps=4, targets=(target,)
+    )
     said = capsys.readouterr().out
     assert int(re.search(r"(\d+) bytes stack frame", said)[1]) == report[target].spills > 0
     assert int(re.search(r"(\d+) bytes spill stores", said)[1]) > 0
@@ -84,10 +92,21 @@ def test_registers_and_spills_are_what_ptxas_says(target, tmp_path, monkeypatch,
 
 
 def test_a_line_of_the_kernel_leads_to_what_it_became_in_every_stage(product):
-    for stage, word in (("ttir", "tt.dot"), ("ttgir", "warp_group_dot"), ("ptx", "wgmma.mma_async")):
-        found = {line.source for line in product["sm_90"].stages[stage] if word in line.text.split("//")[0]}
+    for stage, word in (
+        ("ttir", "tt.dot"),
+        ("ttgir", "warp_group_dot"),
+        ("ptx", "wgmma.mma_async"),
+    ):
+        found = {
+            line.source
+            for line in product["sm_90"].stages[stage]
+            if word in line.text.split("//")[0]
+        }
         assert line_of("# the line of the dot") in found, stage
-    assert any("v_mfma" in text for text in product.made_by(line_of("# the line of the dot"), "gfx942", "amdgcn"))
+    assert any(
+        "v_mfma" in text
+        for text in product.made_by(line_of("# the line of the dot"), "gfx942", "amdgcn")
+    )
     store = line_of("tl.store(p_c")
     assert any("st.global" in text for text in product.made_by(store, "sm_90", "ptx"))
     assert not any("wgmma.mma" in text for text in product.made_by(store, "sm_90", "ptx"))
@@ -95,16 +114,22 @@ def test_a_line_of_the_kernel_leads_to_what_it_became_in_every_stage(product):
 
 
 def test_what_a_library_function_became_belongs_to_the_line_that_called_it():
-    report = compile_report(toys.summed, meta(1024, dtype=torch.float32), meta(1, dtype=torch.float32), BLOCK=1024)
+    report = compile_report(
+        toys.summed, meta(1024, dtype=torch.float32), meta(1, dtype=torch.float32), BLOCK=1024
+    )
     line = line_of("tl.store(p_y, tl.sum(")
     assert any("tt.reduce" in text for text in report.made_by(line, "sm_90", "ttir"))
     assert {s.source for s in report["sm_90"].stages["ptx"] if "shfl" in s.text} == {line}
-    assert {s.source for s in report["gfx942"].stages["amdgcn"] if "v_add_f32_dpp" in s.text} == {line}
+    assert {s.source for s in report["gfx942"].stages["amdgcn"] if "v_add_f32_dpp" in s.text} == {
+        line
+    }
 
 
 def test_the_lines_of_inline_assembly_belong_to_the_line_that_asked_for_it():
     """LLVM counts on inside it, as if each line of assembly were one more line of the kernel."""
-    report = compile_report(toys.summed, meta(1024, dtype=torch.float32), meta(1, dtype=torch.float32), BLOCK=1024)
+    report = compile_report(
+        toys.summed, meta(1024, dtype=torch.float32), meta(1, dtype=torch.float32), BLOCK=1024
+    )
     loads = [s for s in report["sm_90"].stages["ptx"] if "ld.global" in s.text]
     assert {s.source for s in loads} == {line_of("tl.store(p_y, tl.sum(")} and len(loads) == 2
 
@@ -119,9 +144,9 @@ def test_the_texts_carry_no_location_marks(product):
 
 def test_a_divisor_of_sixteen_and_a_one_are_compiled_in():
     def text(n):
-        return compile_report(toys.add, "*fp32", "*fp32", "*fp32", n, BLOCK=128, targets=("sm_90",)).text(
-            "sm_90", "ttir"
-        )
+        return compile_report(
+            toys.add, "*fp32", "*fp32", "*fp32", n, BLOCK=128, targets=("sm_90",)
+        ).text("sm_90", "ttir")
 
     assert re.search(r"%n: i32 \{tt.divisibility = 16", text(4096))
     assert re.search(r"%n: i32[,)]", text(4097)) and "%n" not in text(1)
@@ -131,8 +156,12 @@ def test_a_divisor_of_sixteen_and_a_one_are_compiled_in():
 def test_a_view_off_the_grid_is_not_called_aligned():
     x = torch.empty(4096, device="meta")
     for view, aligned in ((x[4:], True), (x[1:], False)):
-        ttir = compile_report(toys.add, view, x, x, 64, BLOCK=64, targets=("sm_90",)).text("sm_90", "ttir")
-        assert (re.search(r"%p_x: !tt.ptr<f32> \{tt.divisibility = 16", ttir) is not None) == aligned
+        ttir = compile_report(toys.add, view, x, x, 64, BLOCK=64, targets=("sm_90",)).text(
+            "sm_90", "ttir"
+        )
+        assert (
+            re.search(r"%p_x: !tt.ptr<f32> \{tt.divisibility = 16", ttir) is not None
+        ) == aligned
 
 
 @pytest.mark.parametrize(
@@ -163,10 +192,16 @@ def test_the_waves_of_amd_are_those_that_llvm_counts():
     from triton.compiler import ASTSource
 
     constants = {"BLOCK": 128, "STEP": 64}
-    types = {"p_a": "*fp16", "p_b": "*fp16", "p_c": "*fp32", "n": "i32"} | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(toys.product, types, constants, {(i,): [["tt.divisibility", 16]] for i in range(4)})
+    types = {"p_a": "*fp16", "p_b": "*fp16", "p_c": "*fp32", "n": "i32"} | dict.fromkeys(
+        constants, "constexpr"
+    )
+    source = ASTSource(
+        toys.product, types, constants, {(i,): [["tt.divisibility", 16]] for i in range(4)}
+    )
     options = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
-    asm = triton.compile(source, target=GPUTarget("hip", "gfx942", 64), options=options).asm["amdgcn"]
+    asm = triton.compile(source, target=GPUTarget("hip", "gfx942", 64), options=options).asm[
+        "amdgcn"
+    ]
     registers = int(re.search(r"; TotalNumVgprs: (\d+)", asm)[1])
     waves = int(re.search(r"; Occupancy: (\d+)", asm)[1])
     assert occupancy("gfx942", 4, registers, 0).limits["registers"] == waves
@@ -176,13 +211,18 @@ def test_the_table_says_what_the_data_say(product):
     rows = repr(product).splitlines()
     assert rows[1].split()[:3] == ["target", "warps", "registers"] and len(rows) == 2 + len(TARGETS)
     for row, data in zip(rows[2:], product.data(), strict=True):
-        assert row.split()[:5] == [str(data[k]) for k in ("target", "warps", "registers", "spills", "shared")]
+        assert row.split()[:5] == [
+            str(data[k]) for k in ("target", "warps", "registers", "spills", "shared")
+        ]
         assert f"{data['occupancy']:.0%}" in row and data["limit"] in row
 
 
 def test_an_autotuned_kernel_is_looked_through():
     tuned = triton.autotune([triton.Config({"BLOCK": 64})], key=["n"])(toys.add)
-    assert compile_report(tuned, "*fp32", "*fp32", "*fp32", 64, BLOCK=64, targets=("sm_90",)).kernel == "add"
+    assert (
+        compile_report(tuned, "*fp32", "*fp32", "*fp32", 64, BLOCK=64, targets=("sm_90",)).kernel
+        == "add"
+    )
 
 
 def test_a_wrong_call_gets_a_sentence(product):
@@ -192,7 +232,9 @@ def test_a_wrong_call_gets_a_sentence(product):
         compile_report(toys.add, "*fp32", "*fp32", BLOCK=64)
     with pytest.raises(RuntimeError, match=r"decorated with @triton.jit, not a function"):
         compile_report(lambda x: x)
-    with pytest.raises(ValueError, match="sm_90 has no stage 'amdgcn': choose one of ttir, ttgir, ptx"):
+    with pytest.raises(
+        ValueError, match="sm_90 has no stage 'amdgcn': choose one of ttir, ttgir, ptx"
+    ):
         product.text("sm_90", "amdgcn")
 
 
@@ -209,7 +251,11 @@ except RuntimeError as error:
     print(error)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], env={"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", code],
+        env={"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert "TRITON_INTERPRET was set" in done.stdout, done.stderr
 
@@ -217,7 +263,10 @@ except RuntimeError as error:
 def test_without_triton_or_its_tools_one_sentence_says_so(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "triton", None)
-        with pytest.raises(RuntimeError, match="needs Triton, which is not installed here: on Linux run `pip install"):
+        with pytest.raises(
+            RuntimeError,
+            match="needs Triton, which is not installed here: on Linux run `pip install",
+        ):
             compile_report(toys.add)
     monkeypatch.setattr(triton, "__file__", str(tmp_path / "triton" / "__init__.py"))
     with pytest.raises(RuntimeError, match="needs cuobjdump, which Triton's Linux wheels contain"):
@@ -252,7 +301,9 @@ def test_a_kernel_of_a_notebook_cell_is_shown_with_its_lines():
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     scope = {"__name__": "__main__"}
     exec(compile(source, file, "exec"), scope)
-    report = compile_report(scope["add"], "*fp32", "*fp32", "*fp32", 64, BLOCK=64, targets=("sm_90",))
+    report = compile_report(
+        scope["add"], "*fp32", "*fp32", "*fp32", 64, BLOCK=64, targets=("sm_90",)
+    )
     line = line_of("tl.store(p_z + i")
     assert "tl.store(p_z + i" in report.source[line]
     assert any("st.global" in text for text in report.made_by(line, "sm_90", "ptx"))

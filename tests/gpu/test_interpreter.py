@@ -1,5 +1,7 @@
 # ruff: noqa: E402
-"""A kernel run on CPU and watched: the right numbers, the caller's tensors, and Triton as if nothing had been."""
+"""A kernel run on CPU and watched: the right numbers, the caller's tensors, and Triton as if
+nothing had been.
+"""
 
 import builtins
 import linecache
@@ -39,7 +41,10 @@ def many_features(p_x, p_y, p_count, R, C: tl.constexpr):
     for i in range(R):
         b_sum += i
     b_y = tl.cumsum(b_x, axis=0) + tl.where(o > 0, b_sum, 0.0) + tl.zeros([C], dtype=tl.float32)
-    b_y += tl.sum(tl.dot(b_x[:, None] + tl.zeros([C, C], tl.float32), tl.trans(b_x[:, None] * b_x[None, :])), 0)
+    b_y += tl.sum(
+        tl.dot(b_x[:, None] + tl.zeros([C, C], tl.float32), tl.trans(b_x[:, None] * b_x[None, :])),
+        0,
+    )
     tl.store(p_y + r * C + o, b_y)
     tl.atomic_add(p_count, 1)
 
@@ -90,7 +95,9 @@ def tuned(p_x, n, BT: tl.constexpr, EVEN: tl.constexpr):
 
 def test_a_kernel_runs_on_cpu_tensors_in_place():
     x, y, out = torch.randn(100), torch.randn(100), torch.zeros(100)
-    launch(add, lambda meta: (triton.cdiv(meta["n"], meta["BT"]),), x, y, out, 100, BT=16, num_warps=2)
+    launch(
+        add, lambda meta: (triton.cdiv(meta["n"], meta["BT"]),), x, y, out, 100, BT=16, num_warps=2
+    )
     assert torch.equal(out, x + y)
 
 
@@ -123,13 +130,16 @@ def test_strided_views_are_seen_as_views():
     table = torch.zeros(4, 8)
     launch(add, (1,), torch.ones(8), torch.ones(8), table[2], 8, BT=8)
     assert table[2].eq(2).all() and table.sum() == 16
-    with pytest.raises(OutOfBounds, match=r"stores p_out\[8\]"):  # memory of the table, but not of its row
+    with pytest.raises(
+        OutOfBounds, match=r"stores p_out\[8\]"
+    ):  # memory of the table, but not of its row
         launch(add, (1,), torch.ones(16), torch.ones(16), table[2], 16, BT=16)
 
 
 def test_an_access_out_of_bounds_is_stopped_before_it_touches_memory():
     with pytest.raises(
-        OutOfBounds, match=r"program 3 loads p_x\[50\], but p_x has shape \(50,\) \(test_interpreter.py:"
+        OutOfBounds,
+        match=r"program 3 loads p_x\[50\], but p_x has shape \(50,\) \(test_interpreter.py:",
     ):
         launch(add, (4,), torch.ones(50), torch.ones(64), torch.ones(64), 64, BT=16)
 
@@ -147,7 +157,16 @@ def test_tensor_descriptors_of_host_and_device_work():
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     x, y = torch.randn(20, 36), torch.zeros(20, 36)
-    launch(copy_by_descriptors, (3, 3), x, TensorDescriptor.from_tensor(y, [8, 16]), 20, 36, BR=8, BC=16)
+    launch(
+        copy_by_descriptors,
+        (3, 3),
+        x,
+        TensorDescriptor.from_tensor(y, [8, 16]),
+        20,
+        36,
+        BR=8,
+        BC=16,
+    )
     assert torch.equal(x, y)
 
 
@@ -194,7 +213,12 @@ def test_a_failure_inside_the_kernel_names_program_and_line():
         (torch.add, (1,), (), "pass a function decorated with @triton.jit"),
         (lambda x: x, (1,), (), "is a plain function: decorate it with @triton.jit"),
         (add, (1,), (torch.zeros(4),), "add: missing a required argument: 'p_y'"),
-        (add, (1,), [torch.zeros(4, device="meta")] * 3 + [4, 4], "p_x is a meta tensor, which holds no numbers"),
+        (
+            add,
+            (1,),
+            [torch.zeros(4, device="meta")] * 3 + [4, 4],
+            "p_x is a meta tensor, which holds no numbers",
+        ),
         (add, (1, 1, 1, 1), [torch.zeros(4)] * 3 + [4, 4], "must be one to three whole numbers"),
     ],
 )
@@ -209,12 +233,28 @@ def test_a_parameter_the_kernel_does_not_have_is_named():
 
 
 def everything():
-    """All that the interpreter could have changed: the language, its classes, and the globals of the kernel's file."""
+    """All that the interpreter could have changed: the language, its classes, and the globals of
+    the kernel's file.
+    """
     from triton.runtime import interpreter as theirs
     from triton.runtime.jit import JITFunction
 
-    places = [tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, theirs, theirs.InterpretedFunction, JITFunction]
-    places += [getattr(tl.core, name) for name in ("condition", "tensor_descriptor_base") if hasattr(tl.core, name)]
+    places = [
+        tl,
+        tl.core,
+        tl.math,
+        tl.standard,
+        tl.tensor,
+        tl.dtype,
+        theirs,
+        theirs.InterpretedFunction,
+        JITFunction,
+    ]
+    places += [
+        getattr(tl.core, name)
+        for name in ("condition", "tensor_descriptor_base")
+        if hasattr(tl.core, name)
+    ]
     return [dict(vars(place)) for place in [*places, sys.modules[__name__]]]
 
 
@@ -264,7 +304,9 @@ def test_a_kernel_compiles_to_the_same_code_after_the_lab_has_run_it():
 
 
 def test_under_tritons_own_interpreter_the_lab_works_and_leaves_it_as_it_was():
-    """The same file in a process with TRITON_INTERPRET=1: there a launch by Triton before and after gives the same."""
+    """The same file in a process with TRITON_INTERPRET=1: there a launch by Triton before and after
+    gives the same.
+    """
     code = f"""
 import importlib.util, torch
 spec = importlib.util.spec_from_file_location("test_interpreter", {__file__!r})
@@ -282,7 +324,10 @@ tests.test_nothing_stays_patched_also_after_an_exception()
 assert torch.equal(theirs(), before)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env=environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
 
@@ -296,7 +341,10 @@ def test_without_triton_one_sentence_says_what_to_do(monkeypatch):
         return imported(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(LabError, match="needs Triton, which is not installed here: on Linux run `pip install triton`"):
+    with pytest.raises(
+        LabError,
+        match="needs Triton, which is not installed here: on Linux run `pip install triton`",
+    ):
         launch(add, (1,), *[torch.zeros(4)] * 3, 4, BT=4)
 
 
@@ -305,7 +353,9 @@ def test_where_private_parts_moved_one_sentence_says_so(part, monkeypatch):
     from triton.runtime import interpreter as theirs
 
     monkeypatch.delattr(theirs, part)
-    with pytest.raises(LabError, match=f"does not know the interpreter of Triton {triton.__version__}.*{part}"):
+    with pytest.raises(
+        LabError, match=f"does not know the interpreter of Triton {triton.__version__}.*{part}"
+    ):
         launch(add, (1,), *[torch.zeros(4)] * 3, 4, BT=4)
 
 

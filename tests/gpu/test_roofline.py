@@ -34,13 +34,19 @@ def test_tensor_cores_outrun_the_rest_and_types_with_half_the_bits_are_no_slower
     for device in DEVICES.values():
         assert device.flops["fp16"] >= device.flops.get("tf32", 0) >= 0
         assert device.flops["fp16"] > device.flops["fp32"]
-        assert device.source and device.checked and (device.target in MULTIPROCESSORS or device.target == "sm_75")
+        assert (
+            device.source
+            and device.checked
+            and (device.target in MULTIPROCESSORS or device.target == "sm_75")
+        )
 
 
 def test_several_devices_are_printed_one_a_line():
     text = repr(roofline(1e9, 1e12, ("A100", "H100", "MI300X")))
     assert [line.split(",")[0] for line in text.splitlines()[1:]] == ["A100", "H100", "MI300X"]
-    assert "compute-bound: 490 µs to move, 3.21 ms to compute" in text  # 1e9 / 2039e9, 1e12 / 312e12
+    assert (
+        "compute-bound: 490 µs to move, 3.21 ms to compute" in text
+    )  # 1e9 / 2039e9, 1e12 / 312e12
 
 
 def test_a_measurement_is_a_fraction_of_the_floor():

@@ -1,5 +1,7 @@
 # ruff: noqa: E402
-"""`sanitize`: each kind of fault, planted in three kernels at a marked line, is found there; clean ones give none."""
+"""`sanitize`: each kind of fault, planted in three kernels at a marked line, is found there; clean
+ones give none.
+"""
 
 import os
 import subprocess
@@ -74,7 +76,18 @@ def softmax(p_x, p_y, p_sum, R, C, BC: tl.constexpr, FAULT: tl.constexpr):
 
 
 @triton.jit
-def matmul(p_a, p_b, p_c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FAULT: tl.constexpr):
+def matmul(
+    p_a,
+    p_b,
+    p_c,
+    M,
+    N,
+    K,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    FAULT: tl.constexpr,
+):
     """Split over K: each program adds the part of one block of K, atomically."""
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -82,7 +95,9 @@ def matmul(p_a, p_b, p_c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.co
     m_a = (m < M)[:, None] & (k < K)[None, :]
     m_c = (m < M)[:, None] & (n < N)[None, :]
     b_a = tl.load(p_a + m[:, None] * K + k[None, :], mask=m_a, other=0.0)
-    b_b = tl.load(p_b + k[:, None] * N + n[None, :], mask=(k < K)[:, None] & (n < N)[None, :], other=0.0)
+    b_b = tl.load(
+        p_b + k[:, None] * N + n[None, :], mask=(k < K)[:, None] & (n < N)[None, :], other=0.0
+    )
     if FAULT == "out of bounds":
         b_a = tl.load(p_a + m[:, None] * K + k[None, :])  # out of bounds
     b_c = tl.dot(b_a, b_b)  # small dot, bf16
@@ -99,7 +114,16 @@ def matmul(p_a, p_b, p_c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.co
 
 def run_add(fault, run=sanitize):
     n, dtype = 50, torch.bfloat16 if fault == "bf16" else torch.float32
-    return run(add, (4,), torch.randn(n).to(dtype), torch.randn(n).to(dtype), torch.full((n,), torch.nan), n, 16, fault)
+    return run(
+        add,
+        (4,),
+        torch.randn(n).to(dtype),
+        torch.randn(n).to(dtype),
+        torch.full((n,), torch.nan),
+        n,
+        16,
+        fault,
+    )
 
 
 def run_softmax(fault, run=sanitize):
@@ -124,18 +148,36 @@ RUNS = {"add": run_add, "softmax": run_softmax, "matmul": run_matmul}
 EXPECTED = {
     ("add", "out of bounds"): "program 3 loads p_y[50], outside p_y of shape (50,)",
     ("softmax", "out of bounds"): "program 5 stores p_y[6, 0], outside p_y of shape (6, 13)",
-    ("matmul", "out of bounds"): "program (1, 0, 0) loads p_a[20, 0], outside p_a of shape (20, 40)",
+    (
+        "matmul",
+        "out of bounds",
+    ): "program (1, 0, 0) loads p_a[20, 0], outside p_a of shape (20, 40)",
     ("add", "never written"): "no program writes p_out[49], in all 1 of 50 elements of p_out",
-    ("softmax", "never written"): "no program reads or writes p_sum: if it is an output, p_sum[0] and the rest lack",
+    (
+        "softmax",
+        "never written",
+    ): "no program reads or writes p_sum: if it is an output, p_sum[0] and the rest lack",
     ("matmul", "never written"): "no program writes p_c[0, 32], in all 20 of 660 elements of p_c",
     ("add", "two writers"): "program 1 writes p_out[15], which program 0 wrote too",
-    ("softmax", "two writers"): "program 1 writes p_sum[0], which program 0 wrote too at the same line",
-    ("matmul", "two writers"): "program (0, 0, 1) writes p_c[0, 0], which program (0, 0, 0) wrote too at the same line",
+    (
+        "softmax",
+        "two writers",
+    ): "program 1 writes p_sum[0], which program 0 wrote too at the same line",
+    (
+        "matmul",
+        "two writers",
+    ): "program (0, 0, 1) writes p_c[0, 0], which program (0, 0, 0) wrote too at the same line",
     ("add", "order"): "program 1 leaves p_out[16] = ",
     ("softmax", "order"): "program 1 leaves p_y[1, 0] = ",
     ("matmul", "order"): "program (0, 1, 2) leaves p_c[0, 16] = ",
-    ("add", "small dot"): "program 0 multiplies (4, 4) by (4, 4) in fp32, with k = 4: a GPU takes no tl.dot below",
-    ("softmax", "small dot"): "program 0 multiplies (4, 4) by (4, 4) in fp32, with k = 4: a GPU takes no tl.dot below",
+    (
+        "add",
+        "small dot",
+    ): "program 0 multiplies (4, 4) by (4, 4) in fp32, with k = 4: a GPU takes no tl.dot below",
+    (
+        "softmax",
+        "small dot",
+    ): "program 0 multiplies (4, 4) by (4, 4) in fp32, with k = 4: a GPU takes no tl.dot below",
     (
         "matmul",
         "small dot",
@@ -147,8 +189,13 @@ EXPECTED = {
     ("softmax", "unwritten read"): "program 0 reads p_sum[1], which nothing has written",
     ("matmul", "unwritten read"): "program (0, 0, 0) reads p_c[0, 0], which nothing has written",
 }
-# A fault may bring others with it: who writes over a neighbour's element also makes the order matter.
-FOLLOWS = {"two writers": {"order"}, "out of bounds": {"two writers", "order"}, "unwritten read": {"order"}}
+# A fault may bring others with it: who writes over a neighbour's element also makes the order
+# matter.
+FOLLOWS = {
+    "two writers": {"order"},
+    "out of bounds": {"two writers", "order"},
+    "unwritten read": {"order"},
+}
 
 
 @pytest.mark.parametrize(("kernel", "fault"), EXPECTED)
@@ -200,7 +247,9 @@ def test_initialised_and_outputs_say_what_the_numbers_cannot():
     cache, x = torch.zeros(5, 8), torch.ones(8)
     assert [f.kind for f in sanitize(put_row, (1,), cache, x, 2, C=8)] == ["never written"]
     assert sanitize(put_row, (1,), cache, x, 2, C=8, initialised=["p_cache"]) == []
-    assert [f.kind for f in sanitize(put_row, (1,), x, x, 0, C=8, outputs=["p_x"])] == ["unwritten read"]
+    assert [f.kind for f in sanitize(put_row, (1,), x, x, 0, C=8, outputs=["p_x"])] == [
+        "unwritten read"
+    ]
     with pytest.raises(ValueError, match="put_row has no tensor cache: it has p_cache, p_x"):
         sanitize(put_row, (1,), cache, x, 2, C=8, initialised=["cache"])
 
@@ -229,33 +278,52 @@ def test_writes_under_a_lock_are_no_fault():
 
 
 def test_a_program_that_waits_for_an_earlier_one_is_found_and_ends():
-    (finding,) = sanitize(chained, (4,), torch.arange(4.0), torch.zeros(4), torch.zeros(1, dtype=torch.int32))
+    (finding,) = sanitize(
+        chained, (4,), torch.arange(4.0), torch.zeros(4), torch.zeros(1, dtype=torch.int32)
+    )
     assert finding.kind == "order" and finding.tensor == "p_flag"
-    assert str(finding).startswith("program 3 waits for ever when programs run reversed: it polls p_flag")
+    assert str(finding).startswith(
+        "program 3 waits for ever when programs run reversed: it polls p_flag"
+    )
 
 
 @triton.jit
 def product(p_a, p_b, p_c, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
     m, n, k = tl.arange(0, M), tl.arange(0, N), tl.arange(0, K)
-    b_a, b_b = tl.load(p_a + m[:, None] * K + k[None, :]), tl.load(p_b + k[:, None] * N + n[None, :])
+    b_a, b_b = (
+        tl.load(p_a + m[:, None] * K + k[None, :]),
+        tl.load(p_b + k[:, None] * N + n[None, :]),
+    )
     tl.store(p_c + m[:, None] * N + n[None, :], tl.dot(b_a, b_b))
 
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-@pytest.mark.parametrize("sizes", [(16, 16, 16), (8, 16, 16), (16, 8, 16), (16, 16, 8), (16, 16, 4)])
+@pytest.mark.parametrize(
+    "sizes", [(16, 16, 16), (8, 16, 16), (16, 8, 16), (16, 16, 8), (16, 16, 4)]
+)
 def test_a_dot_is_found_exactly_where_tritons_compiler_rejects_it(sizes, dtype):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, CompilationError
 
     m, n, k = sizes
-    args = torch.zeros(m, k, dtype=dtype), torch.zeros(k, n, dtype=dtype), torch.full((m, n), torch.nan)
+    args = (
+        torch.zeros(m, k, dtype=dtype),
+        torch.zeros(k, n, dtype=dtype),
+        torch.full((m, n), torch.nan),
+    )
     found = [f.kind for f in sanitize(product, (1,), *args, *sizes)]
     if not hasattr(product, "params"):
         pytest.skip("under TRITON_INTERPRET=1 nothing is compiled")
-    types = {"p_a": "*fp16", "p_b": "*fp16"} if dtype == torch.float16 else {"p_a": "*fp32", "p_b": "*fp32"}
+    types = (
+        {"p_a": "*fp16", "p_b": "*fp16"}
+        if dtype == torch.float16
+        else {"p_a": "*fp32", "p_b": "*fp32"}
+    )
     constants = dict(zip("MNK", sizes, strict=True))
-    source = ASTSource(product, types | {"p_c": "*fp32"} | dict.fromkeys(constants, "constexpr"), constants)
+    source = ASTSource(
+        product, types | {"p_c": "*fp32"} | dict.fromkeys(constants, "constexpr"), constants
+    )
     try:
         triton.compile(source, target=GPUTarget("cuda", 90, 32))
         rejected = False
@@ -304,5 +372,7 @@ def test_the_same_is_found_where_triton_itself_interprets():
     tests = ["test_a_planted_fault_is_found_at_its_line", "test_a_clean_kernel_gives_no_finding"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not matmul"]
     command += [f"{__file__}::{test}" for test in tests]
-    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr

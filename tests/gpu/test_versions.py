@@ -2,8 +2,8 @@
 
     SEQLAB_TRITON=all python -m pytest tests/gpu/test_versions.py
 
-which downloads about 200 MB a version into a folder of its own and deletes it again. Without the variable only the
-installed version is tested. SEQLAB_TRITON="3.7.* 3.9.0" chooses versions.
+which downloads about 200 MB a version into a folder of its own and deletes it again. Without the
+variable only the installed version is tested. SEQLAB_TRITON="3.7.* 3.9.0" chooses versions.
 """
 
 import os
@@ -31,7 +31,9 @@ def smoke(folder=None, **env):
     paths = [str(folder)] if folder else []
     paths += [str(SMOKE.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = os.environ | env | {"PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run([sys.executable, SMOKE], env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, SMOKE], env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -46,7 +48,17 @@ def test_the_installed_version_passes(tmp_path):
 def test_a_version_passes(version):
     spec = "triton" + (version if version[0] in "<>=" else f"=={version}")
     with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", f"{folder}/site", spec]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            f"{folder}/site",
+            spec,
+        ]
         done = subprocess.run(pip, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
         found, place = smoke(f"{folder}/site", TRITON_CACHE_DIR=f"{folder}/cache")
@@ -55,16 +67,27 @@ def test_a_version_passes(version):
 
 
 @pytest.mark.parametrize(
-    ("version", "known"), [("3.5.1", False), ("3.6.0", True), ("3.9.7+git1", True), ("3.10.0", False), ("4.0", False)]
+    ("version", "known"),
+    [("3.5.1", False), ("3.6.0", True), ("3.9.7+git1", True), ("3.10.0", False), ("4.0", False)],
 )
-def test_an_error_inside_a_kernel_mentions_a_version_that_was_never_tried(version, known, monkeypatch):
+def test_an_error_inside_a_kernel_mentions_a_version_that_was_never_tried(
+    version, known, monkeypatch
+):
     monkeypatch.setattr(triton, "__version__", version)
     said = triton_private.remark()
-    assert said == "" if known else said == f" (perhaps because of Triton {version}: the lab was made with 3.6 to 3.9)"
+    assert (
+        said == ""
+        if known
+        else said == f" (perhaps because of Triton {version}: the lab was made with 3.6 to 3.9)"
+    )
 
 
-@pytest.mark.parametrize(("module", "part"), [("compiler", "ASTSource"), ("backends.compiler", "GPUTarget")])
+@pytest.mark.parametrize(
+    ("module", "part"), [("compiler", "ASTSource"), ("backends.compiler", "GPUTarget")]
+)
 def test_a_compiler_whose_parts_moved_gets_one_sentence(module, part, monkeypatch):
     monkeypatch.delattr(sys.modules[f"triton.{module}"], part)
-    with pytest.raises(LabError, match=f"does not know the compiler of Triton {triton.__version__} .*: it was made"):
+    with pytest.raises(
+        LabError, match=f"does not know the compiler of Triton {triton.__version__} .*: it was made"
+    ):
         triton_private.compiled(None, "sm_90", {}, {}, {}, {})

@@ -13,8 +13,9 @@ KERNELS = ("fla", "mamba_ssm", "causal_conv1d")
 def fresh(family):
     """`transformers`' modelling module of a family, bound to its own PyTorch code.
 
-    When such a module is imported it swaps functions for GPU kernels wherever a kernel library can be imported. So it
-    is imported anew with those libraries out of sight; afterwards everything is as before.
+    When such a module is imported it swaps functions for GPU kernels wherever a kernel library can
+    be imported. So it is imported anew with those libraries out of sight; afterwards everything is
+    as before.
     """
     name = f"transformers.models.{family}.modeling_{family}"
     hidden = [m for m in sys.modules if m.split(".")[0] in KERNELS or m == name]
@@ -32,11 +33,14 @@ def fresh(family):
 def in_float64():
     """Where `transformers` asks for float32 (norms, angles, softmax, states), it gets float64.
 
-    Its experts run one by one: whether it would group them depends on what was imported before, and torch's grouped_mm
-    knows no float64.
+    Its experts run one by one: whether it would group them depends on what was imported before, and
+    torch's grouped_mm knows no float64.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.PreTrainedModel.get_correct_experts_implementation", lambda self, asked: "eager")
+        patch.setattr(
+            "transformers.PreTrainedModel.get_correct_experts_implementation",
+            lambda self, asked: "eager",
+        )
         for name in ("float", "float32"):
             patch.setattr(torch, name, torch.float64)
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
@@ -67,7 +71,9 @@ def transformers_family():
                 with in_float64():  # for the defaults of functions
                     module = fresh(family)
             model = next(
-                c for n, c in vars(module).items() if n.endswith("ForCausalLM") and c.__module__ == module.__name__
+                c
+                for n, c in vars(module).items()
+                if n.endswith("ForCausalLM") and c.__module__ == module.__name__
             )
             loaded[family] = model.config_class, model
         return loaded[family]

@@ -35,7 +35,9 @@ def weights(**options):
     theirs = {}
     for name, weight in model.state_dict().items():
         for their, our in NAMES.items():
-            if our and name.replace("blocks.0", "blocks.*").replace("blocks.1", "blocks.*").startswith(f"{our}."):
+            if our and name.replace("blocks.0", "blocks.*").replace(
+                "blocks.1", "blocks.*"
+            ).startswith(f"{our}."):
                 layer = name.split(".")[1] if "blocks" in name else ""
                 theirs[their.replace("*", layer) + ".weight"] = torch.randn_like(weight)
     return theirs
@@ -73,9 +75,13 @@ def test_a_field_we_do_not_offer_is_named(field, value):
 def test_an_unknown_rope_is_named(name):
     with pytest.raises(ValueError, match=rf"field {name}.rope_type is 'dynamic'"):
         load(weights(), **{name: {"rope_type": "dynamic", "factor": 2.0}})
-    with pytest.raises(ValueError, match=rf"field {name}.factor is 2.0: .* with rope_type 'default'"):
+    with pytest.raises(
+        ValueError, match=rf"field {name}.factor is 2.0: .* with rope_type 'default'"
+    ):
         load(weights(), **{name: {"rope_type": "default", "factor": 2.0}})
-    with pytest.raises(ValueError, match=rf"field {name}.low_freq_factor is missing: rope_type 'llama3'"):
+    with pytest.raises(
+        ValueError, match=rf"field {name}.low_freq_factor is missing: rope_type 'llama3'"
+    ):
         load(weights(), **{name: {"type": "llama3", "factor": 2.0}})
 
 
@@ -91,33 +97,44 @@ def test_old_and_new_words_for_the_rope_base_agree():
 
 def test_weights_without_a_place_and_places_without_weights_are_named():
     with pytest.raises(
-        ValueError, match=r"weights score.weight, model.layers.1.extra.q have no place in our model\. Is"
+        ValueError,
+        match=r"weights score.weight, model.layers.1.extra.q have no place in our model\. Is",
     ):
         load(weights() | {"score.weight": torch.ones(2), "model.layers.1.extra.q": torch.ones(2)})
     missing = weights()
     del missing["model.layers.1.mlp.up_proj.weight"]
-    with pytest.raises(ValueError, match=r"^llama: nothing fills our blocks.1.ffn.up.weight\. Is this the config"):
+    with pytest.raises(
+        ValueError, match=r"^llama: nothing fills our blocks.1.ffn.up.weight\. Is this the config"
+    ):
         load(missing)
     with pytest.raises(
-        ValueError, match=r"nothing fills our embedding.weight.* and 17 more\. .* num_hidden_layers=2, "
+        ValueError,
+        match=r"nothing fills our embedding.weight.* and 17 more\. .* num_hidden_layers=2, ",
     ):
         load({})
 
 
 def test_weights_of_another_size_are_named():
-    with pytest.raises(ValueError, match=r"lm_head.weight has shape \(9, 8\), our head.weight has \(7, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"lm_head.weight has shape \(9, 8\), our head.weight has \(7, 8\)"
+    ):
         load(weights() | {"lm_head.weight": torch.ones(9, 8)})
 
 
 def test_a_weight_the_config_leaves_out_is_named():
     extra = weights() | {"model.layers.1.self_attn.q_proj.bias": torch.ones(8)}
-    with pytest.raises(ValueError, match=r"q_proj.bias belongs to our blocks.1.mixer.q.bias, which the config leaves"):
+    with pytest.raises(
+        ValueError,
+        match=r"q_proj.bias belongs to our blocks.1.mixer.q.bias, which the config leaves",
+    ):
         load(extra)
 
 
 def test_a_tied_head_must_be_the_embedding():
     theirs = weights()
-    with pytest.raises(ValueError, match=r"lm_head.weight differs from the weight it should share with our head"):
+    with pytest.raises(
+        ValueError, match=r"lm_head.weight differs from the weight it should share with our head"
+    ):
         load(theirs, tie_word_embeddings=True)
     theirs["lm_head.weight"] = theirs["model.embed_tokens.weight"]
     once = {n: w for n, w in theirs.items() if n != "lm_head.weight"}
@@ -223,7 +240,12 @@ PUBLISHED = {
         "rope_theta": 10000.0,
         "w_init_variance_scale": 0.01,
     },
-    "rwkv": {"attention_hidden_size": 8, "context_length": 1024, "layer_norm_epsilon": 1e-5, "rescale_every": 6},
+    "rwkv": {
+        "attention_hidden_size": 8,
+        "context_length": 1024,
+        "layer_norm_epsilon": 1e-5,
+        "rescale_every": 6,
+    },
     "xlstm": {
         "add_embedding_dropout": False,
         "add_forward_backend_padding": False,
@@ -278,9 +300,26 @@ PUBLISHED = {
         "rope_theta": 10000.0,
         "use_grouped_topk": True,
     },
-    "mamba": {"d_inner": 1536, "fused_add_norm": True, "n_layer": 24, "rms_norm": True, "ssm_cfg": {}},
-    "falcon_mamba": {"expand": 16, "intermediate_size": 16, "time_step_rank": 256, "use_mambapy": False},
-    "mamba2": {"head_dim": 8, "num_heads": 2, "n_groups": 2, "norm_before_gate": True, "time_step_limit": [0.0, 1e9]},
+    "mamba": {
+        "d_inner": 1536,
+        "fused_add_norm": True,
+        "n_layer": 24,
+        "rms_norm": True,
+        "ssm_cfg": {},
+    },
+    "falcon_mamba": {
+        "expand": 16,
+        "intermediate_size": 16,
+        "time_step_rank": 256,
+        "use_mambapy": False,
+    },
+    "mamba2": {
+        "head_dim": 8,
+        "num_heads": 2,
+        "n_groups": 2,
+        "norm_before_gate": True,
+        "time_step_limit": [0.0, 1e9],
+    },
 }
 
 
@@ -301,11 +340,21 @@ LISTS = PUBLISHED["kimi_linear"]["linear_attn_config"]
         ("zamba2", "attention_head_dim", 4, "is 4: other fields make it 8"),
         ("zamba2", "n_mamba_heads", 3, "is 3: mamba_expand x hidden_size, 16, must be a multiple"),
         ("zamba2", "num_mem_blocks", 0, "is 0: at least one"),
-        ("zamba2", "tie_word_embeddings", False, "is False: `transformers` then shares no transformers"),
+        (
+            "zamba2",
+            "tie_word_embeddings",
+            False,
+            "is False: `transformers` then shares no transformers",
+        ),
         ("zamba2", "use_conv_bias", False, "is False: only True"),
         ("zamba2", "use_long_context", True, "is True: only False"),
         ("zamba2", "use_shared_mlp_adapter", False, "is False: only True"),
-        ("recurrent_gemma", "block_types", ["recurrent", "mamba"], "holds 'mamba': only recurrent and attention"),
+        (
+            "recurrent_gemma",
+            "block_types",
+            ["recurrent", "mamba"],
+            "holds 'mamba': only recurrent and attention",
+        ),
         ("recurrent_gemma", "hidden_activation", "crelu", "is 'crelu': only"),
         ("recurrent_gemma", "embeddings_scale_by_sqrt_dim", False, "is False: only True"),
         ("recurrent_gemma", "rope_parameters", {"rope_type": "dynamic"}, ".rope_type is 'dynamic'"),
@@ -315,15 +364,40 @@ LISTS = PUBLISHED["kimi_linear"]["linear_attn_config"]
         ("xlstm", "add_qk_norm", True, "is True: only False"),
         ("xlstm", "cell_norm_eps", 1e-5, "is 1e-05: only 1e-06"),
         ("xlstm", "tie_word_embeddings", True, "is True: only False"),
-        ("qwen3_next", "layer_types", ["full_attention", "sliding_attention"], "holds 'sliding_attention': only"),
+        (
+            "qwen3_next",
+            "layer_types",
+            ["full_attention", "sliding_attention"],
+            "holds 'sliding_attention': only",
+        ),
         ("qwen3_next", "layer_types", ["full_attention"], "has 1 entries, num_hidden_layers is 2"),
         ("qwen3_next", "use_sliding_window", True, "is True: only False"),
         ("qwen3_next", "hidden_act", "crelu", "is 'crelu': only"),
         ("kimi_linear", "layer_types", ["full_attention", "mamba"], "holds 'mamba': only"),
-        ("kimi_linear", "mlp_layer_types", ["dense", "soft"], "holds 'soft': only dense and sparse"),
-        ("kimi_linear", "linear_attn_config", LISTS | {"head_v_dim": 3}, ".head_v_dim is 3: it is not supported"),
-        ("kimi_linear", "linear_attn_config", LISTS | {"kda_layers": [2]}, "must name every layer once"),
-        ("kimi_linear", "linear_attn_config", LISTS | {"kda_layers": [0]}, "must name every layer once"),
+        (
+            "kimi_linear",
+            "mlp_layer_types",
+            ["dense", "soft"],
+            "holds 'soft': only dense and sparse",
+        ),
+        (
+            "kimi_linear",
+            "linear_attn_config",
+            LISTS | {"head_v_dim": 3},
+            ".head_v_dim is 3: it is not supported",
+        ),
+        (
+            "kimi_linear",
+            "linear_attn_config",
+            LISTS | {"kda_layers": [2]},
+            "must name every layer once",
+        ),
+        (
+            "kimi_linear",
+            "linear_attn_config",
+            LISTS | {"kda_layers": [0]},
+            "must name every layer once",
+        ),
         ("kimi_linear", "num_key_value_heads", 1, "is 1, num_attention_heads is 2"),
         ("kimi_linear", "mla_use_nope", False, "is False: only True"),
         ("kimi_linear", "moe_layer_freq", 2, "is 2: only 1"),
@@ -335,7 +409,9 @@ LISTS = PUBLISHED["kimi_linear"]["linear_attn_config"]
 )
 def test_what_a_family_does_not_offer_is_named(family, field, value, says):
     sizes = {name: CONFIG[name] for name in CONFIG if name in FAMILIES[family].fields}
-    with pytest.raises(ValueError, match=f"^{family}: the config field {field}( ?){re.escape(says)}"):
+    with pytest.raises(
+        ValueError, match=f"^{family}: the config field {field}( ?){re.escape(says)}"
+    ):
         FAMILIES[family].prepare(sizes | PUBLISHED[family] | {field: value})
 
 
@@ -348,10 +424,21 @@ def test_the_fields_of_published_configs_are_understood(family):
 
 
 def test_predictions_of_the_token_after_next_are_left_out():
-    sizes = {"num_attention_heads": 128, "n_routed_experts": 16, "moe_intermediate_size": 4, "first_k_dense_replace": 1}
+    sizes = {
+        "num_attention_heads": 128,
+        "n_routed_experts": 16,
+        "moe_intermediate_size": 4,
+        "first_k_dense_replace": 1,
+    }
     _, table = FAMILIES["deepseek_v3"].prepare(CONFIG | sizes)
-    with pytest.raises(ValueError, match=r"^model.layers.3.mlp.gate.weight belongs to our blocks.3"):
-        fill(nn.Linear(2, 2), [(f"model.layers.{i}.mlp.gate.weight", torch.ones(2)) for i in (2, 3)], table)
+    with pytest.raises(
+        ValueError, match=r"^model.layers.3.mlp.gate.weight belongs to our blocks.3"
+    ):
+        fill(
+            nn.Linear(2, 2),
+            [(f"model.layers.{i}.mlp.gate.weight", torch.ones(2)) for i in (2, 3)],
+            table,
+        )
 
 
 @pytest.mark.parametrize(
@@ -372,7 +459,10 @@ def test_what_a_part_refuses_is_said_of_the_family():
 
 
 def test_folders_without_a_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no folder meta/Llama, and nothing is downloaded: from_tr"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"there is no folder meta/Llama, and nothing is downloaded: from_tr",
+    ):
         from_pretrained("meta/Llama")
     with pytest.raises(FileNotFoundError, match=r"has no config.json"):
         from_pretrained(tmp_path)
@@ -380,13 +470,17 @@ def test_folders_without_a_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no model.safetensors: [^;]*$"):
         from_pretrained(tmp_path)
     (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(FileNotFoundError, match=r"; for .bin files: from_transformers\(AutoModelForCausalLM"):
+    with pytest.raises(
+        FileNotFoundError, match=r"; for .bin files: from_transformers\(AutoModelForCausalLM"
+    ):
         from_pretrained(tmp_path)
     save_file(weights(), tmp_path / "model.safetensors")
     whole = (tmp_path / "model.safetensors").read_bytes()
     for n in (len(whole) // 2, 4):
         (tmp_path / "model.safetensors").write_bytes(whole[:n])
-        with pytest.raises(OSError, match=r"model.safetensors cannot be read, perhaps because it is not whole"):
+        with pytest.raises(
+            OSError, match=r"model.safetensors cannot be read, perhaps because it is not whole"
+        ):
             from_pretrained(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{")
     with pytest.raises(ValueError, match=r"index.json is not JSON"):
@@ -400,13 +494,18 @@ def test_folders_without_a_model(tmp_path):
 
 
 def test_the_readme_names_every_family():
-    readme = plain((Path(__file__).parents[2] / "README.md").read_text().partition("The families are")[2][:400])
+    readme = plain(
+        (Path(__file__).parents[2] / "README.md").read_text().partition("The families are")[2][:400]
+    )
     assert all(plain(name) in readme for name in FAMILIES)
 
 
 def test_what_is_no_language_model_of_transformers_is_named():
     for thing, kind in (("a/folder", "str"), (nn.Linear(2, 2), "Linear")):
-        with pytest.raises(TypeError, match=f"a {kind} is no transformers model: .* a folder goes to from_pretrained"):
+        with pytest.raises(
+            TypeError,
+            match=f"a {kind} is no transformers model: .* a folder goes to from_pretrained",
+        ):
             from_transformers(thing)
 
 
@@ -415,7 +514,9 @@ def test_what_is_no_language_model_of_transformers_is_named():
 def test_a_model_without_a_head_is_named(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        transformers = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
+        transformers = pytest.importorskip(
+            "transformers", reason="needs transformers: pip install -e '.[test]'"
+        )
         model = getattr(transformers, kind)(transformers.LlamaConfig(**CONFIG, pad_token_id=0))
     with pytest.raises(ValueError, match=f"{kind} has no head for the next token"):
         from_transformers(model)
@@ -434,7 +535,11 @@ def parts():
     theirs = {"ab.weight": torch.randn(6, 3), "ab.bias": torch.randn(6), "n": torch.randn(3)}
     theirs |= {"top": torch.randn(2, 2), "bottom": torch.randn(3, 2), "conv": torch.randn(3, 1, 4)}
     theirs |= {"e.gate_up_proj": torch.randn(2, 10, 3), "e.down_proj": torch.randn(2, 3, 5)}
-    table = {"ab": into("a", "b"), "n": into("norm", by=plus_one), "conv": into("taps", by=without_channel)}
+    table = {
+        "ab": into("a", "b"),
+        "n": into("norm", by=plus_one),
+        "conv": into("taps", by=without_channel),
+    }
     table |= {
         "top": "rows[0:2]",
         "bottom": "rows[2:5]",
@@ -470,10 +575,15 @@ def test_stacked_and_separate_experts_are_the_same():
 
 def test_a_missing_slice_a_missing_expert_a_wrong_cut_and_another_constant_are_named():
     theirs, table = parts()
-    for name, ours in (("bottom", "rows"), ("e.down_proj", "experts.0.down.weight, experts.1.down.weight")):
+    for name, ours in (
+        ("bottom", "rows"),
+        ("e.down_proj", "experts.0.down.weight, experts.1.down.weight"),
+    ):
         with pytest.raises(ValueError, match=rf"^nothing fills our {ours}$"):
             fill(Parts(), [(n, w) for n, w in theirs.items() if n != name], table)
-    with pytest.raises(ValueError, match=r"ab.weight has size 7 along 0: \[2, 4\] in parts is needed"):
+    with pytest.raises(
+        ValueError, match=r"ab.weight has size 7 along 0: \[2, 4\] in parts is needed"
+    ):
         fill(Parts(), (theirs | {"ab.weight": torch.ones(7, 3)}).items(), table)
     with pytest.raises(ValueError, match=r"decays is a constant, and not the one"):
         fill(Parts(), (theirs | {"decays": torch.tensor([0.5, 0.31])}).items(), table)

@@ -1,4 +1,6 @@
-"""Every family of checkpoints: a tiny random model of `transformers`, loaded into ours, gives the same logits."""
+"""Every family of checkpoints: a tiny random model of `transformers`, loaded into ours, gives the
+same logits.
+"""
 
 from types import SimpleNamespace
 
@@ -98,22 +100,47 @@ HYBRID = {
     "num_key_value_heads": 2,
     "mamba_d_state": 5,
 }
-ZAMBA = {"vocab_size": V, "hidden_size": 24, "num_hidden_layers": 6, "num_attention_heads": 4, "n_mamba_heads": 6}
-ZAMBA |= {"layers_block_type": ["linear_attention", "hybrid", "hybrid", "linear_attention", "hybrid", "hybrid"]}
+ZAMBA = {
+    "vocab_size": V,
+    "hidden_size": 24,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "n_mamba_heads": 6,
+}
+ZAMBA |= {
+    "layers_block_type": [
+        "linear_attention",
+        "hybrid",
+        "hybrid",
+        "linear_attention",
+        "hybrid",
+        "hybrid",
+    ]
+}
 ZAMBA |= {"mamba_d_state": 5, "adapter_rank": 3, "time_step_min": 1e-9, "chunk_size": 4}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LLAMA3 |= {"original_max_position_embeddings": 64}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8.0}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "beta_fast": 8.0,
+}
 YARN |= {"rope_theta": 100.0}
 SCALED = ("full_attn", "linear_attn", "mlp")
 
-# Of each family, what its configs share and how they differ: odd sizes, and every field that changes the logits.
+# Of each family, what its configs share and how they differ: odd sizes, and every field that
+# changes the logits.
 CASES = {
     "llama": (
         LLAMA,
         {
             "grouped heads": {},
-            "one key head, odd widths": {"num_key_value_heads": 1, "head_dim": 10, "intermediate_size": 37},
+            "one key head, odd widths": {
+                "num_key_value_heads": 1,
+                "head_dim": 10,
+                "intermediate_size": 37,
+            },
             "all heads": {"num_key_value_heads": None, "rms_norm_eps": 1e-3},
             "tied": {"tie_word_embeddings": True},
             "biases": {"attention_bias": True, "mlp_bias": True, "hidden_act": "gelu_pytorch_tanh"},
@@ -125,7 +152,9 @@ CASES = {
                 "rope_parameters": YARN | {"truncate": False, "attention_factor": 0.7},
                 "head_dim": 16,
             },
-            "yarn, two scales": {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.2, "beta_slow": 2.0}},
+            "yarn, two scales": {
+                "rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.2, "beta_slow": 2.0}
+            },
         },
     ),
     "mistral": (
@@ -152,9 +181,22 @@ CASES = {
         LLAMA | DEEPSEEK,
         {
             "as published": {},
-            "no bottleneck for queries": {"q_lora_rank": None, "first_k_dense_replace": 0, "num_experts_per_tok": 3},
-            "biases, halves": {"attention_bias": True, "rope_interleave": False, "norm_topk_prob": False},
-            "one group": {"n_group": 1, "topk_group": 1, "n_shared_experts": 2, "hidden_act": "gelu"},
+            "no bottleneck for queries": {
+                "q_lora_rank": None,
+                "first_k_dense_replace": 0,
+                "num_experts_per_tok": 3,
+            },
+            "biases, halves": {
+                "attention_bias": True,
+                "rope_interleave": False,
+                "norm_topk_prob": False,
+            },
+            "one group": {
+                "n_group": 1,
+                "topk_group": 1,
+                "n_shared_experts": 2,
+                "hidden_act": "gelu",
+            },
             "dense, tied": {"first_k_dense_replace": 3, "tie_word_embeddings": True},
             "yarn": {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.2}},
         },
@@ -163,19 +205,40 @@ CASES = {
         LLAMA | {"num_hidden_layers": 3},
         {
             "grouped heads": {"head_dim": 10},
-            "biases": {"num_key_value_heads": None, "attention_bias": True, "rms_norm_eps": 1e-3, "hidden_act": "relu"},
-            "yarn, tied": {"rope_parameters": YARN, "num_attention_heads": 6, "tie_word_embeddings": True},
+            "biases": {
+                "num_key_value_heads": None,
+                "attention_bias": True,
+                "rms_norm_eps": 1e-3,
+                "hidden_act": "relu",
+            },
+            "yarn, tied": {
+                "rope_parameters": YARN,
+                "num_attention_heads": 6,
+                "tie_word_embeddings": True,
+            },
         },
     ),
     "mamba": (
         MAMBA,
         {
             "as published": {},
-            "biases, odd widths": {"use_bias": True, "use_conv_bias": False, "expand": 3, "time_step_rank": 5},
-            "its own inner width": {"intermediate_size": 20, "conv_kernel": 3, "tie_word_embeddings": False},
+            "biases, odd widths": {
+                "use_bias": True,
+                "use_conv_bias": False,
+                "expand": 3,
+                "time_step_rank": 5,
+            },
+            "its own inner width": {
+                "intermediate_size": 20,
+                "conv_kernel": 3,
+                "tie_word_embeddings": False,
+            },
         },
     ),
-    "falcon_mamba": (MAMBA, {"as published": {"intermediate_size": 36, "mixer_rms_eps": 1e-3}, "tied": {"expand": 3}}),
+    "falcon_mamba": (
+        MAMBA,
+        {"as published": {"intermediate_size": 36, "mixer_rms_eps": 1e-3}, "tied": {"expand": 3}},
+    ),
     "mamba2": (
         MAMBA | {"num_heads": 6, "head_dim": 8, "n_groups": 2},
         {
@@ -187,7 +250,12 @@ CASES = {
                 "conv_kernel": 3,
                 "tie_word_embeddings": True,
             },
-            "biases": {"n_groups": 1, "use_bias": True, "use_conv_bias": False, "layer_norm_epsilon": 1e-3},
+            "biases": {
+                "n_groups": 1,
+                "use_bias": True,
+                "use_conv_bias": False,
+                "layer_norm_epsilon": 1e-3,
+            },
             "clipped steps": {"time_step_limit": (0.3, 0.9)},
         },
     ),
@@ -195,10 +263,25 @@ CASES = {
         LLAMA | {"num_hidden_layers": 3, "num_local_experts": 3},
         {
             "as published": {"block_size": 4},
-            "scaled": {"block_size": 4, "num_experts_per_tok": 1, "head_dim": 10, "rms_norm_eps": 1e-3}
-            | {f"{part}_{x}_factor": 1.5 + i for i, x in enumerate(("alpha", "beta")) for part in SCALED},
-            "lightning first": {"layer_types": ["linear_attention", "linear_attention", "full_attention"]},
-            "lightning alone": {"layer_types": ["linear_attention"], "num_hidden_layers": 1, "sliding_window": 3},
+            "scaled": {
+                "block_size": 4,
+                "num_experts_per_tok": 1,
+                "head_dim": 10,
+                "rms_norm_eps": 1e-3,
+            }
+            | {
+                f"{part}_{x}_factor": 1.5 + i
+                for i, x in enumerate(("alpha", "beta"))
+                for part in SCALED
+            },
+            "lightning first": {
+                "layer_types": ["linear_attention", "linear_attention", "full_attention"]
+            },
+            "lightning alone": {
+                "layer_types": ["linear_attention"],
+                "num_hidden_layers": 1,
+                "sliding_window": 3,
+            },
             "a window": {"sliding_window": 3, "tie_word_embeddings": True},
         },
     ),
@@ -294,18 +377,34 @@ CASES = {
                 "logits_soft_cap": 5.0,
                 "tie_word_embeddings": False,
             },
-            "an odd share turned": {"num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-3},
-            "all of it turned": {
-                "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 1.0},
+            "an odd share turned": {
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "rms_norm_eps": 1e-3,
             },
-            "recurrent alone": {"block_types": ["recurrent"], "num_hidden_layers": 2, "use_cache": False},
+            "all of it turned": {
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 100.0,
+                    "partial_rotary_factor": 1.0,
+                },
+            },
+            "recurrent alone": {
+                "block_types": ["recurrent"],
+                "num_hidden_layers": 2,
+                "use_cache": False,
+            },
         },
     ),
     "rwkv": (
         RWKV,
         {
             "as published": {},
-            "halved twice": {"num_hidden_layers": 4, "rescale_every": 2, "layer_norm_epsilon": 1e-2},
+            "halved twice": {
+                "num_hidden_layers": 4,
+                "rescale_every": 2,
+                "layer_norm_epsilon": 1e-2,
+            },
             "odd widths": {
                 "attention_hidden_size": 20,
                 "intermediate_size": 37,
@@ -358,7 +457,12 @@ CASES = {
                 "tie_word_embeddings": True,
             },
             "some dense layers": {
-                "layer_types": ["full_attention", "linear_attention", "full_attention", "linear_attention"],
+                "layer_types": [
+                    "full_attention",
+                    "linear_attention",
+                    "full_attention",
+                    "linear_attention",
+                ],
                 "decoder_sparse_step": 2,
                 "mlp_only_layers": [1],
                 "num_key_value_heads": 4,
@@ -373,7 +477,11 @@ CASES = {
                 "num_experts": 0,
                 "num_hidden_layers": 2,
                 "layer_types": ["full_attention"] * 2,
-                "rope_parameters": {"rope_type": "linear", "factor": 3.0, "partial_rotary_factor": 1.0},
+                "rope_parameters": {
+                    "rope_type": "linear",
+                    "factor": 3.0,
+                    "partial_rotary_factor": 1.0,
+                },
             },
         },
     ),
@@ -398,12 +506,17 @@ CASES = {
                 "n_group": 1,
                 "topk_group": 1,
             },
-            "as stored": {"num_hidden_layers": 4, "linear_attn_config": KIMI_STORED, "first_k_dense_replace": 2},
+            "as stored": {
+                "num_hidden_layers": 4,
+                "linear_attn_config": KIMI_STORED,
+                "first_k_dense_replace": 2,
+            },
             "no shared part in the keys": {"qk_rope_head_dim": 0, "n_shared_experts": 0},
         },
     ),
 }
-# Their decoding parts from their own prefill: it forgets to clip; it counts positions by the cache of layer 0.
+# Their decoding parts from their own prefill: it forgets to clip; it counts positions by the cache
+# of layer 0.
 THEY_DECODE_OTHERWISE = {
     ("mamba2", "clipped steps"),
     ("bamba", "clipped steps"),
@@ -447,17 +560,23 @@ def tokens():
 def decoded(model, x):
     """Their logits, token by token with their cache."""
     logits, cache = [], first_cache(model)
-    for part, where in zip(*(u.split([4] + [1] * (T - 4), dim=1) for u in (x, torch.arange(T)[None])), strict=True):
+    for part, where in zip(
+        *(u.split([4] + [1] * (T - 4), dim=1) for u in (x, torch.arange(T)[None])), strict=True
+    ):
         if model.config.model_type == "bamba":  # it does not count by itself
             cache["position_ids"] = where
         out = model(part, use_cache=True, **cache)
-        cache |= {name: out[name] for name in ("past_key_values", "cache_params", "state") if name in out}
+        cache |= {
+            name: out[name] for name in ("past_key_values", "cache_params", "state") if name in out
+        }
         logits.append(out.logits)
     return torch.cat(logits, dim=1)
 
 
 def first_cache(model):
-    """For one row of tokens, where theirs is not returned, or made for other widths than the config's."""
+    """For one row of tokens, where theirs is not returned, or made for other widths than the
+    config's.
+    """
     c = model.config
     if c.model_type == "recurrent_gemma":
         from transformers import DynamicCache
@@ -470,7 +589,10 @@ def first_cache(model):
     if c.model_type == "xlstm":
         layer, H = model.backbone.blocks[0].mlstm_layer, c.num_heads
         K, V = layer.qk_dim // H, layer.v_dim // H
-        zeros = {i: [torch.zeros(1, H, *size).double() for size in ((K, V), (K,), (1,))] for i in range(c.num_blocks)}
+        zeros = {
+            i: [torch.zeros(1, H, *size).double() for size in ((K, V), (K,), (1,))]
+            for i in range(c.num_blocks)
+        }
         return {"cache_params": SimpleNamespace(rnn_state=zeros, seqlen_offset=0)}
     return {}
 
@@ -506,7 +628,9 @@ def test_the_logits_are_theirs(theirs, float64_throughout, family, case):
     x = x[:1]  # RWKV's decoding mixes the rows of a batch
     with float64_throughout():
         theirs_decoded = decoded(model, x)
-    assert ((theirs_decoded - logits[:1]).abs().max() < 1e-9) == ((family, case) not in THEY_DECODE_OTHERWISE)
+    assert ((theirs_decoded - logits[:1]).abs().max() < 1e-9) == (
+        (family, case) not in THEY_DECODE_OTHERWISE
+    )
     if (family, case) not in THEY_DECODE_OTHERWISE:
         assert_same(in_parts(ours, x, list(range(4, T))), theirs_decoded)
 
@@ -517,11 +641,15 @@ def test_a_saved_folder_loads_without_transformers(theirs, family, tmp_path):
     model, x = theirs(family), tokens()
     model.save_pretrained(tmp_path)
     with torch.inference_mode():
-        torch.testing.assert_close(from_pretrained(tmp_path)(x)[0], from_transformers(model)(x)[0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            from_pretrained(tmp_path)(x)[0], from_transformers(model)(x)[0], rtol=0, atol=1e-12
+        )
     model.save_pretrained(tmp_path / "parts", max_shard_size="5KB")
     assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
     with torch.inference_mode():
-        torch.testing.assert_close(from_pretrained(tmp_path / "parts")(x)[0], from_transformers(model)(x)[0])
+        torch.testing.assert_close(
+            from_pretrained(tmp_path / "parts")(x)[0], from_transformers(model)(x)[0]
+        )
 
 
 @pytest.mark.oracle
@@ -529,7 +657,10 @@ def test_a_saved_folder_loads_without_transformers(theirs, family, tmp_path):
 def test_every_field_of_their_config_is_known_with_its_default(transformers_family, family):
     config_class, _ = transformers_family(family)
     known = FAMILIES[family].fields
-    assert config_class().to_dict().keys() <= known.keys() | COMMON.keys() | NO_EFFECT | FAMILIES[family].no_effect
+    assert (
+        config_class().to_dict().keys()
+        <= known.keys() | COMMON.keys() | NO_EFFECT | FAMILIES[family].no_effect
+    )
     names, defaults = config_class.attribute_map, config_class.default_config_fields()
     defaults = {n if n in known else names.get(n, n): value for n, value in defaults.items()}
     assert {n: known[n] for n in known.keys() & defaults.keys()} == {
@@ -549,7 +680,9 @@ def other_values(value):
 @every_family
 @torch.inference_mode()
 def test_no_field_is_passed_over_in_silence(theirs, float64_throughout, family):
-    """Whatever single field is changed to whatever they accept: equal logits, or an error with its name."""
+    """Whatever single field is changed to whatever they accept: equal logits, or an error with its
+    name.
+    """
     x, compared = tokens(), 0
     for field, value in theirs(family).config.to_dict().items():
         for other in [] if field == "initializer_range" else other_values(value):

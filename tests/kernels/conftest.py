@@ -1,4 +1,6 @@
-"""What the tests of the kernels share. On CPU a kernel runs in the interpreter, so sizes are tiny."""
+"""What the tests of the kernels share. On CPU a kernel runs in the interpreter, so sizes are
+tiny.
+"""
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from seqlab.kernels.launch import recorded
 
 @pytest.fixture
 def agree():
-    """The accuracy rule of the kernels (DESIGN §10), for a function and its reference on the same inputs."""
+    """The accuracy rule of the kernels (DESIGN §10), for a function and its reference on the same
+    inputs.
+    """
 
     def check(function, reference, *inputs):
         wrong = [str(error) for error in errors(function, reference, inputs) if not error.ok]
@@ -38,22 +42,31 @@ def poisoned(monkeypatch):
 
 @pytest.fixture
 def compiled():
-    """Every launch that a function makes on tensors of real sizes, compiled for the four targets."""
+    """Every launch that a function makes on tensors of real sizes, compiled for the four
+    targets.
+    """
 
     def compile_all(function, *shapes, dtype=torch.bfloat16, backward=True):
-        inputs = [torch.empty(*s, dtype=dtype, device="meta", requires_grad=backward) for s in shapes]
+        inputs = [
+            torch.empty(*s, dtype=dtype, device="meta", requires_grad=backward) for s in shapes
+        ]
         with recorded() as launches:
             out = function(*inputs)
             if backward:
                 out.sum().backward()
-        return {run.kernel.fn.__name__: compile_report(run.kernel, *run.args, **run.named) for run in launches}
+        return {
+            run.kernel.fn.__name__: compile_report(run.kernel, *run.args, **run.named)
+            for run in launches
+        }
 
     return compile_all
 
 
 @pytest.fixture
 def launches_of():
-    """Every launch that a function and its backward make on random tensors: for `sanitize` and `trace` to run again."""
+    """Every launch that a function and its backward make on random tensors: for `sanitize` and
+    `trace` to run again.
+    """
 
     def launches(function, *shapes, dtype=torch.float32, backward=True):
         inputs = [torch.randn(shape).to(dtype).requires_grad_(backward) for shape in shapes]

@@ -20,7 +20,9 @@ BOTH = causal_conv1d, reference
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """4 tokens a segment, 2 rows at once, 4 channels: a few tokens have whole segments and a last one that is not."""
+    """4 tokens a segment, 2 rows at once, 4 channels: a few tokens have whole segments and a last
+    one that is not.
+    """
     module = import_module("seqlab.kernels.causal_conv1d")
     monkeypatch.setattr(module, "TOKENS", 4)
     for name in ("FORWARD", "BACKWARD"):
@@ -43,7 +45,9 @@ SIZES = {  # B, T, D, W
 
 
 @pytest.mark.parametrize("case", SIZES)
-def test_it_is_the_convolution_with_its_state_and_the_gradients_of_both(case, agree, poisoned, small_tiles):
+def test_it_is_the_convolution_with_its_state_and_the_gradients_of_both(
+    case, agree, poisoned, small_tiles
+):
     agree(*BOTH, *tensors(*SIZES[case]))
 
 
@@ -103,7 +107,9 @@ def test_two_parts_with_the_state_carried_are_the_whole(small_tiles):
 def test_views_give_what_copies_give(small_tiles):
     x = torch.randn(2, 9, 2, 5)[:, :, 1]
     weight = torch.randn(4, 5).mT
-    assert torch.equal(causal_conv1d(x, weight)[0], causal_conv1d(x.contiguous(), weight.contiguous())[0])
+    assert torch.equal(
+        causal_conv1d(x, weight)[0], causal_conv1d(x.contiguous(), weight.contiguous())[0]
+    )
 
 
 def test_it_is_a_form_of_the_short_convolution(small_tiles):
@@ -150,15 +156,19 @@ def test_it_is_clean(dtype, launches_of, small_tiles):
 
 
 def test_each_row_moves_once(launches_of, monkeypatch):
-    """Forward x and y; backward x, dy and dx, and the parts of dw and dbias that each segment leaves.
+    """Forward x and y; backward x, dy and dx, and the parts of dw and dbias that each segment
+    leaves.
 
-    32 tokens a segment here, 64 by default. The weights, small, are asked for by every segment and counted once.
+    32 tokens a segment here, 64 by default. The weights, small, are asked for by every segment and
+    counted once.
     """
     monkeypatch.setattr(import_module("seqlab.kernels.causal_conv1d"), "TOKENS", 32)
     B, T, D, W = 1, 61, 3, 4
     forward, backward = (
         trace(run.kernel, run.grid, *run.args, **run.named)
-        for run in launches_of(lambda *x: causal_conv1d(*x)[0], (B, T, D), (D, W), (D,), (B, W - 1, D))
+        for run in launches_of(
+            lambda *x: causal_conv1d(*x)[0], (B, T, D), (D, W), (D,), (B, W - 1, D)
+        )
     )
     x, state, weight, segments = 4 * B * T * D, 4 * B * (W - 1) * D, 4 * D * (W + 1), 2
     small = [sum(t.traffic[name].bytes_read_again for name in ("p_w", "p_bias") if name in t.traffic)
@@ -188,7 +198,9 @@ def test_wrong_arguments_get_a_sentence():
     x, weight, bias, state = tensors(2, 5, 3, 4)
     with pytest.raises(ValueError, match="weight has 9 taps: this kernel takes 2 to 8, use seqlab"):
         causal_conv1d(x, torch.randn(3, 9))
-    with pytest.raises(ValueError, match=r"weight has shape \(4, 4\): \(3, 4\) is needed for x \(2, 5, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"weight has shape \(4, 4\): \(3, 4\) is needed for x \(2, 5, 3\)"
+    ):
         causal_conv1d(x, torch.randn(4, 4))
     with pytest.raises(ValueError, match=r"state has shape \(2, 4, 3\): \(2, 3, 3\) is needed"):
         causal_conv1d(x, weight, bias, torch.randn(2, 4, 3))
@@ -196,5 +208,7 @@ def test_wrong_arguments_get_a_sentence():
         causal_conv1d(x[:, :0], weight)
     with pytest.raises(TypeError, match=r"x is torch.float64: the kernels take float32"):
         causal_conv1d(x.double(), weight)
-    with pytest.raises(TypeError, match=r"x is torch.float16, state is torch.float32: use one dtype"):
+    with pytest.raises(
+        TypeError, match=r"x is torch.float16, state is torch.float32: use one dtype"
+    ):
         causal_conv1d(x.half(), weight, bias, state)

@@ -78,7 +78,9 @@ def test_keys_and_values_of_any_width(widths, agree, poisoned):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype, agree):
-    """With beta at most 1, as by default in the mixers; the last state, float32, compared in the inputs' type."""
+    """With beta at most 1, as by default in the mixers; the last state, float32, compared in the
+    inputs' type.
+    """
     inputs = tensors(35, 32, 32, dtype=dtype)
     inputs["beta"] = inputs["beta"] / 2
 
@@ -92,7 +94,15 @@ def test_half_precision(dtype, agree):
 DECAYS = {
     "gates of exactly 0": [-torch.inf, -0.5, -torch.inf, -torch.inf, -1.0],
     "gates of exactly 1": [0.0],
-    "a strong decay costs later weak ones nothing": [-3e4, -1e-4, -1e-4, -1e-4, -1e-4, -1e-4, -1e-4],
+    "a strong decay costs later weak ones nothing": [
+        -3e4,
+        -1e-4,
+        -1e-4,
+        -1e-4,
+        -1e-4,
+        -1e-4,
+        -1e-4,
+    ],
     "strong decays": [-100.0, -3e38, -60.0],
 }
 
@@ -156,7 +166,9 @@ def test_under_autocast_it_multiplies_in_the_narrow_type_and_keeps_the_state_wid
 def whole(q, k, v, beta, log_a, state, chunk_size=16):
     """y and the last state in one tensor, of inputs that may be any numbers."""
     k, beta = F.normalize(k, dim=-1), beta.sigmoid()
-    y, S = chunk_delta(q, k, v, beta=beta, log_a=F.logsigmoid(log_a), state=state, chunk_size=chunk_size)
+    y, S = chunk_delta(
+        q, k, v, beta=beta, log_a=F.logsigmoid(log_a), state=state, chunk_size=chunk_size
+    )
     return torch.cat([y.flatten(), S.flatten().to(y.dtype)])
 
 
@@ -173,7 +185,9 @@ def test_the_sanitizer_finds_nothing(dtype, T, H, launches_of):
 
 
 def test_each_kernel_moves_what_the_algorithm_must(launches_of):
-    """Numbers of each kind per token and head, as the docstrings say; V and K are split where registers end."""
+    """Numbers of each kind per token and head, as the docstrings say; V and K are split where
+    registers end.
+    """
     T, K, V, C, H = 48, 80, 48, 16, 1
     runs = launches_of(whole, *shapes(T, K, V, H))
     n, n_k, states = -(-V // 32), -(-K // 64), K * V / C
@@ -188,21 +202,31 @@ def test_each_kernel_moves_what_the_algorithm_must(launches_of):
     }
     for run in runs:
         seen = trace(run.kernel, run.grid, *run.args, **run.named)
-        for moved, bound in zip((seen.bytes_in, seen.bytes_out), bounds.pop(seen.kernel), strict=True):
+        for moved, bound in zip(
+            (seen.bytes_in, seen.bytes_out), bounds.pop(seen.kernel), strict=True
+        ):
             assert bound <= moved / (4 * T * H) <= 1.2 * bound, (seen, bound)
     assert not bounds
 
 
 @pytest.mark.parametrize(
     "widths",
-    [(128, 128), *(pytest.param(w, marks=pytest.mark.slow) for w in ((64, 64), (96, 192), (128, 256), (256, 256)))],
+    [
+        (128, 128),
+        *(
+            pytest.param(w, marks=pytest.mark.slow)
+            for w in ((64, 64), (96, 192), (128, 256), (256, 256))
+        ),
+    ],
 )
 def test_it_is_compiled_for_four_targets_without_spills(widths, compiled):
     reports = compiled(partial(whole, chunk_size=64), *shapes(2048, *widths, H=16, B=4))
     assert set(reports) == KERNELS
     for name, report in reports.items():
         for c in report.targets.values():
-            few = 8 if name == "delta_pairs" and widths[0] > 128 and c.target == "sm_80" else 0  # see PAIRS
+            few = (
+                8 if name == "delta_pairs" and widths[0] > 128 and c.target == "sm_80" else 0
+            )  # see PAIRS
             assert c.spills <= few and c.occupancy.blocks and c.tensor_cores, report
 
 
@@ -217,7 +241,9 @@ def test_wrong_arguments_get_a_sentence():
         chunk_delta(**inputs | {"log_a": -inputs["log_a"]})
     with pytest.raises(ValueError, match="chunk_size is 48: this kernel takes 16, 32 or 64"):
         chunk_delta(**inputs, chunk_size=48)
-    with pytest.raises(ValueError, match="q and v are 16 and 300 wide: this kernel takes 256 at most"):
+    with pytest.raises(
+        ValueError, match="q and v are 16 and 300 wide: this kernel takes 256 at most"
+    ):
         chunk_delta(**tensors(3, 16, 300))
     with pytest.raises(TypeError, match=r"q is torch.float64: the kernels take float32"):
         chunk_delta(**{name: x.double() for name, x in inputs.items()})
@@ -242,7 +268,9 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
     def most(T):
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-            inputs = [torch.empty(s, device="meta", requires_grad=True) for s in shapes(T, 64, 64, H=2)]
+            inputs = [
+                torch.empty(s, device="meta", requires_grad=True) for s in shapes(T, 64, 64, H=2)
+            ]
             with recorded() as launches:
                 whole(*inputs, chunk_size=64).sum().backward()
         held = [x for run in launches for x in run.args if isinstance(x, torch.Tensor)]
@@ -255,5 +283,7 @@ def test_on_blackwell_no_loop_is_pipelined(monkeypatch):
     """Where Triton was seen to get a state wrong that two products of a loop use."""
     keys = SimpleNamespace(shape=(1, 1, 1, 64), is_cuda=True, device="cuda")
     for capability, stages in (((9, 0), {1, 2, 3}), ((10, 0), {1})):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda device, found=capability: found
+        )
         assert {config["num_stages"] for config in of_width(WALKS, keys)} == stages

@@ -1,4 +1,6 @@
-"""The kernels of the chunked linear recurrence against `seqlab.core.recurrence`, which keeps every decay of every pair."""
+"""The kernels of the chunked linear recurrence against `seqlab.core.recurrence`, which keeps every
+decay of every pair.
+"""
 
 import math
 from functools import partial
@@ -23,15 +25,23 @@ DECAYS = pytest.mark.parametrize("decay", WIDTHS)
 
 @pytest.fixture
 def small(monkeypatch):
-    """Chunks of 16, so that a few dozen tokens have several, and a last one not full. Tiles as given: wide ones."""
+    """Chunks of 16, so that a few dozen tokens have several, and a last one not full. Tiles as
+    given: wide ones.
+    """
     from importlib import import_module
 
-    forward, backward = (import_module(f"seqlab.kernels.chunk_recurrence{end}") for end in ("", "_backward"))
+    forward, backward = (
+        import_module(f"seqlab.kernels.chunk_recurrence{end}") for end in ("", "_backward")
+    )
     monkeypatch.setattr(forward, "CHUNK", 16)
 
     def tile(size):
         for found in (forward, backward):
-            monkeypatch.setattr(found, "tiles", lambda *_: ({"BK": size, "BV": size, "num_warps": 4, "num_stages": 1},))
+            monkeypatch.setattr(
+                found,
+                "tiles",
+                lambda *_: ({"BK": size, "BV": size, "num_warps": 4, "num_stages": 1},),
+            )
 
     tile(32)
     return tile
@@ -52,7 +62,9 @@ def tensors(T, decay, B=1, H=2, K=K, V=V, dtype=torch.float32):
 
 
 def both(*parts):
-    """The kernel and its reference as functions of (q, k, v, state, log_a). parts: which of (y, S), or both."""
+    """The kernel and its reference as functions of (q, k, v, state, log_a). parts: which of (y, S),
+    or both.
+    """
 
     def call(f, q, k, v, state=None, log_a=None):
         out = f(q, k, v, log_a=log_a, state=state)
@@ -61,8 +73,12 @@ def both(*parts):
     return partial(call, chunk_recurrence), partial(call, partial(chunkwise, chunk_size=16))
 
 
-@pytest.mark.parametrize(("decay", "T"), [*((decay, 37) for decay in WIDTHS), ("a decay per channel", 1)])
-def test_it_is_the_recurrence_with_its_states_and_every_gradient(decay, T, agree, poisoned, several_tiles):
+@pytest.mark.parametrize(
+    ("decay", "T"), [*((decay, 37) for decay in WIDTHS), ("a decay per channel", 1)]
+)
+def test_it_is_the_recurrence_with_its_states_and_every_gradient(
+    decay, T, agree, poisoned, several_tiles
+):
     agree(*both(), *tensors(T, decay, H=1))
 
 
@@ -88,9 +104,13 @@ def test_batches_and_heads_do_not_mix(small):
 EXTREME = {
     "hardly any": lambda a: torch.full_like(a, -1e-8),
     "strong": lambda a: 20 * a,
-    "stronger than float32 can hold in a sum": lambda a: torch.where(torch.rand_like(a) < 0.3, -1e4, a),
+    "stronger than float32 can hold in a sum": lambda a: torch.where(
+        torch.rand_like(a) < 0.3, -1e4, a
+    ),
     "a gate of exactly 0 everywhere": lambda a: torch.full_like(a, -math.inf),
-    "all of them": lambda a: torch.tensor([-1e-8, -1e4, 0, -1, -math.inf, -1e-3])[torch.randint(6, a.shape)],
+    "all of them": lambda a: torch.tensor([-1e-8, -1e4, 0, -1, -math.inf, -1e-3])[
+        torch.randint(6, a.shape)
+    ],
 }
 
 
@@ -103,18 +123,25 @@ def test_extreme_decays_lose_no_digit(decay, extreme, agree, small):
 
 
 @pytest.mark.parametrize(
-    ("decay", "dtype"), [*((decay, torch.bfloat16) for decay in WIDTHS), ("a decay per channel", torch.float16)]
+    ("decay", "dtype"),
+    [*((decay, torch.bfloat16) for decay in WIDTHS), ("a decay per channel", torch.float16)],
 )
 def test_half_precision(decay, dtype, agree, small):
     agree(*both(0), *tensors(18, decay, H=1, dtype=dtype))
 
 
 @DECAYS
-def test_the_last_state_of_half_precision_is_no_worse_than_a_product_in_half_precision(decay, small):
+def test_the_last_state_of_half_precision_is_no_worse_than_a_product_in_half_precision(
+    decay, small
+):
     """It is kept in float32, but what is written into it is rounded for the tensor cores."""
     q, k, v, _, *log_a = tensors(16, decay, H=1, dtype=torch.float16)
-    exact = chunkwise(q.double(), k.double(), v.double(), log_a=log_a[0].double() if log_a else None)[1]
-    until = log_a[0].float().flip(1).cumsum(1).flip(1) - log_a[0].float() if log_a else torch.zeros(1)
+    exact = chunkwise(
+        q.double(), k.double(), v.double(), log_a=log_a[0].double() if log_a else None
+    )[1]
+    until = (
+        log_a[0].float().flip(1).cumsum(1).flip(1) - log_a[0].float() if log_a else torch.zeros(1)
+    )
     plain = torch.einsum("bthv, bthk -> bhvk", v, (k * until.exp()).half())
     got = chunk_recurrence(q, k, v, log_a=log_a[0] if log_a else None)[1]
     assert got.dtype == torch.float32
@@ -132,7 +159,8 @@ def shapes(T, decay, H=1, K=K, V=V):
 
 
 @pytest.mark.parametrize(
-    ("decay", "dtype"), [*((decay, torch.float32) for decay in WIDTHS), ("a decay per channel", torch.float16)]
+    ("decay", "dtype"),
+    [*((decay, torch.float32) for decay in WIDTHS), ("a decay per channel", torch.float16)],
 )
 def test_it_is_clean(decay, dtype, launches_of, small):
     runs = launches_of(ends, *shapes(17, decay), dtype=dtype)
@@ -143,29 +171,47 @@ def test_it_is_clean(decay, dtype, launches_of, small):
 
 @DECAYS
 def test_it_moves_what_the_algorithm_says(decay, launches_of, several_tiles):
-    """In tiles of 16 × 16, n of them along K, m along V. What is larger than a tile is read again for each tile across.
+    """In tiles of 16 × 16, n of them along K, m along V. What is larger than a tile is read again
+    for each tile across.
 
-    Fetched from memory at least once, and no more than that if a cache holds a chunk: q, k, v, y and dy, the log
-    decays, and the states before and after 2 chunks.
+    Fetched from memory at least once, and no more than that if a cache holds a chunk: q, k, v, y
+    and dy, the log decays, and the states before and after 2 chunks.
     """
     T, K, V = 20, 20, 16
     n, m, a = 2, 1, {0: 0, 1: 1}.get(WIDTHS[decay], K)
     forward, read, again, back, gradients = (
-        trace(run.kernel, run.grid, *run.args, **run.named) for run in launches_of(ends, *shapes(T, decay, K=K, V=V))
+        trace(run.kernel, run.grid, *run.args, **run.named)
+        for run in launches_of(ends, *shapes(T, decay, K=K, V=V))
     )
-    rows = {"p_q": T * K, "p_k": T * K, "p_v": T * V, "p_dy": T * V, "p_S": 2 * K * V, "p_dS": 2 * K * V}
+    rows = {
+        "p_q": T * K,
+        "p_k": T * K,
+        "p_v": T * V,
+        "p_dy": T * V,
+        "p_S": 2 * K * V,
+        "p_dS": 2 * K * V,
+    }
 
     def reads(seen):
-        return {name: seen.traffic[name].bytes_in / rows[name] / 4 for name in rows if name in seen.traffic}
+        return {
+            name: seen.traffic[name].bytes_in / rows[name] / 4
+            for name in rows
+            if name in seen.traffic
+        }
 
     for walk in (forward, again, back):
         assert reads(walk) == {"p_k": m, "p_v": n, "p_S": 0}
-        assert walk.traffic["p_S"].bytes_out == rows["p_S"] * 4 and walk.traffic["p_last"].bytes_out == K * V * 4
+        assert (
+            walk.traffic["p_S"].bytes_out == rows["p_S"] * 4
+            and walk.traffic["p_last"].bytes_out == K * V * 4
+        )
     assert reads(read) == {"p_q": 1 + m, "p_k": 1, "p_v": 1, "p_S": 1}
     once = {"p_q": 2, "p_k": 2 + m, "p_v": 1 + n, "p_dy": 2 + n, "p_S": 1, "p_dS": 2}
     assert reads(gradients) == once
     assert forward.bytes_in_once == (T * (K + V + a) + K * V) * 4
-    assert read.bytes_in_once == (T * (2 * K + V + a) + 2 * K * V) * 4 and read.bytes_out == T * V * 4
+    assert (
+        read.bytes_in_once == (T * (2 * K + V + a) + 2 * K * V) * 4 and read.bytes_out == T * V * 4
+    )
     assert gradients.bytes_in_once == (T * (2 * K + 2 * V + a) + 2 * 2 * K * V) * 4
     assert gradients.bytes_out == T * (2 * K + V + a) * 4
 
@@ -197,7 +243,9 @@ def test_under_autocast_it_takes_mixed_types_and_gives_autocasts(small):
     with torch.autocast("cpu", torch.bfloat16):
         y, last = chunk_recurrence(q, k.bfloat16(), v, log_a=log_a, state=S)
     assert (y.dtype, last.dtype) == (torch.bfloat16, torch.float32)
-    torch.testing.assert_close(y.float(), chunkwise(q, k, v, log_a=log_a, state=S)[0], rtol=0.05, atol=0.3)
+    torch.testing.assert_close(
+        y.float(), chunkwise(q, k, v, log_a=log_a, state=S)[0], rtol=0.05, atol=0.3
+    )
 
 
 def test_views_give_what_copies_give(small):
@@ -239,7 +287,9 @@ REAL = {
 }
 
 
-@pytest.mark.parametrize("name", [next(iter(REAL)), *(pytest.param(n, marks=pytest.mark.slow) for n in list(REAL)[1:])])
+@pytest.mark.parametrize(
+    "name", [next(iter(REAL)), *(pytest.param(n, marks=pytest.mark.slow) for n in list(REAL)[1:])]
+)
 def test_it_is_compiled_for_four_targets_without_spills(name, compiled):
     reports = compiled(real, *REAL[name])
     assert set(reports) == {"walk_states", "read_chunks", "chunk_gradients"}
@@ -250,7 +300,9 @@ def test_it_is_compiled_for_four_targets_without_spills(name, compiled):
 
 def test_wrong_arguments_get_a_sentence():
     q, k, v, S, log_a = tensors(3, "a decay per head")
-    with pytest.raises(ValueError, match=r"beta makes this the delta rule: use seqlab.kernels.chunk_delta"):
+    with pytest.raises(
+        ValueError, match=r"beta makes this the delta rule: use seqlab.kernels.chunk_delta"
+    ):
         chunk_recurrence(q, k, v, beta=torch.ones(1, 3, 2))
     with pytest.raises(ValueError, match="v is 300 wide: this kernel takes 256 at most"):
         chunk_recurrence(q, k, torch.randn(1, 3, 2, 300))

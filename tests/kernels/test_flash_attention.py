@@ -18,20 +18,29 @@ SMALL = {"BT": 16, "BS": 16, "num_warps": 4, "num_stages": 2}
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """16 × 16 tiles, so that a few dozen tokens have whole tiles, edges and a last one that is not full."""
+    """16 × 16 tiles, so that a few dozen tokens have whole tiles, edges and a last one that is not
+    full.
+    """
     from importlib import import_module
 
     for name in ("flash_attention", "flash_attention_backward"):
-        monkeypatch.setattr(import_module(f"seqlab.kernels.{name}"), "configs", lambda tiles, *widths: (SMALL,))
+        monkeypatch.setattr(
+            import_module(f"seqlab.kernels.{name}"), "configs", lambda tiles, *widths: (SMALL,)
+        )
 
 
 def tensors(T_q, T_k, H, h, K, V, dtype=torch.float32, B=1):
-    return [torch.randn(B, T, n, w, dtype=dtype) for T, n, w in ((T_q, H, K), (T_k, h, K), (T_k, h, V))]
+    return [
+        torch.randn(B, T, n, w, dtype=dtype) for T, n, w in ((T_q, H, K), (T_k, h, K), (T_k, h, V))
+    ]
 
 
 def both(**options):
     """The kernel and its reference, each with y and lse."""
-    return (lambda q, k, v, f=f: f(q, k, v, return_lse=True, **options) for f in (flash_attention, attend))
+    return (
+        lambda q, k, v, f=f: f(q, k, v, return_lse=True, **options)
+        for f in (flash_attention, attend)
+    )
 
 
 CASES = {
@@ -41,7 +50,11 @@ CASES = {
     "more keys than queries, aligned at the start": (5, 21, {"causal": True, "align": "start"}),
     "queries that see nothing": (21, 5, {"causal": True}),
     "the last query of a tile sees one key of the next": (32, 33, {"causal": True}),
-    "the first query of a tile sees one key two tiles back": (33, 33, {"causal": True, "window": 18}),
+    "the first query of a tile sees one key two tiles back": (
+        33,
+        33,
+        {"causal": True, "window": 18},
+    ),
     "a window": (40, 40, {"causal": True, "window": 33}),
     "a window shorter than a tile": (19, 21, {"causal": True, "window": 3}),
     "a window longer than the sequence": (19, 19, {"causal": True, "window": 100}),
@@ -55,7 +68,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_attention_with_its_log_sum_exp_and_the_gradients_of_both(case, agree, poisoned, small_tiles):
+def test_it_is_attention_with_its_log_sum_exp_and_the_gradients_of_both(
+    case, agree, poisoned, small_tiles
+):
     T_q, T_k, options = CASES[case]
     agree(*both(**options), *tensors(T_q, T_k, 1, 1, 16, 16))
 
@@ -77,7 +92,10 @@ def test_every_width_of_a_head_with_the_tiles_of_a_gpu(width, agree, poisoned):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype, agree, small_tiles):
-    agree(*(lambda *x, f=f: f(*x)[0] for f in both(causal=True)), *tensors(19, 19, 1, 1, 32, 32, dtype))
+    agree(
+        *(lambda *x, f=f: f(*x)[0] for f in both(causal=True)),
+        *tensors(19, 19, 1, 1, 32, 32, dtype),
+    )
 
 
 def test_large_scores_neither_overflow_nor_drown(agree, small_tiles):
@@ -89,14 +107,19 @@ def test_large_scores_neither_overflow_nor_drown(agree, small_tiles):
 
 
 def test_a_window_of_one_returns_the_value_and_teaches_the_scores_nothing(small_tiles):
-    """Its weight is 1 whatever the score. dP and D, equal here, come from two sums, so a few roundings of them stay."""
+    """Its weight is 1 whatever the score. dP and D, equal here, come from two sums, so a few
+    roundings of them stay.
+    """
     q, k, v = (x.requires_grad_() for x in tensors(19, 19, 1, 1, 16, 16))
     y, dy = flash_attention(q, k, v, causal=True, window=1), torch.randn(1, 19, 1, 16)
     torch.testing.assert_close(y, v)
     dq, dk, dv = torch.autograd.grad(y, (q, k, v), dy)
     torch.testing.assert_close(dv, dy)
     largest = (dy * v).abs().sum(-1).max() * 16**-0.5 * torch.finfo(torch.float32).eps
-    assert dq.abs().max() <= 8 * largest * k.abs().max() and dk.abs().max() <= 8 * largest * q.abs().max()
+    assert (
+        dq.abs().max() <= 8 * largest * k.abs().max()
+        and dk.abs().max() <= 8 * largest * q.abs().max()
+    )
 
 
 def test_views_give_what_copies_give(small_tiles):
@@ -124,12 +147,21 @@ def test_it_is_a_form_of_the_attention_mixer(small_tiles):
 
 
 @pytest.mark.parametrize(
-    "width", [pytest.param(64, marks=pytest.mark.slow), 128, pytest.param(256, marks=pytest.mark.slow)]
+    "width",
+    [pytest.param(64, marks=pytest.mark.slow), 128, pytest.param(256, marks=pytest.mark.slow)],
 )
 def test_it_is_compiled_for_four_targets_without_spills(width, compiled):
     """At the default configuration, causal, grouped queries."""
-    reports = compiled(lambda q, k, v: flash_attention(q, k, v, causal=True), *[(1, 4096, n, width) for n in (4, 1, 1)])
-    assert set(reports) == {"attend_forward", "attend_delta", "attend_backward_q", "attend_backward_kv"}
+    reports = compiled(
+        lambda q, k, v: flash_attention(q, k, v, causal=True),
+        *[(1, 4096, n, width) for n in (4, 1, 1)],
+    )
+    assert set(reports) == {
+        "attend_forward",
+        "attend_delta",
+        "attend_backward_q",
+        "attend_backward_kv",
+    }
     for name, report in reports.items():
         for c in report.targets.values():
             assert c.spills == 0 and c.occupancy.blocks, report
@@ -164,7 +196,9 @@ def test_float32_has_a_configuration_for_little_shared_memory(width):
 
 def test_wrong_arguments_get_a_sentence():
     q, k, v = tensors(3, 3, 2, 1, 16, 16)
-    with pytest.raises(ValueError, match="q and v are 16 and 300 wide: this kernel takes 256 at most"):
+    with pytest.raises(
+        ValueError, match="q and v are 16 and 300 wide: this kernel takes 256 at most"
+    ):
         flash_attention(q, k, torch.randn(1, 3, 1, 300))
     with pytest.raises(TypeError, match=r"q is torch.float64: the kernels take float32"):
         flash_attention(q.double(), k.double(), v.double())
@@ -176,7 +210,10 @@ def test_wrong_arguments_get_a_sentence():
 
 def test_two_runs_give_the_same_bits(small_tiles):
     q, k, v = (x.requires_grad_() for x in tensors(37, 37, 4, 2, 16, 16))
-    runs = [torch.autograd.grad(flash_attention(q, k, v, causal=True).square().sum(), (q, k, v)) for _ in range(2)]
+    runs = [
+        torch.autograd.grad(flash_attention(q, k, v, causal=True).square().sum(), (q, k, v))
+        for _ in range(2)
+    ]
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
@@ -188,4 +225,7 @@ def test_the_matrix_is_never_held():
         with recorded() as launches:
             flash_attention(q, k, v, causal=True)
     assert max(x.numel() for x in kept) <= q.numel()
-    assert max(x.numel() for run in launches for x in run.args if isinstance(x, torch.Tensor)) <= q.numel()
+    assert (
+        max(x.numel() for run in launches for x in run.args if isinstance(x, torch.Tensor))
+        <= q.numel()
+    )

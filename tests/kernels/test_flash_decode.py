@@ -1,4 +1,6 @@
-"""The decoding kernels against `seqlab.core.attention.attend`: the keys are split, and the parts merged."""
+"""The decoding kernels against `seqlab.core.attention.attend`: the keys are split, and the parts
+merged.
+"""
 
 from importlib import import_module
 
@@ -16,7 +18,9 @@ from seqlab.mixers import Attention
 
 
 def tensors(T_q, T_k, H, h, K, V, dtype=torch.float32, B=1):
-    return [torch.randn(B, T, n, w, dtype=dtype) for T, n, w in ((T_q, H, K), (T_k, h, K), (T_k, h, V))]
+    return [
+        torch.randn(B, T, n, w, dtype=dtype) for T, n, w in ((T_q, H, K), (T_k, h, K), (T_k, h, V))
+    ]
 
 
 def both(splits=3, **options):
@@ -67,13 +71,20 @@ def test_the_number_of_parts_changes_nothing(splits):
 def test_its_parts_are_those_that_merge_joins():
     q, k, v = tensors(1, 256, 1, 1, 16, 16)
     y = flash_decode(q, k, v, splits=2)
-    parts = [x for half in (slice(128), slice(128, 256)) for x in attend(q, k[:, half], v[:, half], return_lse=True)]
+    parts = [
+        x
+        for half in (slice(128), slice(128, 256))
+        for x in attend(q, k[:, half], v[:, half], return_lse=True)
+    ]
     torch.testing.assert_close(y, merge(*parts)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype, agree):
-    agree(*(lambda *x, f=f: f(*x)[0] for f in both(causal=True)), *tensors(1, 140, 2, 1, 32, 32, dtype))
+    agree(
+        *(lambda *x, f=f: f(*x)[0] for f in both(causal=True)),
+        *tensors(1, 140, 2, 1, 32, 32, dtype),
+    )
 
 
 def test_large_scores_neither_overflow_nor_drown():
@@ -103,12 +114,16 @@ def test_it_is_a_form_of_the_attention_mixer_prompt_and_tokens():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_it_is_clean(dtype, launches_of):
     shapes = [(1, 2, 4, 16), (1, 200, 2, 16), (1, 200, 2, 24)]
-    for run in launches_of(lambda *x: flash_decode(*x, causal=True, window=150, splits=2), *shapes, dtype=dtype):
+    for run in launches_of(
+        lambda *x: flash_decode(*x, causal=True, window=150, splits=2), *shapes, dtype=dtype
+    ):
         assert sanitize(run.kernel, run.grid, *run.args, **run.named) == []
 
 
 def test_it_reads_the_cache_once(launches_of):
-    """The bound: every key and value once, the queries once per part, y once. The parts are the price of splitting."""
+    """The bound: every key and value once, the queries once per part, y once. The parts are the
+    price of splitting.
+    """
     G, T, V, splits = 4, 1024, 64, 2
     shapes = [(1, 1, 2 * G, 64), (1, T, 2, 64), (1, T, 2, V)]
     runs = launches_of(lambda *x: flash_decode(*x, splits=splits), *shapes, backward=False)
@@ -120,14 +135,21 @@ def test_it_reads_the_cache_once(launches_of):
 
 def test_only_the_window_is_read(launches_of):
     shapes = [(1, 1, 1, 16), (1, 4096, 1, 16), (1, 4096, 1, 16)]
-    runs = launches_of(lambda *x: flash_decode(*x, causal=True, window=256, splits=2), *shapes, backward=False)
+    runs = launches_of(
+        lambda *x: flash_decode(*x, causal=True, window=256, splits=2), *shapes, backward=False
+    )
     seen = trace(runs[0].kernel, runs[0].grid, *runs[0].args, **runs[0].named)
     assert seen.traffic["p_k"].bytes_in == 256 * 16 * 4
 
 
 def test_short_batches_fill_a_gpu_with_parts():
-    """132 multiprocessors, two programs for each: 8 sequences of 8 heads need 5 parts of a cache each."""
-    q, k = (torch.empty(8, T, n, 128, dtype=torch.bfloat16, device="meta") for T, n in ((1, 32), (32768, 8)))
+    """132 multiprocessors, two programs for each: 8 sequences of 8 heads need 5 parts of a cache
+    each.
+    """
+    q, k = (
+        torch.empty(8, T, n, 128, dtype=torch.bfloat16, device="meta")
+        for T, n in ((1, 32), (32768, 8))
+    )
     with recorded() as launches:
         flash_decode(q, k, k, causal=True)
     assert launches[0].grid == (5, 64) and launches[1].grid == (4, 64)

@@ -19,7 +19,9 @@ SMALL = {"BM": 16, "BN": 16, "BK": 16, "GROUP": 2}
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """16 × 16 tiles, so that a few dozen rows fill some tiles and others not, and groups of tiles end early."""
+    """16 × 16 tiles, so that a few dozen rows fill some tiles and others not, and groups of tiles
+    end early.
+    """
     for name in ("CONFIGS", "CONFIGS_W"):
         monkeypatch.setattr(import_module("seqlab.kernels.grouped_matmul"), name, (SMALL,))
 
@@ -122,7 +124,9 @@ def test_matrices_as_linear_layers_hold_them_are_no_copy(small_tiles):
     view, copy = w.mT.requires_grad_(), w.mT.contiguous().requires_grad_()
     ys = [grouped_matmul(x, m, offsets(9, 0, 18)) for m in (view, copy)]
     assert torch.equal(*ys)
-    dview, dcopy = (torch.autograd.grad(y.square().sum(), m)[0] for y, m in zip(ys, (view, copy), strict=True))
+    dview, dcopy = (
+        torch.autograd.grad(y.square().sum(), m)[0] for y, m in zip(ys, (view, copy), strict=True)
+    )
     assert torch.equal(dview, dcopy) and dview.stride() == view.stride()
 
 
@@ -136,8 +140,12 @@ def test_it_agrees_with_pytorchs_grouped_mm(small_tiles):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_it_is_clean(dtype, launches_of, small_tiles):
     """Tokens through a permutation, with an expert that has none and a dropped pair."""
-    order = permute(torch.tensor([[0, 1]] * 9 + [[0, 0]]), 3, kept=torch.arange(20).view(10, 2) != 7)
-    for run in launches_of(lambda x, w: grouped_matmul(x, w, *order_of(order)), (10, 21), (3, 21, 18), dtype=dtype):
+    order = permute(
+        torch.tensor([[0, 1]] * 9 + [[0, 0]]), 3, kept=torch.arange(20).view(10, 2) != 7
+    )
+    for run in launches_of(
+        lambda x, w: grouped_matmul(x, w, *order_of(order)), (10, 21), (3, 21, 18), dtype=dtype
+    ):
         assert sanitize(run.kernel, run.grid, *run.args, **run.named) == []
 
 
@@ -164,14 +172,21 @@ def test_a_permuted_copy_is_never_made(launches_of, small_tiles):
     order = permute(torch.rand(16, 3).argsort(-1), 3)  # a token goes to an expert once
     run = launches_of(lambda x, w: grouped_matmul(x, w, *order_of(order)), (16, 32), (3, 32, 16))[0]
     seen = trace(run.kernel, run.grid, *run.args, **run.named)
-    assert seen.traffic["p_x"].bytes_in == 4 * 48 * 32 and seen.traffic["p_x"].bytes_in_once == 4 * 16 * 32
+    assert (
+        seen.traffic["p_x"].bytes_in == 4 * 48 * 32
+        and seen.traffic["p_x"].bytes_in_once == 4 * 16 * 32
+    )
     assert seen.traffic["p_pairs"].bytes_in == 4 * 48
 
 
 def test_it_is_compiled_for_four_targets_without_spills(compiled):
-    """64 experts of 1408, six a token, at the default configuration: tokens read through the permutation."""
+    """64 experts of 1408, six a token, at the default configuration: tokens read through the
+    permutation.
+    """
     order = permute(torch.empty(4096, 6, dtype=torch.int64, device="meta"), 64)
-    reports = compiled(lambda x, w: grouped_matmul(x, w.mT, *order_of(order)), (4096, 2048), (64, 1408, 2048))
+    reports = compiled(
+        lambda x, w: grouped_matmul(x, w.mT, *order_of(order)), (4096, 2048), (64, 1408, 2048)
+    )
     assert set(reports) == {"grouped_tile", "grouped_weight_tile", "combine_forward"}
     for name, report in reports.items():
         for c in report.targets.values():
@@ -194,5 +209,8 @@ def test_wrong_arguments_get_a_sentence():
 def test_two_runs_give_the_same_bits(small_tiles):
     order = permute(torch.randint(3, (13, 2)), 3)
     x, w = torch.randn(13, 21, requires_grad=True), torch.randn(3, 21, 18, requires_grad=True)
-    runs = [torch.autograd.grad(grouped_matmul(x, w, *order_of(order)).square().sum(), (x, w)) for _ in range(2)]
+    runs = [
+        torch.autograd.grad(grouped_matmul(x, w, *order_of(order)).square().sum(), (x, w))
+        for _ in range(2)
+    ]
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))

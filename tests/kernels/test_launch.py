@@ -1,4 +1,6 @@
-"""What a launch hands to Triton where there is a GPU: everything but the compiler and the GPU itself."""
+"""What a launch hands to Triton where there is a GPU: everything but the compiler and the GPU
+itself.
+"""
 
 import contextlib
 
@@ -17,7 +19,9 @@ from seqlab.kernels.launch import _tuned, recorded
 
 
 class Driver:
-    """Of a GPU that nobody has seen before, so that nothing is compiled for it. Times what it is given by one run."""
+    """Of a GPU that nobody has seen before, so that nothing is compiled for it. Times what it is
+    given by one run.
+    """
 
     def __init__(self, target):
         self.get_current_target, self.get_current_device = lambda: target, lambda: self
@@ -25,9 +29,14 @@ class Driver:
         self.get_benchmarker = lambda: lambda f, quantiles: (f(), (1.0, 1.0, 1.0))[1]
 
 
-@pytest.fixture(params=[("cuda", 80, 32), ("cuda", 90, 32), ("hip", "gfx942", 64)], ids=lambda target: str(target[1]))
+@pytest.fixture(
+    params=[("cuda", 80, 32), ("cuda", 90, 32), ("hip", "gfx942", 64)],
+    ids=lambda target: str(target[1]),
+)
 def started(request, monkeypatch):
-    """Every tensor says it is on a GPU. What it would have run: name, grid, what was fixed, the compiler's options."""
+    """Every tensor says it is on a GPU. What it would have run: name, grid, what was fixed, the
+    compiler's options.
+    """
     seen = []
 
     class Made:
@@ -58,7 +67,9 @@ def started(request, monkeypatch):
 
 
 def experts(x, gate_up, down):
-    routing = Routing(torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2, requires_grad=True), None, {})
+    routing = Routing(
+        torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2, requires_grad=True), None, {}
+    )
     return kernels.mix_stacked(x, routing, gate_up, down)
 
 
@@ -91,7 +102,9 @@ RUNS = {
 def test_every_configuration_reaches_triton(name, started):
     function, *shapes = RUNS[name]
     with recorded() as first:
-        y = function(*map(lambda shape: torch.zeros(shape, dtype=torch.bfloat16, requires_grad=True), shapes))
+        y = function(
+            *map(lambda shape: torch.zeros(shape, dtype=torch.bfloat16, requires_grad=True), shapes)
+        )
         y = y[0] if isinstance(y, tuple) else y
         y.sum().backward()  # whose gradient is one number, expanded
     assert {run.kernel.fn.__name__ for run in first} == {kernel for kernel, *_ in started}
@@ -109,5 +122,7 @@ def test_every_configuration_reaches_triton(name, started):
 
 def test_a_grid_larger_than_a_gpu_has_gets_a_sentence(started):
     q = torch.zeros(65536, 1, 1, 16)
-    with pytest.raises(ValueError, match=r"attend_forward would need 1 × 65536 programs.*; split the batch"):
+    with pytest.raises(
+        ValueError, match=r"attend_forward would need 1 × 65536 programs.*; split the batch"
+    ):
         kernels.flash_attention(q, q, q)

@@ -21,7 +21,9 @@ BOTH = linear_scan, reference
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    """2 tokens, 2 channels a tile, so that a few tokens have whole tiles, edges and a last one that is not full."""
+    """2 tokens, 2 channels a tile, so that a few tokens have whole tiles, edges and a last one that
+    is not full.
+    """
     tuned = {"configs": ({"BT": 2, "BW": 2, "AHEAD": 1, "num_warps": 4},), "key": ()}
     monkeypatch.setattr(import_module("seqlab.kernels.linear_scan"), "TUNED", tuned)
 
@@ -57,7 +59,12 @@ def on_pairs(scan):
     return function
 
 
-COMPLEX = ["a gate for every number", "one token", "constant over time and sequences", "the same for some channels"]
+COMPLEX = [
+    "a gate for every number",
+    "one token",
+    "constant over time and sequences",
+    "the same for some channels",
+]
 
 
 @pytest.mark.parametrize("case", COMPLEX)
@@ -84,11 +91,18 @@ def test_one_complex_input_makes_the_scan_complex(which):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype, agree):
-    agree(*BOTH, torch.rand(1, 3, 3).to(dtype), torch.randn(1, 3, 3).to(dtype), torch.randn(1, 3).to(dtype))
+    agree(
+        *BOTH,
+        torch.rand(1, 3, 3).to(dtype),
+        torch.randn(1, 3, 3).to(dtype),
+        torch.randn(1, 3).to(dtype),
+    )
 
 
 def test_each_input_has_a_type_of_its_own():
-    """Gates are float32 beside bfloat16 values. Nothing is rounded: h is float32, each gradient in its input's type."""
+    """Gates are float32 beside bfloat16 values. Nothing is rounded: h is float32, each gradient in
+    its input's type.
+    """
     xs = torch.rand(1, 3, 3), torch.randn(1, 3, 3).bfloat16(), torch.randn(1, 3).half()
     for ours, theirs in zip(*([h, *g] for h, g in map(run_with(xs), BOTH)), strict=True):
         assert ours.dtype == theirs.dtype
@@ -131,7 +145,9 @@ def test_views_give_what_copies_give():
     assert torch.equal(linear_scan(z.conj(), z), linear_scan(z.conj().resolve_conj(), z))
 
 
-@pytest.mark.parametrize("make", [lambda: RGLRU(6, n_heads=2), lambda: LRU(6), lambda: S5(6, d_state=8)])
+@pytest.mark.parametrize(
+    "make", [lambda: RGLRU(6, n_heads=2), lambda: LRU(6), lambda: S5(6, d_state=8)]
+)
 def test_it_is_a_form_of_the_mixers(make):
     mixer, x = make(), torch.randn(1, 5, 6)
     expected, final = mixer(x)
@@ -161,7 +177,9 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("case, dtype", [(case, torch.float32) for case in RUNS] + [("real", torch.float16)])
+@pytest.mark.parametrize(
+    "case, dtype", [(case, torch.float32) for case in RUNS] + [("real", torch.float16)]
+)
 def test_it_is_clean(case, dtype, launches_of):
     function, shapes = RUNS[case]
     for run in launches_of(function, *shapes, dtype=dtype):
@@ -172,12 +190,19 @@ def test_it_is_clean(case, dtype, launches_of):
 def test_nothing_is_read_or_written_twice(case, launches_of):
     """Forward a, b and h; backward a, g, h, da and db; and a row of state each way.
 
-    A gate that is constant over time is a row that each tile asks for again; it comes from memory once.
+    A gate that is constant over time is a row that each tile asks for again; it comes from memory
+    once.
     """
     function, shapes = RUNS[case]
-    forward, backward = (trace(run.kernel, run.grid, *run.args, **run.named) for run in launches_of(function, *shapes))
+    forward, backward = (
+        trace(run.kernel, run.grid, *run.args, **run.named)
+        for run in launches_of(function, *shapes)
+    )
     gates, values, states = (4 * torch.Size(shape).numel() for shape in shapes)
-    again = [t.traffic["p_a"].bytes_read_again if case == "constant over time" else 0 for t in (forward, backward)]
+    again = [
+        t.traffic["p_a"].bytes_read_again if case == "constant over time" else 0
+        for t in (forward, backward)
+    ]
     assert forward.bytes - again[0] <= 1.2 * (gates + 2 * values + states)
     da = values if shapes[0][1] > 1 else states
     assert backward.bytes - again[1] <= 1.2 * (gates + 2 * values + states + da + values + states)
@@ -198,7 +223,9 @@ def test_it_is_compiled_for_four_targets_without_spills(kind):
     if kind == "real":
         inputs = [torch.empty(8, 4096, 4096, **options) for _ in range(2)]
     else:
-        inputs = [torch.empty(*s, 1024, dtype=torch.complex64, **options) for s in ((1, 1), (8, 4096))]
+        inputs = [
+            torch.empty(*s, 1024, dtype=torch.complex64, **options) for s in ((1, 1), (8, 4096))
+        ]
     for c in (c for r in report(*inputs, configs=configs) for c in r.targets.values()):
         assert c.spills == 0 and c.occupancy.blocks
 
@@ -206,10 +233,14 @@ def test_it_is_compiled_for_four_targets_without_spills(kind):
 def test_tiles_are_fetched_ahead_where_the_configuration_says_so():
     """Triton does so by itself only for what a dot takes."""
     with recorded() as launches:
-        linear_scan(*(torch.empty(8, 4096, 4096, dtype=torch.bfloat16, device="meta") for _ in range(2)))
+        linear_scan(
+            *(torch.empty(8, 4096, 4096, dtype=torch.bfloat16, device="meta") for _ in range(2))
+        )
     (run,) = launches
     for config in import_module("seqlab.kernels.linear_scan").CONFIGS[:2]:
-        text = compile_report(run.kernel, *run.args, targets=("sm_90",), **run.named | config).text("sm_90", "ptx")
+        text = compile_report(run.kernel, *run.args, targets=("sm_90",), **run.named | config).text(
+            "sm_90", "ptx"
+        )
         assert ("cp.async" in text) == (config["AHEAD"] > 1)
 
 
@@ -221,9 +252,13 @@ def test_two_runs_give_the_same_bits():
 
 def test_wrong_arguments_get_a_sentence():
     b = torch.randn(2, 6, 5)
-    with pytest.raises(ValueError, match=r"a has shape \(2, 6, 4\), b has \(2, 6, 5\): each axis of a must be"):
+    with pytest.raises(
+        ValueError, match=r"a has shape \(2, 6, 4\), b has \(2, 6, 5\): each axis of a must be"
+    ):
         linear_scan(torch.rand(2, 6, 4), b)
     with pytest.raises(ValueError, match=r"h0 has shape \(5,\): \(B, ...\) = \(2, 5\) is needed"):
         linear_scan(b, b, torch.randn(5))
-    with pytest.raises(TypeError, match=r"b is torch.float64: the kernels take float32, float16 and bfloat16"):
+    with pytest.raises(
+        TypeError, match=r"b is torch.float64: the kernels take float32, float16 and bfloat16"
+    ):
         linear_scan(b, b.double())

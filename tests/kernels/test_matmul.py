@@ -27,7 +27,10 @@ def test_transposed_and_sliced_matrices_are_no_copy(agree):
     a, b = torch.randn(20, 30).T, torch.randn(16, 40).T[::2]
     with recorded() as launches:
         matmul(a, b)
-    assert launches[0].args[0].data_ptr() == a.data_ptr() and launches[0].args[1].data_ptr() == b.data_ptr()
+    assert (
+        launches[0].args[0].data_ptr() == a.data_ptr()
+        and launches[0].args[1].data_ptr() == b.data_ptr()
+    )
 
 
 def test_every_tile_is_computed_by_one_program_whatever_the_group(monkeypatch, poisoned):
@@ -60,15 +63,21 @@ def test_the_first_configuration_is_what_runs_without_a_gpu():
 
 
 def test_wrong_arguments_get_a_sentence():
-    with pytest.raises(ValueError, match=r"a has shape \(2, 3\), b \(4, 5\): b must be a matrix with as many rows"):
+    with pytest.raises(
+        ValueError, match=r"a has shape \(2, 3\), b \(4, 5\): b must be a matrix with as many rows"
+    ):
         matmul(torch.ones(2, 3), torch.ones(4, 5))
-    with pytest.raises(TypeError, match=r"a is torch.float32, b is torch.float16: use one dtype for all"):
+    with pytest.raises(
+        TypeError, match=r"a is torch.float32, b is torch.float16: use one dtype for all"
+    ):
         matmul(torch.ones(2, 3), torch.ones(3, 5).half())
 
 
 @pytest.fixture
 def told():
-    """Sets by PyTorch's newer switch, which the older one, allow_tf32, cannot read, how float32 is multiplied."""
+    """Sets by PyTorch's newer switch, which the older one, allow_tf32, cannot read, how float32 is
+    multiplied.
+    """
     switch = torch.backends.cuda.matmul
     before = switch.fp32_precision
     yield lambda precision: setattr(switch, "fp32_precision", precision)

@@ -1,4 +1,6 @@
-"""A mixture of experts by kernels against `seqlab.ffn`. Its parts: test_moe_parts.py and test_grouped_matmul.py."""
+"""A mixture of experts by kernels against `seqlab.ffn`. Its parts: test_moe_parts.py and
+test_grouped_matmul.py.
+"""
 
 import copy
 from functools import partial
@@ -11,7 +13,16 @@ from torch import nn
 
 pytest.importorskip("triton", reason="needs Triton (Linux only)")
 
-from seqlab.ffn import MLP, DeepSeekV3Router, ExpertChoiceRouter, MixtralRouter, MoE, Routing, SwiGLU, SwitchRouter
+from seqlab.ffn import (
+    MLP,
+    DeepSeekV3Router,
+    ExpertChoiceRouter,
+    MixtralRouter,
+    MoE,
+    Routing,
+    SwiGLU,
+    SwitchRouter,
+)
 from seqlab.ffn.moe import mix_sorted
 from seqlab.ffn.routers import top_k_gate as reference_gate
 from seqlab.gpu.compile import compile_report
@@ -45,7 +56,9 @@ def routing(N, k, *, experts=None, dropping=False):
 def dense(gate_up, down):
     """The experts as functions of the stacked matrices, for the reference."""
     return [
-        lambda x, gu=gu, d=d: F.linear(F.silu(F.linear(x, gu.chunk(2)[0])) * F.linear(x, gu.chunk(2)[1]), d)
+        lambda x, gu=gu, d=d: F.linear(
+            F.silu(F.linear(x, gu.chunk(2)[0])) * F.linear(x, gu.chunk(2)[1]), d
+        )
         for gu, d in zip(gate_up, down, strict=True)
     ]
 
@@ -74,7 +87,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_layer_is_its_definition_with_the_gradients_of_tokens_weights_and_experts(case, agree, poisoned):
+def test_the_layer_is_its_definition_with_the_gradients_of_tokens_weights_and_experts(
+    case, agree, poisoned
+):
     N, k, options = CASES[case]
     agree(*both(routing(N, k, **options)), *tensors(N, k))
 
@@ -85,7 +100,9 @@ def test_the_layer_in_half_precision(dtype, agree):
 
 
 def test_when_every_pair_is_dropped_the_layer_gives_zero(poisoned):
-    given = routing(5, 2)._replace(kept=torch.zeros(5, 2, dtype=torch.bool), load=torch.zeros(E, dtype=torch.int64))
+    given = routing(5, 2)._replace(
+        kept=torch.zeros(5, 2, dtype=torch.bool), load=torch.zeros(E, dtype=torch.int64)
+    )
     inputs = [x.requires_grad_() for x in tensors(5, 2)]
     y = both(given)[0](*inputs)
     assert (y == 0).all()
@@ -137,7 +154,9 @@ def test_it_is_a_form_of_the_layer_with_every_gradient(name):
         (y * dy).sum().add(sum(m.routing.losses.values())).backward()
     torch.testing.assert_close(xs[0].grad, xs[1].grad)
     for (name, ours), theirs in zip(layer.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, msg=lambda says, name=name: f"{name}: {says}")
+        torch.testing.assert_close(
+            ours.grad, theirs.grad, msg=lambda says, name=name: f"{name}: {says}"
+        )
     with torch.no_grad():  # token by token, as in decoding
         steps = torch.cat([layer(xs[0][:, t : t + 1]) for t in range(3)], 1)
     if layer.router.per_token:
@@ -161,7 +180,10 @@ def launches(N, k, n_experts, d_model, d_ff, dtype, device):
     make = partial(torch.randn if device == "cpu" else torch.empty, device=device)
     sizes = (N, d_model), (n_experts, 2 * d_ff, d_model), (n_experts, d_model, d_ff)
     x, gate_up, down = (make(*s).to(dtype).requires_grad_() for s in sizes)
-    experts, kept = torch.arange(N * k, device=device).view(N, k) % n_experts, torch.ones(N, k, device=device).bool()
+    experts, kept = (
+        torch.arange(N * k, device=device).view(N, k) % n_experts,
+        torch.ones(N, k, device=device).bool(),
+    )
     kept[:1, :1] = False
     with recorded() as runs:
         weights = make(N, k, requires_grad=True)
@@ -183,7 +205,8 @@ def test_what_stands_between_the_products_is_clean(dtype):
 def test_between_the_products_every_number_is_read_and_written_once():
     runs = {run.kernel.fn.__name__: run for run in launches(5, 2, 3, 18, 20, torch.float32, "cpu")}
     forward, backward = (
-        trace(run.kernel, run.grid, *run.args, **run.named) for run in (runs["swiglu_forward"], runs["swiglu_backward"])
+        trace(run.kernel, run.grid, *run.args, **run.named)
+        for run in (runs["swiglu_forward"], runs["swiglu_backward"])
     )
     once = 4 * 10 * 20
     assert (forward.bytes_in, forward.bytes_out) == (2 * once, once)
@@ -191,7 +214,9 @@ def test_between_the_products_every_number_is_read_and_written_once():
 
 
 def test_it_is_compiled_for_four_targets_without_spills():
-    """64 experts of 1408, six a token; the other kernels: test_moe_parts.py and test_grouped_matmul.py."""
+    """64 experts of 1408, six a token; the other kernels: test_moe_parts.py and
+    test_grouped_matmul.py.
+    """
     runs = launches(4096, 6, 64, 2048, 1408, torch.bfloat16, "meta")
     for run in {run.kernel: run for run in runs if "swiglu" in run.kernel.fn.__name__}.values():
         report = compile_report(run.kernel, *run.args, **run.named)
@@ -215,14 +240,23 @@ def test_nothing_is_kept_that_grows_faster_than_the_pairs():
 
 def test_wrong_arguments_get_a_sentence():
     x, given = torch.randn(5, D), routing(5, 2)
-    with pytest.raises(TypeError, match="an expert is a MLP: this kernel knows SwiGLU with silu and without biases"):
+    with pytest.raises(
+        TypeError, match="an expert is a MLP: this kernel knows SwiGLU with silu and without biases"
+    ):
         mix(x, given, nn.ModuleList(MLP(D, D_FF) for _ in range(E)))
     with pytest.raises(TypeError, match="SwiGLU with silu and without biases"):
         mix(x, given, nn.ModuleList(SwiGLU(D, D_FF, activation=torch.relu) for _ in range(E)))
-    with pytest.raises(ValueError, match=r"x has width 12, gate_up has shape \(4, 40, 12\), down \(4, 12, 21\)"):
+    with pytest.raises(
+        ValueError, match=r"x has width 12, gate_up has shape \(4, 40, 12\), down \(4, 12, 21\)"
+    ):
         mix_stacked(x, given, torch.randn(E, 40, D), torch.randn(E, D, 21))
 
 
 def test_no_tokens_at_all():
-    given = Routing(torch.empty(0, 2, dtype=torch.int64), torch.empty(0, 2), torch.zeros(E, dtype=torch.int64), {})
+    given = Routing(
+        torch.empty(0, 2, dtype=torch.int64),
+        torch.empty(0, 2),
+        torch.zeros(E, dtype=torch.int64),
+        {},
+    )
     assert both(given)[0](*tensors(0, 2)).shape == (0, D)

@@ -19,7 +19,9 @@ from seqlab.kernels.moe_permute import permute
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """16 pairs a program, so that a few dozen have several programs and a last one that is not full."""
+    """16 pairs a program, so that a few dozen have several programs and a last one that is not
+    full.
+    """
     monkeypatch.setattr(import_module("seqlab.kernels.moe_permute"), "BP", 16)
 
 
@@ -57,9 +59,18 @@ def test_of_equal_logits_the_first_experts_are_chosen():
 
 
 def test_extreme_logits():
-    """Masked experts come last and weigh nothing; NaN stays NaN, and its expert is one that exists."""
+    """Masked experts come last and weigh nothing; NaN stays NaN, and its expert is one that
+    exists.
+    """
     inf, nan = torch.inf, torch.nan
-    logits = torch.tensor([[1e38, -1e38, 0, -inf], [-inf, -inf, 2, -inf], [-3e38, -2e38, -inf, -1e38], [0, 1, -nan, 2]])
+    logits = torch.tensor(
+        [
+            [1e38, -1e38, 0, -inf],
+            [-inf, -inf, 2, -inf],
+            [-3e38, -2e38, -inf, -1e38],
+            [0, 1, -nan, 2],
+        ]
+    )
     weights, experts = top_k_gate(logits, 3, normalise=False)
     assert experts.tolist() == [[0, 2, 1], [2, 0, 1], [3, 1, 0], [2, 3, 1]]
     assert torch.equal(weights[:3], torch.tensor([[1.0, 0, 0]] * 3)) and weights[3].isnan().all()
@@ -76,12 +87,18 @@ def test_a_gate_over_any_leading_axes():
 
 
 def sorted_pairs(experts, n_experts, kept):
-    keys = experts.flatten() if kept is None else experts.flatten().masked_fill(~kept.flatten(), n_experts)
+    keys = (
+        experts.flatten()
+        if kept is None
+        else experts.flatten().masked_fill(~kept.flatten(), n_experts)
+    )
     return keys.argsort(stable=True), torch.bincount(keys, minlength=n_experts + 1)
 
 
 @pytest.mark.parametrize("dropping", [False, True])
-@pytest.mark.parametrize(("N", "k", "n_experts"), [(1, 1, 1), (1, 2, 8), (7, 3, 5), (16, 1, 3), (33, 4, 40)])
+@pytest.mark.parametrize(
+    ("N", "k", "n_experts"), [(1, 1, 1), (1, 2, 8), (7, 3, 5), (16, 1, 3), (33, 4, 40)]
+)
 def test_the_permutation_is_a_stable_sort(N, k, n_experts, dropping, small_blocks):
     experts = torch.randint(n_experts, (N, k))
     kept = torch.rand(N, k) < 0.7 if dropping else None
@@ -139,7 +156,9 @@ def launches(N, k, n_experts, width, dtype, device="cpu"):
         for normalise in (True, False):
             weights, experts = top_k_gate(logits, k, normalise)
             weights.sum().backward(retain_graph=True)
-        y = combine(rows, permute(experts, n_experts, kept).places, weights.detach().requires_grad_())
+        y = combine(
+            rows, permute(experts, n_experts, kept).places, weights.detach().requires_grad_()
+        )
         y.backward(torch.randn_like(y))
     return runs
 
@@ -153,9 +172,14 @@ def test_they_are_clean(dtype, small_blocks):
 
 
 def test_bytes_moved(small_blocks):
-    """Each tensor once each way; the sort: its counts too, and each program the totals of all experts."""
+    """Each tensor once each way; the sort: its counts too, and each program the totals of all
+    experts.
+    """
     N, k, P, width, n = 40, 2, 80, 18, 3
-    seen = [trace(run.kernel, run.grid, *run.args, **run.named) for run in launches(N, k, n, width, torch.float32)]
+    seen = [
+        trace(run.kernel, run.grid, *run.args, **run.named)
+        for run in launches(N, k, n, width, torch.float32)
+    ]
     moved = [(x.kernel, x.bytes_in, x.bytes_out) for x in seen]
     logits, rows, counts = 4 * N * n, 4 * P * width, 4 * (P // 16) * (n + 1)
     experts = (8 + 1) * P  # 8 bytes a number, 1 a flag
@@ -182,7 +206,9 @@ def test_they_are_compiled_for_four_targets_without_spills():
 
 def test_two_runs_give_the_same_bits():
     logits = torch.randint(3, (20, 8)).float()
-    assert all(torch.equal(a, b) for a, b in zip(top_k_gate(logits, 3), top_k_gate(logits, 3), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(top_k_gate(logits, 3), top_k_gate(logits, 3), strict=True)
+    )
     experts, rows, weights = torch.randint(8, (20, 3)), torch.randn(60, 7), torch.rand(20, 3)
     orders = [permute(experts, 8) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*orders, strict=True))
@@ -203,4 +229,6 @@ def test_wrong_arguments_get_a_sentence():
 def test_no_tokens_at_all():
     assert top_k_gate(torch.randn(0, 8), 2)[1].shape == (0, 2)
     assert permute(torch.empty(0, 2, dtype=torch.int64), 4).offsets.tolist() == [0] * 5
-    assert combine(torch.randn(0, 4), torch.empty(0, 2, dtype=torch.int32), torch.empty(0, 2)).shape == (0, 4)
+    assert combine(
+        torch.randn(0, 4), torch.empty(0, 2, dtype=torch.int32), torch.empty(0, 2)
+    ).shape == (0, 4)

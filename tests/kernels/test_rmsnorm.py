@@ -51,11 +51,15 @@ def test_it_is_compiled_for_four_targets_without_spills(compiled):
     for width in (128, 4096, 16384):
         reports = compiled(rms_norm, (4096, width), (width,))
         assert set(reports) == {"rms_norm_forward", "rms_norm_backward"}
-        assert all(c.spills == 0 for report in reports.values() for c in report.targets.values()), reports
+        assert all(c.spills == 0 for report in reports.values() for c in report.targets.values()), (
+            reports
+        )
 
 
 def test_wrong_arguments_get_a_sentence():
-    with pytest.raises(ValueError, match=r"weight has shape \(3,\), x has width 4: weight must be \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"weight has shape \(3,\), x has width 4: weight must be \(4,\)"
+    ):
         rms_norm(torch.ones(2, 4), torch.ones(3))
     with pytest.raises(ValueError, match="x has rows of 70000"):
         rms_norm(torch.ones(1, 70000))

@@ -20,8 +20,15 @@ module = import_module("seqlab.kernels.selective_scan")
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """4 tokens a chunk, at N = 2 2 of them held, 2 channels a program: a few tokens fill chunks and parts of one."""
-    for name, value in {"TOKENS": 4, "HELD": 4, "CHANNELS": 2, "FORWARD": ({"BE": 2, "num_warps": 1},)}.items():
+    """4 tokens a chunk, at N = 2 2 of them held, 2 channels a program: a few tokens fill chunks and
+    parts of one.
+    """
+    for name, value in {
+        "TOKENS": 4,
+        "HELD": 4,
+        "CHANNELS": 2,
+        "FORWARD": ({"BE": 2, "num_warps": 1},),
+    }.items():
         monkeypatch.setattr(module, name, value)
 
 
@@ -64,7 +71,9 @@ def test_the_chunks_of_a_gpu(agree, poisoned):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype, agree, small_tiles):
-    """As in the mixer, Δ, A and the state stay float32; each result has the type that the reference gives it."""
+    """As in the mixer, Δ, A and the state stay float32; each result has the type that the reference
+    gives it.
+    """
     x, dt, A, B, C, state = tensors(1, 5, 3, 2)
     agree(*BOTH, x.to(dtype), dt, A, B.to(dtype), C.to(dtype), state)
 
@@ -77,7 +86,9 @@ def test_all_inputs_may_be_halves(small_tiles):
     torch.testing.assert_close((y.double(), last.double()), exact, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("decay", [0.0, 1e-8, 50.0, 1e30], ids=["none", "hardly any", "strong", "at once"])
+@pytest.mark.parametrize(
+    "decay", [0.0, 1e-8, 50.0, 1e30], ids=["none", "hardly any", "strong", "at once"]
+)
 def test_extreme_decays(decay, agree, poisoned, small_tiles):
     """A state that is forgotten at once leaves a gradient of exactly 0, however large A is."""
     x, dt, A, B, C, state = tensors(1, 5, 2, 2)
@@ -97,7 +108,10 @@ def test_a_closed_gate_keeps_the_state_and_an_open_one_replaces_it(small_tiles):
 def test_a_loss_of_one_output_alone(only, small_tiles):
     inputs = [u.requires_grad_() for u in tensors(1, 3, 2, 2)]
     for ours, theirs in zip(
-        *(torch.autograd.grad(scan(*inputs)[only].square().sum(), inputs, allow_unused=True) for scan in BOTH),
+        *(
+            torch.autograd.grad(scan(*inputs)[only].square().sum(), inputs, allow_unused=True)
+            for scan in BOTH
+        ),
         strict=True,
     ):
         torch.testing.assert_close(ours, torch.zeros_like(ours) if theirs is None else theirs)
@@ -129,7 +143,9 @@ def test_it_is_a_form_of_mamba(dtype, small_tiles):
     with recorded() as launches:
         y, state = mixer(x)
     assert len(launches) == 1
-    tolerance = {"rtol": 0, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    tolerance = (
+        {"rtol": 0, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    )
     torch.testing.assert_close((y, *state), (expected, *final), **tolerance)
     grads = torch.autograd.grad(y.square().sum(), list(mixer.parameters()))
     torch.testing.assert_close(grads, expected_grads, **tolerance)
@@ -157,18 +173,26 @@ def test_it_is_clean(dtype, launches_of, small_tiles):
 
 
 def test_the_bytes_are_those_of_the_algorithm(launches_of):
-    """At the default chunk, with P programs across the channels; A and the states of a sequence count too."""
+    """At the default chunk, with P programs across the channels; A and the states of a sequence
+    count too.
+    """
     B, T, E, N = 1, 16, 32, 16
     shapes = [(B, T, E), (B, T, E), (E, N), (B, T, N), (B, T, N), (B, E, 1, N)]
     forward, backward = (
-        trace(run.kernel, run.grid, *run.args, **run.named) for run in launches_of(both_outputs, *shapes)
+        trace(run.kernel, run.grid, *run.args, **run.named)
+        for run in launches_of(both_outputs, *shapes)
     )
     x, k, state, chunks = 4 * B * T * E, 4 * B * T * N, 4 * B * E * N, T // module.TOKENS
     P = E // module.FORWARD[0]["BE"]
     assert forward.bytes <= 1.2 * (3 * x + 2 * k * P + (chunks + 3) * state)
     P = E // module.CHANNELS
     assert backward.bytes <= 1.2 * (5 * x + 3 * k * P + 2 * k * P + (chunks + 4) * state)
-    assert forward.traffic["p_x"].bytes_in == forward.traffic["p_dt"].bytes_in == backward.traffic["p_dy"].bytes_in == x
+    assert (
+        forward.traffic["p_x"].bytes_in
+        == forward.traffic["p_dt"].bytes_in
+        == backward.traffic["p_dy"].bytes_in
+        == x
+    )
     assert backward.traffic["p_x"].bytes_in == 1.5 * x
 
 
@@ -176,18 +200,35 @@ def test_of_the_states_one_a_chunk_is_kept():
     """(B, T, E, N) is never held."""
     kept = []
     options = {"device": "meta", "requires_grad": True}
-    inputs = [torch.empty(s, **options) for s in ((1, 64, 32), (1, 64, 32), (32, 16), (1, 64, 16), (1, 64, 16))]
-    with torch.autograd.graph.saved_tensors_hooks(lambda u: kept.append(u) or u, lambda u: u), recorded():
+    inputs = [
+        torch.empty(s, **options)
+        for s in ((1, 64, 32), (1, 64, 32), (32, 16), (1, 64, 16), (1, 64, 16))
+    ]
+    with (
+        torch.autograd.graph.saved_tensors_hooks(lambda u: kept.append(u) or u, lambda u: u),
+        recorded(),
+    ):
         selective_scan(*inputs)
     assert max(u.numel() for u in kept) == 64 // 8 * 32 * 16
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float32, marks=pytest.mark.slow)]
+)
 def test_it_is_compiled_for_four_targets_without_spills(dtype):
-    """At the default configuration: Mamba-1's N = 16, the inner width of a model of 2048. Δ and A are float32."""
+    """At the default configuration: Mamba-1's N = 16, the inner width of a model of 2048. Δ and A
+    are float32.
+    """
     B, T, E, N = 8, 4096, 4096, 16
-    shapes = {(B, T, E): dtype, (B, T, E, 1): torch.float32, (E, N): torch.float32, (B, T, N): dtype}
-    x, dt, A, k = (torch.empty(s, dtype=t, device="meta", requires_grad=True) for s, t in shapes.items())
+    shapes = {
+        (B, T, E): dtype,
+        (B, T, E, 1): torch.float32,
+        (E, N): torch.float32,
+        (B, T, N): dtype,
+    }
+    x, dt, A, k = (
+        torch.empty(s, dtype=t, device="meta", requires_grad=True) for s, t in shapes.items()
+    )
     with recorded() as launches:
         selective_scan(x, dt[..., 0], A, k, k)[0].sum().backward()
     for run in launches:
@@ -203,7 +244,9 @@ def test_two_runs_give_the_same_bits(small_tiles):
 
 def test_wrong_arguments_get_a_sentence():
     x, dt, A, B, C, state = tensors(2, 5, 3, 2)
-    with pytest.raises(ValueError, match=r"dt has shape \(2, 4, 3\): \(2, 5, 3\) is needed for x \(2, 5, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"dt has shape \(2, 4, 3\): \(2, 5, 3\) is needed for x \(2, 5, 3\)"
+    ):
         selective_scan(x, dt[:, 1:], A, B, C)
     with pytest.raises(ValueError, match=r"C has shape \(2, 5, 1\): \(2, 5, 2\) is needed"):
         selective_scan(x, dt, A, B, C[..., 1:])

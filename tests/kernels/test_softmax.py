@@ -62,13 +62,24 @@ def test_nothing_is_nothing():
 
 
 def test_it_is_compiled_for_four_targets_without_spills(compiled):
-    reports = compiled(softmax, (4096, 4096)) | compiled(softmax, (64, 128256)) | compiled(softmax, (8, 16384))
-    assert set(reports) == {"softmax_row", "softmax_backward_row", "softmax_pieces", "softmax_backward_pieces"}
+    reports = (
+        compiled(softmax, (4096, 4096))
+        | compiled(softmax, (64, 128256))
+        | compiled(softmax, (8, 16384))
+    )
+    assert set(reports) == {
+        "softmax_row",
+        "softmax_backward_row",
+        "softmax_pieces",
+        "softmax_backward_pieces",
+    }
     assert all(c.spills == 0 for report in reports.values() for c in report.targets.values())
 
 
 def test_a_wrong_type_gets_a_sentence():
-    with pytest.raises(TypeError, match=r"x is torch.float64: the kernels take float32, float16 and bfloat16"):
+    with pytest.raises(
+        TypeError, match=r"x is torch.float64: the kernels take float32, float16 and bfloat16"
+    ):
         softmax(torch.ones(2, 2).double())
 
 

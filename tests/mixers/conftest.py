@@ -7,11 +7,17 @@ import pytest
 
 @pytest.fixture
 def rwkv_package(monkeypatch):
-    """The `rwkv` package's functions, run as plain PyTorch: RWKV-4 to -6, or with v7=True RWKV-7."""
+    """The `rwkv` package's functions, run as plain PyTorch: RWKV-4 to -6, or with v7=True
+    RWKV-7.
+    """
     pytest.importorskip("rwkv", reason="needs rwkv: pip install --no-deps rwkv")
 
     def load(v7=False):
-        for name, value in {"RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0", "RWKV_V7_ON": str(int(v7))}.items():
+        for name, value in {
+            "RWKV_JIT_ON": "0",
+            "RWKV_CUDA_ON": "0",
+            "RWKV_V7_ON": str(int(v7)),
+        }.items():
             monkeypatch.setitem(os.environ, name, value)
         spec = importlib.util.find_spec("rwkv.model")
         module = importlib.util.module_from_spec(spec)

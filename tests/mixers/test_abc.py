@@ -27,13 +27,23 @@ def test_each_slot_is_a_weighted_mean_and_the_softmax_runs_over_slots():
 
 
 def test_a_slot_per_token_is_softmax_attention():
-    """Token t writes to slot t alone: the slots are the tokens, and what is not yet written weighs nothing."""
+    """Token t writes to slot t alone: the slots are the tokens, and what is not yet written weighs
+    nothing.
+    """
     mixer, x = ABC(D, H, n_slots=T).double(), torch.randn(1, T, D, dtype=torch.float64)
     q, k, v, _ = parts(mixer, x)
-    s = torch.where(torch.eye(T, dtype=torch.bool), 0.0, -60.0).double()[None, :, None].expand(1, T, H, T)
+    s = (
+        torch.where(torch.eye(T, dtype=torch.bool), 0.0, -60.0)
+        .double()[None, :, None]
+        .expand(1, T, H, T)
+    )
     mixer.control.forward = lambda _: s.flatten(-2)
-    y = torch.nn.functional.scaled_dot_product_attention(*(u.transpose(1, 2) for u in (q, k, v))).transpose(1, 2)
-    torch.testing.assert_close(mixer(x)[0][:, -1], mixer.out(y.flatten(-2))[:, -1], rtol=0, atol=1e-9)
+    y = torch.nn.functional.scaled_dot_product_attention(
+        *(u.transpose(1, 2) for u in (q, k, v))
+    ).transpose(1, 2)
+    torch.testing.assert_close(
+        mixer(x)[0][:, -1], mixer.out(y.flatten(-2))[:, -1], rtol=0, atol=1e-9
+    )
 
 
 def test_no_control_is_too_large():
@@ -54,4 +64,6 @@ def test_wrong_options_get_one_clear_sentence():
 def test_abc_against_fla(fla, reference):
     mixer, x = ABC(D, H, n_slots=M), torch.randn(2, 50, D)
     y, _ = getattr(fla("abc"), reference)(*(u.transpose(1, 2) for u in parts(mixer, x)))
-    torch.testing.assert_close(mixer(x)[0], mixer.out(y.transpose(1, 2).flatten(-2)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        mixer(x)[0], mixer.out(y.transpose(1, 2).flatten(-2)), rtol=1e-4, atol=1e-5
+    )

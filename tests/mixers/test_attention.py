@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from seqlab.core.attention import attend, attend_tiled
-from seqlab.core.position import llama3_frequencies, rope_frequencies, yarn_frequencies, yarn_magnitude
+from seqlab.core.position import (
+    llama3_frequencies,
+    rope_frequencies,
+    yarn_frequencies,
+    yarn_magnitude,
+)
 from seqlab.mixers import Attention
 
 D, H = 32, 4
@@ -20,7 +25,9 @@ def draw():
 
 @pytest.fixture(scope="module")
 def theirs():
-    """theirs("llama", "Llama", **config): one attention layer of a `transformers` model, and its config."""
+    """theirs("llama", "Llama", **config): one attention layer of a `transformers` model, and its
+    config.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
@@ -28,14 +35,18 @@ def theirs():
     def load(name, prefix, **config):
         with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
             warnings.simplefilter("ignore")
-            patch.setitem(sys.modules, "fla", None)  # its kernels are of no use here and slow to load
+            patch.setitem(
+                sys.modules, "fla", None
+            )  # its kernels are of no use here and slow to load
             models = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
             config = getattr(models, f"{prefix}Config")(
                 **{"hidden_size": D, "num_attention_heads": H, "num_hidden_layers": 2} | config
             )
         config._attn_implementation = "sdpa"  # eager takes its softmax in float32
         layer = getattr(models, f"{prefix}Attention")(config, layer_idx=0).double().eval()
-        for p in layer.parameters():  # biases and norms too: at their first values some could hide a mistake
+        for p in (
+            layer.parameters()
+        ):  # biases and norms too: at their first values some could hide a mistake
             torch.nn.init.normal_(p, std=0.3)
         return models, config, layer
 
@@ -58,7 +69,9 @@ def causal(T, window=None):
 
 
 def angles(ours, T, rotary=None):
-    """cos and sin as they take them, from our frequencies; theirs, which are float32, must be the same."""
+    """cos and sin as they take them, from our frequencies; theirs, which are float32, must be the
+    same.
+    """
     if rotary is not None:
         torch.testing.assert_close(ours.theta.float(), rotary.inv_freq, rtol=1e-5, atol=0)
         assert ours.magnitude == pytest.approx(rotary.attention_scaling)
@@ -87,14 +100,21 @@ def assert_equal(ours, layer, rotary, window=None, atol=1e-9, **more):
 @pytest.mark.parametrize("form", FORMS)
 def test_against_llama_attention(theirs, n_kv_heads, form):
     """Any number of key heads, any width of a head, biases."""
-    models, config, layer = theirs("llama", "Llama", num_key_value_heads=n_kv_heads, head_dim=10, attention_bias=True)
+    models, config, layer = theirs(
+        "llama", "Llama", num_key_value_heads=n_kv_heads, head_dim=10, attention_bias=True
+    )
     ours = copy(Attention(D, H, n_kv_heads=n_kv_heads, d_head=10, bias=True, form=form), layer)
     assert_equal(ours, layer, models.LlamaRotaryEmbedding(config))
 
 
 SCALED = {
     "llama3": (
-        {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16},
+        {
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
         lambda: {"theta": llama3_frequencies(rope_frequencies(8), original_length=16)},
     ),
     "yarn": (
@@ -128,21 +148,32 @@ def test_against_mixtral_attention_with_a_window(theirs):
 def test_against_recurrent_gemma_attention(theirs, bias):
     """A window, half of each head's channels turned, a bias on the way out only."""
     _, config, layer = theirs(
-        "recurrent_gemma", "RecurrentGemma", num_key_value_heads=1, attention_window_size=5, attention_bias=bias
+        "recurrent_gemma",
+        "RecurrentGemma",
+        num_key_value_heads=1,
+        attention_window_size=5,
+        attention_bias=bias,
     )
     assert config.rope_parameters["partial_rotary_factor"] == 0.5
-    ours = copy(Attention(D, H, n_kv_heads=1, window=5, d_rotary=4, bias=bias, out_bias=True), layer)
+    ours = copy(
+        Attention(D, H, n_kv_heads=1, window=5, d_rotary=4, bias=bias, out_bias=True), layer
+    )
     x = draw()
     y = layer(x, position_ids=torch.arange(23)[None], attention_mask=causal(23, window=5))[0]
-    assert_equal_in_prefill_and_decoding(ours, x, y, atol=1e-5)  # its angles are its own, in float32
+    assert_equal_in_prefill_and_decoding(
+        ours, x, y, atol=1e-5
+    )  # its angles are its own, in float32
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize(
-    "name, prefix, rope", [("jamba", "Jamba", False), ("bamba", "Bamba", True), ("minimax", "MiniMax", True)]
+    "name, prefix, rope",
+    [("jamba", "Jamba", False), ("bamba", "Bamba", True), ("minimax", "MiniMax", True)],
 )
 def test_against_the_attention_of_hybrids(theirs, name, prefix, rope):
-    """Jamba has no positions at all; Bamba turns part of a head; MiniMax-01's softmax layers are Llama's."""
+    """Jamba has no positions at all; Bamba turns part of a head; MiniMax-01's softmax layers are
+    Llama's.
+    """
     config = {"num_key_value_heads": 2}
     if name == "bamba":
         config |= {"partial_rotary_factor": 0.5, "attention_bias": True, "mamba_n_heads": 8}
@@ -156,7 +187,9 @@ def test_against_the_attention_of_hybrids(theirs, name, prefix, rope):
 @pytest.mark.oracle
 def test_against_zamba2_attention(theirs):
     """Twice as wide inside as outside, and scores scaled as for half a head."""
-    models, config, layer = theirs("zamba2", "Zamba2", use_mem_rope=True, layers_block_type=["mamba", "hybrid"])
+    models, config, layer = theirs(
+        "zamba2", "Zamba2", use_mem_rope=True, layers_block_type=["mamba", "hybrid"]
+    )
     d_head = config.attention_head_dim
     ours = copy(Attention(2 * D, H, d_head=d_head, d_out=D, scale=(d_head / 2) ** -0.5), layer)
     assert_equal(ours, layer, models.Zamba2RotaryEmbedding(config), layer_idx=1)
@@ -165,21 +198,42 @@ def test_against_zamba2_attention(theirs):
 @pytest.mark.oracle
 @pytest.mark.parametrize("form", FORMS)
 def test_against_qwen3_next_gated_attention(theirs, form):
-    """Normed q and k, a quarter of a head turned, a sigmoid gate. Their q_proj holds q and gate, head by head, and
-    their norms' weights are stored minus 1."""
+    """Normed q and k, a quarter of a head turned, a sigmoid gate. Their q_proj holds q and gate,
+    head by head, and their norms' weights are stored minus 1.
+    """
     models, config, layer = theirs(
-        "qwen3_next", "Qwen3Next", num_key_value_heads=2, head_dim=16, attention_bias=True, partial_rotary_factor=0.25
+        "qwen3_next",
+        "Qwen3Next",
+        num_key_value_heads=2,
+        head_dim=16,
+        attention_bias=True,
+        partial_rotary_factor=0.25,
     )
-    options = {"n_kv_heads": 2, "d_head": 16, "d_rotary": 4, "bias": True, "qk_norm": True, "gate": True}
+    options = {
+        "n_kv_heads": 2,
+        "d_head": 16,
+        "d_rotary": 4,
+        "bias": True,
+        "qk_norm": True,
+        "gate": True,
+    }
     ours = Attention(D, H, **options, eps=config.rms_norm_eps, form=form).double()
     for part in ("weight", "bias"):
         q, gate = getattr(layer.q_proj, part).unflatten(0, (H, 2, 16)).unbind(1)
-        getattr(ours.q, part).data, getattr(ours.gate, part).data = q.flatten(0, 1), gate.flatten(0, 1)
+        getattr(ours.q, part).data, getattr(ours.gate, part).data = (
+            q.flatten(0, 1),
+            gate.flatten(0, 1),
+        )
     for name in ("k", "v"):
         getattr(ours, name).load_state_dict(getattr(layer, f"{name}_proj").state_dict())
     ours.out.load_state_dict(layer.o_proj.state_dict())
-    ours.q_norm.weight.data, ours.k_norm.weight.data = 1 + layer.q_norm.weight, 1 + layer.k_norm.weight
-    assert_equal(ours, layer, models.Qwen3NextRotaryEmbedding(config), atol=1e-6)  # their norms are float32
+    ours.q_norm.weight.data, ours.k_norm.weight.data = (
+        1 + layer.q_norm.weight,
+        1 + layer.k_norm.weight,
+    )
+    assert_equal(
+        ours, layer, models.Qwen3NextRotaryEmbedding(config), atol=1e-6
+    )  # their norms are float32
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -191,7 +245,9 @@ def test_a_window_sees_only_its_tokens(form):
     full.load_state_dict(windowed.state_dict())
     y = windowed(x)[0]
     for t in range(17):
-        alone = full(x[:, max(0, t - W + 1) : t + 1])[0][:, -1]  # only differences of positions matter
+        alone = full(x[:, max(0, t - W + 1) : t + 1])[0][
+            :, -1
+        ]  # only differences of positions matter
         torch.testing.assert_close(y[:, t], alone, rtol=0, atol=1e-9)
 
 
@@ -213,7 +269,12 @@ def test_wrong_options_get_one_clear_sentence():
 
 def test_a_form_may_be_any_function_like_attend():
     """A kernel, or tiles of another size."""
-    ours, x = Attention(D, H, n_kv_heads=2, form=partial(attend_tiled, tile=(5, 3), order="fa1")).double(), draw()
+    ours, x = (
+        Attention(
+            D, H, n_kv_heads=2, form=partial(attend_tiled, tile=(5, 3), order="fa1")
+        ).double(),
+        draw(),
+    )
     plain = Attention(D, H, n_kv_heads=2, form=attend).double()
     plain.load_state_dict(ours.state_dict())
     torch.testing.assert_close(ours(x)[0], plain(x)[0], rtol=0, atol=1e-9)
@@ -231,6 +292,11 @@ def test_equal_keys_in_a_group_are_multi_head_attention():
     full, x = Attention(D, H).double(), draw()
     full.q.weight.data, full.out.weight.data = grouped.q.weight, grouped.out.weight
     for name in ("k", "v"):
-        shared = getattr(grouped, name).weight.unflatten(0, (2, -1)).repeat_interleave(2, dim=0).flatten(0, 1)
+        shared = (
+            getattr(grouped, name)
+            .weight.unflatten(0, (2, -1))
+            .repeat_interleave(2, dim=0)
+            .flatten(0, 1)
+        )
         getattr(full, name).weight.data = shared
     torch.testing.assert_close(full(x)[0], grouped(x)[0], rtol=0, atol=1e-9)

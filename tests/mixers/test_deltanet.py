@@ -11,13 +11,19 @@ def random(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("options", [{}, {"negative_eigenvalues": True, "gate": True, "d_key": 6, "d_value": 10}])
+@pytest.mark.parametrize(
+    "options", [{}, {"negative_eigenvalues": True, "gate": True, "d_key": 6, "d_value": 10}]
+)
 def test_a_write_is_a_product_with_the_identity_less_a_projection(options):
-    """S_t = S_{t-1} (I - β k kᵀ) + β v kᵀ, with the matrix written out and the convolution as a sum over taps."""
+    """S_t = S_{t-1} (I - β k kᵀ) + β v kᵀ, with the matrix written out and the convolution as a sum
+    over taps.
+    """
     mixer, x = DeltaNet(D, H, **options).double(), random(2, T, D)
     past = torch.cat([torch.zeros(2, 3, sum(mixer.widths), dtype=torch.float64), mixer.qkv(x)], 1)
     taps = sum(mixer.conv.weight[:, j] * past[:, j : j + T] for j in range(4))
-    q, k, v = (u.unflatten(-1, (H, -1)) for u in (taps * taps.sigmoid()).split(mixer.widths, dim=-1))
+    q, k, v = (
+        u.unflatten(-1, (H, -1)) for u in (taps * taps.sigmoid()).split(mixer.widths, dim=-1)
+    )
     q, k = (u / (u.square().sum(-1, keepdim=True) + 1e-6).sqrt() for u in (q, k))
     beta = mixer.beta(x).sigmoid() * (2 if options else 1)
     S, ys = torch.zeros(2, H, v.shape[-1], k.shape[-1], dtype=torch.float64), []
@@ -35,7 +41,9 @@ def test_a_write_is_a_product_with_the_identity_less_a_projection(options):
 
 
 def test_a_full_write_replaces_the_value_of_its_key():
-    """β = 1: whatever was stored under k, the key now returns v; orthogonal keys keep what they had."""
+    """β = 1: whatever was stored under k, the key now returns v; orthogonal keys keep what they
+    had.
+    """
     k = torch.eye(4, dtype=torch.float64)[[0, 1, 0]][None, :, None]
     v, ones = random(1, 3, 1, 5), torch.ones(1, 3, 1, dtype=torch.float64)
     _, S = recurrent(k, k, v, beta=ones)

@@ -10,9 +10,17 @@ D, H, T = 32, 4, 23
 
 @pytest.mark.parametrize("forget", [False, True])
 def test_a_token_turns_the_table_by_a_product_of_matrices(forget):
-    """S_t = a_t S_{t-1} Π_j (I - β_j k_j k_jᵀ) + what the steps write, and one read after the last."""
-    n, mixer, x = 3, DeltaProduct(D, H, n_steps=3, forget=forget).double(), torch.randn(1, T, D, dtype=torch.float64)
-    inputs = {name: u[0, :, 0].unflatten(0, (T, n)) for name, u in mixer.micro_steps(x)[0].items()}  # head 0
+    """S_t = a_t S_{t-1} Π_j (I - β_j k_j k_jᵀ) + what the steps write, and one read after the
+    last.
+    """
+    n, mixer, x = (
+        3,
+        DeltaProduct(D, H, n_steps=3, forget=forget).double(),
+        torch.randn(1, T, D, dtype=torch.float64),
+    )
+    inputs = {
+        name: u[0, :, 0].unflatten(0, (T, n)) for name, u in mixer.micro_steps(x)[0].items()
+    }  # head 0
     S, eye = torch.zeros(12, 6, dtype=torch.float64), torch.eye(6, dtype=torch.float64)
     for t in range(T):
         if forget:
@@ -34,10 +42,17 @@ def test_with_one_step_it_is_gated_deltanet():
 
 
 def test_two_reflections_are_a_rotation():
-    """β = 2 twice, with keys at an angle θ: the table turns by 2 θ, which one step with β ≤ 2 cannot do."""
+    """β = 2 twice, with keys at an angle θ: the table turns by 2 θ, which one step with β ≤ 2
+    cannot do.
+    """
     theta = torch.tensor(0.3, dtype=torch.float64)
-    k = torch.stack([torch.tensor([1.0, 0.0]).double(), torch.stack([theta.cos(), theta.sin()])])[None, :, None]
-    zeros, two = torch.zeros(1, 2, 1, 2, dtype=torch.float64), torch.full((1, 2, 1), 2, dtype=torch.float64)
+    k = torch.stack([torch.tensor([1.0, 0.0]).double(), torch.stack([theta.cos(), theta.sin()])])[
+        None, :, None
+    ]
+    zeros, two = (
+        torch.zeros(1, 2, 1, 2, dtype=torch.float64),
+        torch.full((1, 2, 1), 2, dtype=torch.float64),
+    )
     _, S = recurrent(zeros, k, zeros, beta=two, state=torch.eye(2, dtype=torch.float64)[None, None])
     c, s = (2 * theta).cos(), (2 * theta).sin()
     torch.testing.assert_close(S[0, 0], torch.stack([torch.stack([c, s]), torch.stack([-s, c])]))
@@ -60,7 +75,13 @@ def test_against_fla(fla, forget):
     inputs, _ = mixer.micro_steps(x)
     g = inputs["log_a"][:, ::n, :, 0] if forget else None
     y, S = fla("gated_delta_product").naive_recurrent_gated_delta_product(
-        inputs["q"][:, n - 1 :: n], inputs["k"], inputs["v"], g, inputs["beta"], scale=1.0, num_householder=n
+        inputs["q"][:, n - 1 :: n],
+        inputs["k"],
+        inputs["v"],
+        g,
+        inputs["beta"],
+        scale=1.0,
+        num_householder=n,
     )
     gate = mixer.gate(x)
     expected = mixer.out(mixer.read(y).flatten(2) * gate * gate.sigmoid())

@@ -10,14 +10,18 @@ D, H, T = 32, 4, 19
 def test_it_is_the_papers_recurrence():
     """S = (σ(z) σ(f)ᵀ) ⊙ S + v kᵀ, y = S q."""
     mixer, x = DFW(D, H).double(), 3 * torch.randn(2, T, D, dtype=torch.float64)
-    q, k, v, f, z = (W(x).unflatten(-1, (H, D // H)) for W in (mixer.q, mixer.k, mixer.v, mixer.a, mixer.b))
+    q, k, v, f, z = (
+        W(x).unflatten(-1, (H, D // H)) for W in (mixer.q, mixer.k, mixer.v, mixer.a, mixer.b)
+    )
     S, ys = torch.zeros(2, H, D // H, D // H, dtype=torch.float64), []
     for t in range(T):
         gate = torch.einsum("bhv, bhk -> bhvk", torch.sigmoid(z[:, t]), torch.sigmoid(f[:, t]))
         S = gate * S + torch.einsum("bhv, bhk -> bhvk", v[:, t], k[:, t])
         ys.append(torch.einsum("bhvk, bhk -> bhv", S, q[:, t]))
     ours, state = mixer(x)
-    torch.testing.assert_close(ours, mixer.out(torch.stack(ys, dim=1).flatten(-2)), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        ours, mixer.out(torch.stack(ys, dim=1).flatten(-2)), rtol=0, atol=1e-9
+    )
     torch.testing.assert_close(state, S, rtol=0, atol=1e-9)
 
 

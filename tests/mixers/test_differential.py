@@ -27,20 +27,30 @@ def diffllama():
 @pytest.mark.parametrize("form", ["parallel", "tiled", "sdpa"])
 @pytest.mark.parametrize("depth, kv_heads, bias", [(0, 8, False), (3, 4, True)])
 def test_against_diffllama_attention(diffllama, form, depth, kv_heads, bias):
-    """Their eight heads are our four pairs. Their value head h and h + n/2 are the two halves of our value h."""
+    """Their eight heads are our four pairs. Their value head h and h + n/2 are the two halves of
+    our value h.
+    """
     config = diffllama.DiffLlamaConfig(
-        hidden_size=D, num_attention_heads=2 * H, num_key_value_heads=kv_heads, head_dim=6, attention_bias=bias
+        hidden_size=D,
+        num_attention_heads=2 * H,
+        num_key_value_heads=kv_heads,
+        head_dim=6,
+        attention_bias=bias,
     )
     config._attn_implementation = "sdpa"  # eager takes its softmax in float32
     layer = diffllama.DiffLlamaAttention(config, layer_idx=depth).double().eval()
     for p in layer.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    ours = Differential(D, H, n_kv_heads=kv_heads // 2, d_head=6, depth=depth, bias=bias, form=form).double()
+    ours = Differential(
+        D, H, n_kv_heads=kv_heads // 2, d_head=6, depth=depth, bias=bias, form=form
+    ).double()
     for name in ("q", "k"):
         getattr(ours, name).load_state_dict(getattr(layer, f"{name}_proj").state_dict())
     ours.out.load_state_dict(layer.o_proj.state_dict())
     for name, part in layer.v_proj.named_parameters():
-        getattr(ours.v, name).data = part.unflatten(0, (2, kv_heads // 2, 6)).transpose(0, 1).flatten(0, 2)
+        getattr(ours.v, name).data = (
+            part.unflatten(0, (2, kv_heads // 2, 6)).transpose(0, 1).flatten(0, 2)
+        )
     ours.lambda_q.data = torch.stack([layer.lambda_q1, layer.lambda_q2])
     ours.lambda_k.data = torch.stack([layer.lambda_k1, layer.lambda_k2])
 
@@ -56,9 +66,13 @@ def test_against_diffllama_attention(diffllama, form, depth, kv_heads, bias):
 
 
 def test_lambda_starts_deeper_for_deeper_layers():
-    """λ_init of the paper's layers 1, 2, ...: 0.2 at first, towards 0.8; λ itself starts near it."""
+    """λ_init of the paper's layers 1, 2, ...: 0.2 at first, towards 0.8; λ itself starts near
+    it.
+    """
     inits = [Differential(D, depth=depth).lambda_init for depth in range(30)]
-    assert inits == pytest.approx([0.8 - 0.6 * math.exp(-0.3 * (layer - 1)) for layer in range(1, 31)])
+    assert inits == pytest.approx(
+        [0.8 - 0.6 * math.exp(-0.3 * (layer - 1)) for layer in range(1, 31)]
+    )
     assert inits[0] == pytest.approx(0.2) and inits[-1] == pytest.approx(0.8, abs=1e-3)
     mixer = Differential(D, depth=4)
     assert mixer.strength().item() == pytest.approx(mixer.lambda_init, abs=0.2)
@@ -67,7 +81,9 @@ def test_lambda_starts_deeper_for_deeper_layers():
 
 
 def test_equal_maps_leave_their_value_scaled():
-    """What both maps see alike cancels up to 1 - λ; the norm of each head then hides even that factor."""
+    """What both maps see alike cancels up to 1 - λ; the norm of each head then hides even that
+    factor.
+    """
     mixer, x = Differential(D, H).double(), draw()
     for W in (mixer.q, mixer.k):
         W.weight.data[D // 2 :] = W.weight.data[: D // 2]

@@ -23,7 +23,10 @@ def test_it_is_the_papers_kernel(form):
     rates, y = -mixer.A_log.exp() + 1j * mixer.A_imag, torch.zeros_like(x)
     for d in range(D):
         dt, W = mixer.log_dt[d].exp(), mixer.W[d, :, 0] + 1j * mixer.W[d, :, 1]
-        K = [(W * ((rates * dt).exp() - 1) / rates * (l * rates * dt).exp()).sum().real for l in range(T)]
+        K = [
+            (W * ((rates * dt).exp() - 1) / rates * (l * rates * dt).exp()).sum().real
+            for l in range(T)
+        ]
         for t in range(T):
             y[:, t, d] = sum(K[t - s] * x[:, s, d] for s in range(t + 1))
     expected = mixer.out(F.gelu(y + mixer.skip * x))
@@ -31,7 +34,9 @@ def test_it_is_the_papers_kernel(form):
 
 
 def test_the_softmax_variant_is_another_weight():
-    """Its kernel W / λ · softmax_l(λ l Δ) over l < L is ours with W (-1) / (1 - e^{L λ Δ}): no more is gained."""
+    """Its kernel W / λ · softmax_l(λ l Δ) over l < L is ours with W (-1) / (1 - e^{L λ Δ}): no more
+    is gained.
+    """
     mixer, L = make(), 30
     c, log_a = mixer.modes()
     l = torch.arange(L, dtype=torch.float64)
@@ -44,18 +49,26 @@ def test_the_softmax_variant_is_another_weight():
 
 
 def test_s4d_with_one_a_for_all_channels_is_dss():
-    """With the modes of DSS in every channel and C = W / 2; compared before the last maps, which differ."""
+    """With the modes of DSS in every channel and C = W / 2; compared before the last maps, which
+    differ.
+    """
     dss, s4d, x = make(), S4D(D, d_state=2 * N).double(), torch.randn(2, T, D, dtype=torch.float64)
     s4d.A_log.data, s4d.A_imag.data = dss.A_log.data.repeat(D, 1), dss.A_imag.data.repeat(D, 1)
     s4d.C.data, s4d.log_dt.data = dss.W.data / 2, dss.log_dt.data
-    for ours, theirs in zip(exponential_conv(x, *dss.modes()), exponential_conv(x, *s4d.modes()), strict=True):
+    for ours, theirs in zip(
+        exponential_conv(x, *dss.modes()), exponential_conv(x, *s4d.modes()), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 
 def test_it_begins_with_the_positive_frequencies_of_hippo_legs_of_twice_its_size():
     n = torch.arange(2 * N, dtype=torch.float64)
     root = (2 * n + 1).sqrt()
-    normal = -torch.outer(root, root).tril(-1) - torch.diag(n + 1) + torch.outer((n + 0.5).sqrt(), (n + 0.5).sqrt())
+    normal = (
+        -torch.outer(root, root).tril(-1)
+        - torch.diag(n + 1)
+        + torch.outer((n + 0.5).sqrt(), (n + 0.5).sqrt())
+    )
     eigenvalues = torch.linalg.eigvals(normal)
     positive = eigenvalues.imag[eigenvalues.imag > 0].sort().values
     mixer = DSS(D, d_state=N)

@@ -18,7 +18,10 @@ def pair():
 def test_it_is_torch_nn_rnn_with_its_gradients(form):
     ours, theirs = pair()
     ours.form = form
-    x, h = torch.randn(3, T, D, dtype=torch.float64, requires_grad=True), torch.randn(3, D, dtype=torch.float64)
+    x, h = (
+        torch.randn(3, T, D, dtype=torch.float64, requires_grad=True),
+        torch.randn(3, D, dtype=torch.float64),
+    )
     (y, last), (y_theirs, last_theirs) = ours(x, h), theirs(x, h[None])
     torch.testing.assert_close(y, y_theirs, rtol=0, atol=1e-12)
     torch.testing.assert_close(last, last_theirs[0], rtol=0, atol=1e-12)
@@ -35,14 +38,18 @@ def test_without_a_path_through_time_each_token_stands_alone():
 
 
 def test_the_gradient_through_time_is_a_product_of_jacobians():
-    """dh_T/dh_0 = Π diag(1 - h_t²) R: with a small R it vanishes, which no gate here can prevent."""
+    """dh_T/dh_0 = Π diag(1 - h_t²) R: with a small R it vanishes, which no gate here can
+    prevent.
+    """
     mixer, x = Elman(D).double(), torch.randn(1, T, D, dtype=torch.float64)
     run = lambda h: mixer(x, h[None])[1][0]  # noqa: E731
     product = torch.eye(D, dtype=torch.float64)
     for h in mixer(x)[0][0]:
         product = (1 - h**2)[:, None] * mixer.R.weight @ product
     start = torch.zeros(D, dtype=torch.float64)
-    torch.testing.assert_close(torch.autograd.functional.jacobian(run, start), product, rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(
+        torch.autograd.functional.jacobian(run, start), product, rtol=1e-9, atol=1e-15
+    )
     assert product.norm() < 1e-3
 
 
@@ -56,5 +63,7 @@ def test_a_state_of_another_width_gets_one_clear_sentence(form):
     """PyTorch's fused loop would read past its end."""
     x = torch.randn(2, 3, D)
     _, state = Elman(D // 2 + 1)(torch.randn(2, 3, D // 2 + 1))
-    with pytest.raises(ValueError, match=rf"the state.* has shape \(2, {D // 2 + 1}\): \(2, {D}\) is needed"):
+    with pytest.raises(
+        ValueError, match=rf"the state.* has shape \(2, {D // 2 + 1}\): \(2, {D}\) is needed"
+    ):
         Elman(D, form=form)(x, state)

@@ -21,8 +21,13 @@ def test_a_closed_gate_forgets_everything_before():
 
 
 def test_decay_first_then_read():
-    """S̃ = a S; S = S̃ + β (v - S̃ k) kᵀ: the error is taken against the faded table, in matrices written out."""
-    mixer, x = GatedDeltaNet(D, negative_eigenvalues=True).double(), torch.randn(1, T, D, dtype=torch.float64)
+    """S̃ = a S; S = S̃ + β (v - S̃ k) kᵀ: the error is taken against the faded table, in matrices
+    written out.
+    """
+    mixer, x = (
+        GatedDeltaNet(D, negative_eigenvalues=True).double(),
+        torch.randn(1, T, D, dtype=torch.float64),
+    )
     inputs = {name: u[0, :, 0] for name, u in mixer.project(x).items()}  # head 0
     S = torch.zeros(12, 6, dtype=torch.float64)
     for q, k, v, log_a, beta in zip(*inputs.values(), strict=True):
@@ -32,11 +37,15 @@ def test_decay_first_then_read():
 
 
 def test_the_decays_at_the_start_are_those_of_the_authors():
-    """A in (0, 16) and softplus(b) in [0.001, 0.1]: half-lives from under a token to thousands of them."""
+    """A in (0, 16) and softplus(b) in [0.001, 0.1]: half-lives from under a token to thousands of
+    them.
+    """
     mixer = GatedDeltaNet(D, 512, d_key=1)
     A, dt = mixer.A_log.detach().exp(), torch.nn.functional.softplus(mixer.dt_bias.detach())
     assert A.min() > 0 and A.max() < 16 and A.mean() == pytest.approx(8, abs=1)
-    assert dt.min() > 0.99e-3 and dt.max() < 0.101 and dt.log().mean() == pytest.approx(-4.6, abs=0.3)
+    assert (
+        dt.min() > 0.99e-3 and dt.max() < 0.101 and dt.log().mean() == pytest.approx(-4.6, abs=0.3)
+    )
 
 
 def test_a_model_in_bf16_keeps_its_decays_in_float32():
@@ -46,7 +55,9 @@ def test_a_model_in_bf16_keeps_its_decays_in_float32():
 
 
 def test_wrong_heads_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="n_heads is 4, n_k_heads is 3: the first must be a multiple of the second"):
+    with pytest.raises(
+        ValueError, match="n_heads is 4, n_k_heads is 3: the first must be a multiple of the second"
+    ):
         GatedDeltaNet(D, 4, n_k_heads=3)
 
 
@@ -56,26 +67,40 @@ def qwen(monkeypatch):
         warnings.simplefilter("ignore")
         pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
         from transformers.models.qwen3_next import modeling_qwen3_next as module
-    for name in ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule", "causal_conv1d_fn"):
-        monkeypatch.setattr(module, name, inspect.unwrap(getattr(module, name)))  # not the GPU's kernels
+    for name in (
+        "torch_chunk_gated_delta_rule",
+        "torch_recurrent_gated_delta_rule",
+        "causal_conv1d_fn",
+    ):
+        monkeypatch.setattr(
+            module, name, inspect.unwrap(getattr(module, name))
+        )  # not the GPU's kernels
     monkeypatch.setattr(module, "causal_conv1d_update", inspect.unwrap(module.causal_conv1d_update))
     return module
 
 
 def from_qwen(layer):
-    """Our mixer with a Qwen3-Next layer's weights. Theirs are sorted by key head: q, k, v, z of one, ..."""
+    """Our mixer with a Qwen3-Next layer's weights. Theirs are sorted by key head: q, k, v, z of
+    one, ...
+    """
     n_k, n_v, K, V = layer.num_k_heads, layer.num_v_heads, layer.head_k_dim, layer.head_v_dim
     ours = GatedDeltaNet(
         layer.hidden_size, n_v, n_k_heads=n_k, d_key=K, d_value=V, d_conv=layer.conv_kernel_size,
         eps=layer.layer_norm_epsilon,
     ).double()  # fmt: skip
-    per_head = layer.in_proj_qkvz.weight.data.unflatten(0, (n_k, -1)).split([K, K, *[n_v // n_k * V] * 2], dim=1)
+    per_head = layer.in_proj_qkvz.weight.data.unflatten(0, (n_k, -1)).split(
+        [K, K, *[n_v // n_k * V] * 2], dim=1
+    )
     q, k, v, z = (w.flatten(0, 1) for w in per_head)
     beta, decay = layer.in_proj_ba.weight.data.unflatten(0, (n_k, 2, -1)).unbind(1)
     ours.qkv.weight.data, ours.gate.weight.data = torch.cat([q, k, v]), z
     ours.beta.weight.data, ours.decay.weight.data = beta.flatten(0, 1), decay.flatten(0, 1)
     ours.conv.weight.data, ours.norm.data = layer.conv1d.weight.data[:, 0], layer.norm.weight.data
-    ours.A_log.data, ours.dt_bias.data, ours.out.weight.data = layer.A_log, layer.dt_bias, layer.out_proj.weight
+    ours.A_log.data, ours.dt_bias.data, ours.out.weight.data = (
+        layer.A_log,
+        layer.dt_bias,
+        layer.out_proj.weight,
+    )
     return ours
 
 

@@ -8,7 +8,9 @@ D, H, T = 32, 4, 19
 
 
 def test_it_is_the_papers_complex_sum_with_a_gate_per_token():
-    """o_n = Σ_m (Π γ over m+1 .. n) Re⟨q_n e^{inθ}, k_m e^{imθ}⟩ v_m, pairs of channels as complex numbers."""
+    """o_n = Σ_m (Π γ over m+1 .. n) Re⟨q_n e^{inθ}, k_m e^{imθ}⟩ v_m, pairs of channels as complex
+    numbers.
+    """
     mixer, x = GatedRetention(D, H).double(), torch.randn(2, T, D, dtype=torch.float64)
     K = D // H
     q, k = (torch.view_as_complex(W(x).unflatten(-1, (H, K // 2, 2))) for W in (mixer.q, mixer.k))
@@ -33,7 +35,9 @@ def test_at_first_a_head_keeps_about_96_percent():
 
 
 def test_an_odd_head_width_gets_one_clear_sentence():
-    with pytest.raises(ValueError, match="d_model is 12, n_heads is 4: each head needs an even width"):
+    with pytest.raises(
+        ValueError, match="d_model is 12, n_heads is 4: each head needs an even width"
+    ):
         GatedRetention(12, 4)
 
 
@@ -44,7 +48,9 @@ def test_gated_retention_against_fla(fla, reference):
     mixer, x = GatedRetention(D, H), torch.randn(2, 128, D)
     inputs = mixer.project(x)
     q, log_a = inputs["q"] * (D // H) ** 0.5, inputs["log_a"][..., 0]
-    y, S = getattr(fla("simple_gla"), reference)(q, inputs["k"], inputs["v"], log_a, output_final_state=True)
+    y, S = getattr(fla("simple_gla"), reference)(
+        q, inputs["k"], inputs["v"], log_a, output_final_state=True
+    )
     ours, state = chunkwise(**inputs)
     torch.testing.assert_close(ours, y, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(state, S.mT, rtol=1e-4, atol=1e-5)

@@ -14,7 +14,9 @@ def test_it_is_the_papers_recurrence():
     g, W = torch.sigmoid(mixer.gate(x)), mixer.w * mixer.scale[:, None]  # rows of W: σ ∘ w̃
 
     def phi(u):
-        angle = torch.einsum("hdk, bhk -> bhd", W, u / (u.square().sum(-1, keepdim=True) + 1e-6).sqrt())
+        angle = torch.einsum(
+            "hdk, bhk -> bhd", W, u / (u.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+        )
         return torch.cat([angle.sin(), angle.cos()], dim=-1) / W.shape[1] ** 0.5
 
     S, z, ys = 0, 0, []
@@ -22,7 +24,9 @@ def test_it_is_the_papers_recurrence():
         g_t, phi_k, phi_q = g[:, t, :, None], phi(k[:, t]), phi(q[:, t])
         S = g_t[..., None] * S + (1 - g_t)[..., None] * phi_k[..., :, None] * v[:, t, :, None, :]
         z = g_t * z + (1 - g_t) * phi_k
-        ys.append(torch.einsum("bhf, bhfv -> bhv", phi_q, S) / (phi_q * z).sum(-1, keepdim=True).abs())
+        ys.append(
+            torch.einsum("bhf, bhfv -> bhv", phi_q, S) / (phi_q * z).sum(-1, keepdim=True).abs()
+        )
     y = torch.stack(ys, dim=1)
     ours, state = mixer(x)
     torch.testing.assert_close(ours, mixer.out(y.flatten(-2)), rtol=0, atol=1e-9)
@@ -31,7 +35,9 @@ def test_it_is_the_papers_recurrence():
 
 
 def test_its_features_mean_the_gaussian_kernel():
-    """Over many draws the mean of φ(q)·φ(k) is exp(-‖σ(q - k)‖²/2) of the unit vectors, within four standard errors."""
+    """Over many draws the mean of φ(q)·φ(k) is exp(-‖σ(q - k)‖²/2) of the unit vectors, within four
+    standard errors.
+    """
     q, k = torch.randn(2, 1, 5, H, D // H, dtype=torch.float64)
     unit = lambda u: u / u.norm(dim=-1, keepdim=True)  # noqa: E731
     draws = []
@@ -45,7 +51,9 @@ def test_its_features_mean_the_gaussian_kernel():
 
 
 def test_an_output_is_a_mean_of_values():
-    """Normaliser and table have the same gates, so equal values come back unchanged, whatever the gate."""
+    """Normaliser and table have the same gates, so equal values come back unchanged, whatever the
+    gate.
+    """
     mixer, x = GatedRFA(D, H).double(), torch.randn(1, T, D, dtype=torch.float64)
     inputs = mixer.project(x)
     inputs["v"] = inputs["v"][:, :1].expand_as(inputs["v"])
@@ -64,5 +72,9 @@ def test_gated_rfa_against_fla(fla):
     mixer, x = GatedRFA(D, H), torch.randn(2, 64, D)
     inputs = mixer.project(x)
     q = inputs["q"] * inputs["q"].shape[-1] ** 0.5
-    y, _ = fla("simple_gla").naive_recurrent_simple_gla(q, inputs["k"], inputs["v"], inputs["log_a"][..., 0])
-    torch.testing.assert_close(mixer(x)[0], mixer.out(mixer.read(y).flatten(-2)), rtol=1e-4, atol=1e-5)
+    y, _ = fla("simple_gla").naive_recurrent_simple_gla(
+        q, inputs["k"], inputs["v"], inputs["log_a"][..., 0]
+    )
+    torch.testing.assert_close(
+        mixer(x)[0], mixer.out(mixer.read(y).flatten(-2)), rtol=1e-4, atol=1e-5
+    )

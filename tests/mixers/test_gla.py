@@ -11,7 +11,10 @@ def test_it_is_the_papers_recurrence():
     mixer, x = GLA(D, H).double(), 3 * torch.randn(2, T, D, dtype=torch.float64)
     K, V = D // 2 // H, D // H
     q, k = (W(x).unflatten(-1, (H, K)) for W in (mixer.q, mixer.k))
-    v, alpha = mixer.v(x).unflatten(-1, (H, V)), (torch.sigmoid(mixer.decay(x)) ** (1 / 16)).unflatten(-1, (H, K))
+    v, alpha = (
+        mixer.v(x).unflatten(-1, (H, V)),
+        (torch.sigmoid(mixer.decay(x)) ** (1 / 16)).unflatten(-1, (H, K)),
+    )
     S, ys = torch.zeros(2, H, K, V, dtype=torch.float64), []
     for t in range(T):
         S = alpha[:, t, :, :, None] * S + k[:, t, :, :, None] * v[:, t, :, None, :]
@@ -20,7 +23,9 @@ def test_it_is_the_papers_recurrence():
     y = y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt() * mixer.norm.weight
     gate = mixer.g(x)
     ours, state = mixer(x)
-    torch.testing.assert_close(ours, mixer.out(y.flatten(-2) * gate * torch.sigmoid(gate)), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        ours, mixer.out(y.flatten(-2) * gate * torch.sigmoid(gate)), rtol=0, atol=1e-9
+    )
     torch.testing.assert_close(state, S.mT, rtol=0, atol=1e-9)
 
 
@@ -30,14 +35,18 @@ def test_with_unit_gate_it_is_linear_attention():
     mixer.decay[1].bias.data.fill_(60.0)  # σ(60) = 1 - 1e-26
     inputs = mixer.project(x)
     y, S = chunkwise(**inputs)
-    torch.testing.assert_close((y, S), chunkwise(inputs["q"], inputs["k"], inputs["v"]), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        (y, S), chunkwise(inputs["q"], inputs["k"], inputs["v"]), rtol=0, atol=1e-9
+    )
 
 
 def test_with_one_gate_per_head_it_is_gated_retention():
     mixer, x = GLA(D, H).double(), torch.randn(2, T, D, dtype=torch.float64)
     last = mixer.decay[1]
     for p in (last.weight, last.bias):  # every channel of a head takes the gate of the first
-        p.data = p.data.unflatten(0, (H, -1))[:, :1].expand(-1, D // 2 // H, *p.shape[1:]).flatten(0, 1)
+        p.data = (
+            p.data.unflatten(0, (H, -1))[:, :1].expand(-1, D // 2 // H, *p.shape[1:]).flatten(0, 1)
+        )
     inputs = mixer.project(x)
     scalar = inputs | {"log_a": inputs["log_a"][..., :1]}
     torch.testing.assert_close(chunkwise(**inputs), chunkwise(**scalar), rtol=0, atol=1e-9)
@@ -50,7 +59,9 @@ def test_a_model_in_bf16_keeps_its_decays_in_float32():
 
 
 def test_wrong_options_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="keys are 16 wide, values 32: both must be a multiple of n_heads = 5"):
+    with pytest.raises(
+        ValueError, match="keys are 16 wide, values 32: both must be a multiple of n_heads = 5"
+    ):
         GLA(D, 5)
     with pytest.raises(ValueError, match="form is 'scan': choose one of"):
         GLA(D, H, form="scan")(torch.randn(1, 2, D))
@@ -61,7 +72,9 @@ def test_gla_against_fla(fla):
     mixer, x = GLA(D, H), 3 * torch.randn(2, 50, D)
     inputs = mixer.project(x)
     q = inputs["q"] * (D // 2 // H) ** 0.5  # fla scales q by itself
-    y, S = fla("gla").naive_recurrent_gla(q, inputs["k"], inputs["v"], inputs["log_a"], output_final_state=True)
+    y, S = fla("gla").naive_recurrent_gla(
+        q, inputs["k"], inputs["v"], inputs["log_a"], output_final_state=True
+    )
     expected = mixer.out(torch.nn.functional.silu(mixer.g(x)) * mixer.norm(y).flatten(-2))
     ours, state = mixer(x)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)

@@ -12,12 +12,17 @@ def test_it_is_torch_nn_gru_with_its_gradients(form):
     parameters = [ours.W.weight, ours.R.weight, ours.W.bias, ours.R.bias]
     for a, b in zip(parameters, theirs.parameters(), strict=True):
         a.data = b.data
-    x, h = torch.randn(3, T, D, dtype=torch.float64, requires_grad=True), torch.randn(3, D, dtype=torch.float64)
+    x, h = (
+        torch.randn(3, T, D, dtype=torch.float64, requires_grad=True),
+        torch.randn(3, D, dtype=torch.float64),
+    )
     (y, last), (y_theirs, last_theirs) = ours(x, h), theirs(x, h[None])
     torch.testing.assert_close(y, y_theirs, rtol=0, atol=1e-12)
     torch.testing.assert_close(last, last_theirs[0], rtol=0, atol=1e-12)
     grads = torch.autograd.grad(y.square().sum(), [x, *parameters])
-    for a, b in zip(grads, torch.autograd.grad(y_theirs.square().sum(), [x, *theirs.parameters()]), strict=True):
+    for a, b in zip(
+        grads, torch.autograd.grad(y_theirs.square().sum(), [x, *theirs.parameters()]), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
@@ -50,5 +55,7 @@ def test_a_state_of_another_width_gets_one_clear_sentence(form):
     """PyTorch's fused loop would read past its end."""
     x = torch.randn(2, 3, D)
     _, state = GRU(D // 2 + 1)(torch.randn(2, 3, D // 2 + 1))
-    with pytest.raises(ValueError, match=rf"the state.* has shape \(2, {D // 2 + 1}\): \(2, {D}\) is needed"):
+    with pytest.raises(
+        ValueError, match=rf"the state.* has shape \(2, {D // 2 + 1}\): \(2, {D}\) is needed"
+    ):
         GRU(D, form=form)(x, state)

@@ -35,8 +35,11 @@ def test_with_the_gate_of_a_running_mean_it_is_abc():
     gsa, abc = GSA(D, H, n_slots=M).double(), ABC(D, H, n_slots=M).double()
     x = torch.randn(2, T, D, dtype=torch.float64)
     inputs = abc.project(x)
-    # But for the first token, which an empty slot meets: there ABC's gate is free, and 1 - share = 0.
-    torch.testing.assert_close(-torch.expm1(inputs["log_gate"])[:, 1:], inputs["share"][:, 1:], rtol=0, atol=1e-9)
+    # But for the first token, which an empty slot meets: there ABC's gate is free, and 1 - share =
+    # 0.
+    torch.testing.assert_close(
+        -torch.expm1(inputs["log_gate"])[:, 1:], inputs["share"][:, 1:], rtol=0, atol=1e-9
+    )
     gsa.project = lambda x: {name: inputs[name] for name in ("q", "k", "v", "share", "log_gate")}
     gsa.norm, gsa.out = torch.nn.Identity(), torch.nn.Identity()
     abc.out = torch.nn.Identity()
@@ -52,7 +55,13 @@ def test_wrong_options_get_one_clear_sentence():
 def test_gsa_against_fla(fla):
     mixer, x = GSA(D, H, n_slots=M), torch.randn(2, 50, D)
     q, k, v, share, log_gate = mixer.project(x).values()
-    y, (keys, values) = fla("gsa").naive_recurrent_gsa(q, k, v, share, log_gate, scale=1.0, output_final_state=True)
+    y, (keys, values) = fla("gsa").naive_recurrent_gsa(
+        q, k, v, share, log_gate, scale=1.0, output_final_state=True
+    )
     ours, state = mixer(x)
-    torch.testing.assert_close(ours, mixer.out(mixer.norm(F.silu(y.flatten(-2)))), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close((state.keys, state.values), (keys.mT, values.mT), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        ours, mixer.out(mixer.norm(F.silu(y.flatten(-2)))), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        (state.keys, state.values), (keys.mT, values.mT), rtol=1e-4, atol=1e-5
+    )

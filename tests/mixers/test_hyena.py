@@ -10,10 +10,13 @@ D, T = 6, 15
 
 
 def papers_filter(f, n, channel):
-    """Tap n of one channel: FFN of sines on [t, Re e^{-2πi f n / L}, Im ..], times its window; plain Python floats."""
+    """Tap n of one channel: FFN of sines on [t, Re e^{-2πi f n / L}, Im ..], times its window;
+    plain Python floats.
+    """
     t, bands = n / (f.l_max - 1), f.bands
     waves = [
-        cmath.exp(-2j * math.pi * (1e-4 + (bands - 1 - 1e-4) * b / (bands - 1)) * n / f.l_max) for b in range(bands)
+        cmath.exp(-2j * math.pi * (1e-4 + (bands - 1 - 1e-4) * b / (bands - 1)) * n / f.l_max)
+        for b in range(bands)
     ]
     z = torch.tensor([t, *[w.real for w in waves], *[w.imag for w in waves]], dtype=torch.float64)
     for layer in f.layers:
@@ -25,8 +28,13 @@ def papers_filter(f, n, channel):
 
 @pytest.mark.parametrize("order", [2, 3])
 def test_it_is_the_papers_recurrence_of_gates_and_convolutions(order):
-    """z_{n+1} = x_n (h_n * z_n), each convolution a sum over pairs, each tap from the paper's formula."""
-    mixer, x = Hyena(D, order=order, l_max=20, d_emb=5, frequency=3.0).double(), torch.randn(1, T, D).double()
+    """z_{n+1} = x_n (h_n * z_n), each convolution a sum over pairs, each tap from the paper's
+    formula.
+    """
+    mixer, x = (
+        Hyena(D, order=order, l_max=20, d_emb=5, frequency=3.0).double(),
+        torch.randn(1, T, D).double(),
+    )
     u = mixer.inputs(x)[0]
     padded = torch.cat([u.new_zeros(2, u.shape[1]), u])
     u = sum(padded[j : j + T] * mixer.conv.weight[:, j] for j in range(3)) + mixer.conv.bias
@@ -35,9 +43,14 @@ def test_it_is_the_papers_recurrence_of_gates_and_convolutions(order):
     for i in range(order - 1):
         v = v * streams[order - 1 - i]
         taps = torch.stack(
-            [torch.stack([papers_filter(mixer.filter, n, i * D + c) for c in range(D)]) for n in range(T)]
+            [
+                torch.stack([papers_filter(mixer.filter, n, i * D + c) for c in range(D)])
+                for n in range(T)
+            ]
         )
-        v = torch.stack([sum(taps[t - s] * v[s] for s in range(t + 1)) + mixer.bias[i] * v[t] for t in range(T)])
+        v = torch.stack(
+            [sum(taps[t - s] * v[s] for s in range(t + 1)) + mixer.bias[i] * v[t] for t in range(T)]
+        )
     torch.testing.assert_close(mixer(x)[0][0], mixer.out(v * streams[0]), rtol=0, atol=1e-10)
 
 
@@ -49,7 +62,9 @@ def test_a_filter_does_not_depend_on_the_length():
 def test_the_slowest_channel_falls_to_a_hundredth_at_one_and_a_half_times_l_max():
     f = ImplicitFilter(D, 1000).double()
     window = torch.exp(-f.delta * 999 / 999)
-    assert window[0] == pytest.approx(0.01 ** (1 / 1.5)) and window[-1] == pytest.approx(0.01 ** (1 / 0.3))
+    assert window[0] == pytest.approx(0.01 ** (1 / 1.5)) and window[-1] == pytest.approx(
+        0.01 ** (1 / 0.3)
+    )
 
 
 def test_wrong_options_get_one_clear_sentence():

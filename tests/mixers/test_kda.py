@@ -12,16 +12,23 @@ D, T = 32, 23
 
 def test_each_column_fades_by_itself():
     """S̃ = S diag(a), then the write of its error: in matrices written out."""
-    mixer, x = KDA(D, d_value=5, negative_eigenvalues=True).double(), torch.randn(1, T, D, dtype=torch.float64)
+    mixer, x = (
+        KDA(D, d_value=5, negative_eigenvalues=True).double(),
+        torch.randn(1, T, D, dtype=torch.float64),
+    )
     inputs = {name: u[0, :, 0] for name, u in mixer.project(x).items()}  # head 0
     S = torch.zeros(5, 8, dtype=torch.float64)
     for _, k, v, log_a, beta in zip(*inputs.values(), strict=True):
-        S = S @ torch.diag(log_a.exp()) @ (torch.eye(8) - beta * torch.outer(k, k)) + beta * torch.outer(v, k)
+        S = S @ torch.diag(log_a.exp()) @ (
+            torch.eye(8) - beta * torch.outer(k, k)
+        ) + beta * torch.outer(v, k)
     torch.testing.assert_close(mixer(x)[1].S[0, 0], S, rtol=0, atol=1e-9)
 
 
 def test_one_gate_for_all_channels_is_gated_deltanets():
-    q, k, v, log_a, beta = KDA(D).double().project(torch.randn(2, T, D, dtype=torch.float64)).values()
+    q, k, v, log_a, beta = (
+        KDA(D).double().project(torch.randn(2, T, D, dtype=torch.float64)).values()
+    )
     per_head = log_a[..., :1]
     for ours, theirs in zip(
         recurrent(q, k, v, log_a=per_head.expand_as(log_a), beta=beta),
@@ -44,8 +51,14 @@ def kimi(monkeypatch):
         warnings.simplefilter("ignore")
         pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
         from transformers.models.kimi_linear import modeling_kimi_linear as module
-    for name in ("chunk_kimi_delta_attention", "recurrent_kimi_delta_attention", "causal_conv1d_fn"):
-        monkeypatch.setattr(module, name, inspect.unwrap(getattr(module, name)))  # not the GPU's kernels
+    for name in (
+        "chunk_kimi_delta_attention",
+        "recurrent_kimi_delta_attention",
+        "causal_conv1d_fn",
+    ):
+        monkeypatch.setattr(
+            module, name, inspect.unwrap(getattr(module, name))
+        )  # not the GPU's kernels
     monkeypatch.setattr(module, "causal_conv1d_update", inspect.unwrap(module.causal_conv1d_update))
     return module
 
@@ -55,10 +68,14 @@ def from_kimi(layer):
         layer.hidden_size, layer.num_heads, d_key=layer.head_dim, d_conv=layer.conv_kernel_size,
         eps=layer.layer_norm_epsilon,
     ).double()  # fmt: skip
-    ours.qkv.weight.data = torch.cat([W.weight.data for W in (layer.q_proj, layer.k_proj, layer.v_proj)])
+    ours.qkv.weight.data = torch.cat(
+        [W.weight.data for W in (layer.q_proj, layer.k_proj, layer.v_proj)]
+    )
     forget = layer.forget_gate
     pairs = zip(
-        [*ours.decay, *ours.gate], [forget.f_a_proj, forget.f_b_proj, layer.g_a_proj, layer.g_b_proj], strict=True
+        [*ours.decay, *ours.gate],
+        [forget.f_a_proj, forget.f_b_proj, layer.g_a_proj, layer.g_b_proj],
+        strict=True,
     )
     for our, their in pairs:
         our.weight.data = their.weight.data

@@ -27,18 +27,28 @@ def by_all_pairs(mixer, x, weight):
     [
         (
             "elu",
-            lambda q, k: ((q.clamp(min=0) + q.clamp(max=0).exp()) * (k.clamp(min=0) + k.clamp(max=0).exp())).sum(-1),
+            lambda q, k: (
+                (q.clamp(min=0) + q.clamp(max=0).exp()) * (k.clamp(min=0) + k.clamp(max=0).exp())
+            ).sum(-1),
         ),
         ("taylor", lambda q, k: 1 + (q * k).sum(-1) / 8**0.5 + (q * k).sum(-1) ** 2 / 16),
     ],
 )
 def test_it_is_a_weighted_mean_over_the_past(name, weight):
-    mixer, x = LinearAttention(D, H, feature_map=name).double(), 2 * torch.randn(2, 17, D, dtype=torch.float64)
-    torch.testing.assert_close(mixer(x)[0], by_all_pairs(mixer, x, weight), rtol=0, atol=1e-5)  # eps 1e-6 of the layer
+    mixer, x = (
+        LinearAttention(D, H, feature_map=name).double(),
+        2 * torch.randn(2, 17, D, dtype=torch.float64),
+    )
+    torch.testing.assert_close(
+        mixer(x)[0], by_all_pairs(mixer, x, weight), rtol=0, atol=1e-5
+    )  # eps 1e-6 of the layer
 
 
 def test_without_feature_map_it_is_a_sum_over_pairs_each_head_normed():
-    mixer, x = LinearAttention(D, H, feature_map="identity").double(), torch.randn(2, 17, D, dtype=torch.float64)
+    mixer, x = (
+        LinearAttention(D, H, feature_map="identity").double(),
+        torch.randn(2, 17, D, dtype=torch.float64),
+    )
     q, k, v = qkv(mixer, x)
     y = torch.einsum("bihk, bjhk, ij, bjhv -> bihv", q, k, torch.ones(17, 17).tril().double(), v)
     y = y / y.square().mean(-1, keepdim=True).sqrt()
@@ -72,7 +82,9 @@ def test_a_map_says_its_width(name):
 
 
 def test_wrong_options_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="feature_map is 'softmax': choose one of identity, elu, taylor, random"):
+    with pytest.raises(
+        ValueError, match="feature_map is 'softmax': choose one of identity, elu, taylor, random"
+    ):
         LinearAttention(D, H, feature_map="softmax")
     with pytest.raises(ValueError, match="d_model is 24, n_heads is 5"):
         LinearAttention(D, 5)

@@ -22,7 +22,9 @@ def test_it_is_attention_over_projected_keys_and_values(length, share_kv):
     mixer, x = make(share_kv=share_kv), draw(length)
     q, k, v = (W(x).unflatten(-1, (H, -1)).transpose(1, 2) for W in (mixer.q, mixer.k, mixer.v))
     y = F.scaled_dot_product_attention(q, mixer.E[:, :length] @ k, mixer.F[:, :length] @ v)
-    torch.testing.assert_close(mixer(x)[0], mixer.out(y.transpose(1, 2).flatten(2)), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        mixer(x)[0], mixer.out(y.transpose(1, 2).flatten(2)), rtol=0, atol=1e-9
+    )
 
 
 def test_changing_the_future_changes_the_past():
@@ -42,12 +44,16 @@ def test_with_the_identity_for_projections_it_is_full_attention():
 
 
 def test_shared_projections_are_one_parameter():
-    separate, shared = (sum(p.numel() for p in make(share_kv=s).parameters()) for s in (False, True))
+    separate, shared = (
+        sum(p.numel() for p in make(share_kv=s).parameters()) for s in (False, True)
+    )
     assert separate - shared == 5 * 16
 
 
 def test_wrong_input_gets_one_clear_sentence():
-    with pytest.raises(ValueError, match="the sequence has 17 tokens: E and F were made for max_length=16"):
+    with pytest.raises(
+        ValueError, match="the sequence has 17 tokens: E and F were made for max_length=16"
+    ):
         make()(draw(17))
     with pytest.raises(ValueError, match="Linformer has no state"):
         make()(draw(), state=())

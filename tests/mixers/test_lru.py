@@ -27,14 +27,18 @@ def test_it_is_the_papers_recurrence(form):
     expected = F.glu(mixer.out(F.gelu(torch.stack(ys, dim=1) + mixer.skip * x)))
     y, state = mixer(x)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(torch.view_as_real(state), torch.stack([re, im], -1), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        torch.view_as_real(state), torch.stack([re, im], -1), rtol=0, atol=1e-10
+    )
 
 
 def test_it_begins_on_its_ring_with_gamma_against_lambda():
     lam, gamma = LRU(D, d_state=500, r_min=0.4, r_max=0.99, max_phase=math.pi / 10).gates()
     assert lam.abs().min() >= 0.4 and lam.abs().max() <= 0.99
     assert lam.angle().min() > 0 and lam.angle().max() <= math.pi / 10
-    torch.testing.assert_close(gamma.square() + lam.abs().square(), torch.ones(500), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        gamma.square() + lam.abs().square(), torch.ones(500), rtol=0, atol=1e-5
+    )
 
 
 def test_gamma_keeps_slow_and_fast_states_equally_large():

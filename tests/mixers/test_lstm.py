@@ -46,5 +46,7 @@ def test_a_state_of_another_width_gets_one_clear_sentence(form):
     """PyTorch's fused loop would read past its end."""
     x = torch.randn(2, 3, D)
     _, state = LSTM(D // 2 + 1)(torch.randn(2, 3, D // 2 + 1))
-    with pytest.raises(ValueError, match=rf"the state.* has shape \(2, {D // 2 + 1}\): \(2, {D}\) is needed"):
+    with pytest.raises(
+        ValueError, match=rf"the state.* has shape \(2, {D // 2 + 1}\): \(2, {D}\) is needed"
+    ):
         LSTM(D, form=form)(x, state)

@@ -14,26 +14,44 @@ def mamba(transformers, bias):
     from transformers.models.mamba.modeling_mamba import MambaMixer
 
     names = {"intermediate_size": E, "state_size": N, "conv_kernel": 3, "time_step_rank": 5}
-    config = transformers.MambaConfig(hidden_size=D, use_bias=bias, use_conv_bias=bias, num_hidden_layers=1, **names)
+    config = transformers.MambaConfig(
+        hidden_size=D, use_bias=bias, use_conv_bias=bias, num_hidden_layers=1, **names
+    )
     return MambaMixer, config, {}
 
 
 def falcon(transformers, bias):
     from transformers.models.falcon_mamba.modeling_falcon_mamba import FalconMambaMixer
 
-    names = {"intermediate_size": E, "state_size": N, "conv_kernel": 3, "time_step_rank": 5, "mixer_rms_eps": 1e-3}
+    names = {
+        "intermediate_size": E,
+        "state_size": N,
+        "conv_kernel": 3,
+        "time_step_rank": 5,
+        "mixer_rms_eps": 1e-3,
+    }
     config = transformers.FalconMambaConfig(
         hidden_size=D, use_bias=bias, use_conv_bias=bias, num_hidden_layers=1, **names
     )
-    make = partial(FalconMambaMixer, initialize_mixer_weights=False)  # it would use its norms before they exist
+    make = partial(
+        FalconMambaMixer, initialize_mixer_weights=False
+    )  # it would use its norms before they exist
     return make, config, {"norm_eps": 1e-3}
 
 
 def jamba(transformers, bias):
     from transformers.models.jamba.modeling_jamba import JambaMambaMixer
 
-    names = {"mamba_expand": 2, "mamba_d_state": N, "mamba_d_conv": 3, "mamba_dt_rank": 5, "rms_norm_eps": 1e-3}
-    config = transformers.JambaConfig(hidden_size=D, mamba_proj_bias=bias, mamba_conv_bias=bias, **names)
+    names = {
+        "mamba_expand": 2,
+        "mamba_d_state": N,
+        "mamba_d_conv": 3,
+        "mamba_dt_rank": 5,
+        "rms_norm_eps": 1e-3,
+    }
+    config = transformers.JambaConfig(
+        hidden_size=D, mamba_proj_bias=bias, mamba_conv_bias=bias, **names
+    )
     return JambaMambaMixer, config, {"norm_eps": 1e-3, "norm_weight": True, "d_inner": 2 * D}
 
 
@@ -55,12 +73,16 @@ def copy_into(ours, theirs):
 def transformers():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
+        return pytest.importorskip(
+            "transformers", reason="needs transformers: pip install -e '.[test]'"
+        )
 
 
 @pytest.fixture
 def wide_floats(monkeypatch):
-    """transformers drops to float32 inside, whatever the model's dtype: here `float32` means float64 to it."""
+    """transformers drops to float32 inside, whatever the model's dtype: here `float32` means
+    float64 to it.
+    """
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(torch, "float32", torch.float64)
 
@@ -75,7 +97,14 @@ def test_a_layer_of_transformers_loads(transformers, wide_floats, family, bias):
     for p in theirs.parameters():
         p.data = 0.5 * torch.randn_like(p)
     theirs = theirs.double().eval()
-    options = {"d_inner": E, "d_state": N, "d_conv": 3, "dt_rank": 5, "bias": bias, "conv_bias": bias} | options
+    options = {
+        "d_inner": E,
+        "d_state": N,
+        "d_conv": 3,
+        "dt_rank": 5,
+        "bias": bias,
+        "conv_bias": bias,
+    } | options
     ours = Mamba(D, **options).double()
     copy_into(ours, theirs)
     x, cache = torch.randn(2, 21, D, dtype=torch.float64), transformers.DynamicCache(config=config)
@@ -84,12 +113,19 @@ def test_a_layer_of_transformers_loads(transformers, wide_floats, family, bias):
     torch.testing.assert_close(y, theirs(x[:, :13], cache_params=cache), rtol=0, atol=1e-9)
     for t in range(13, 21):
         y, state = ours(x[:, t : t + 1], state)
-        torch.testing.assert_close(y, theirs(x[:, t : t + 1], cache_params=cache), rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            y, theirs(x[:, t : t + 1], cache_params=cache), rtol=0, atol=1e-9
+        )
 
 
 def test_every_channel_holds_its_own_state():
-    """h = exp(Δ A) h + Δ B x and y = C·h + D x, channel by channel and token by token, as the paper's algorithm 2."""
-    mixer, x = Mamba(D, d_inner=E, d_state=N, d_conv=3).double(), torch.randn(1, 9, D, dtype=torch.float64)
+    """h = exp(Δ A) h + Δ B x and y = C·h + D x, channel by channel and token by token, as the
+    paper's algorithm 2.
+    """
+    mixer, x = (
+        Mamba(D, d_inner=E, d_state=N, d_conv=3).double(),
+        torch.randn(1, 9, D, dtype=torch.float64),
+    )
     u, z = mixer.in_proj(x)[0].chunk(2, dim=-1)
     padded = torch.cat([torch.zeros(2, E, dtype=torch.float64), u])
     u = silu(sum(padded[j : j + 9] * mixer.conv.weight[:, j] for j in range(3)) + mixer.conv.bias)

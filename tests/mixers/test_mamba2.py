@@ -28,9 +28,20 @@ def copy_into(ours, theirs):
 def bamba(transformers, bias):
     from transformers.models.bamba.modeling_bamba import BambaMixer
 
-    names = {"mamba_d_head": 6, "mamba_expand": 1, "mamba_d_state": 6, "mamba_n_groups": 2, "mamba_d_conv": 3}
+    names = {
+        "mamba_d_head": 6,
+        "mamba_expand": 1,
+        "mamba_d_state": 6,
+        "mamba_n_groups": 2,
+        "mamba_d_conv": 3,
+    }
     return BambaMixer, transformers.BambaConfig(
-        hidden_size=D, mamba_n_heads=4, mamba_chunk_size=8, mamba_proj_bias=bias, mamba_conv_bias=bias, **names
+        hidden_size=D,
+        mamba_n_heads=4,
+        mamba_chunk_size=8,
+        mamba_proj_bias=bias,
+        mamba_conv_bias=bias,
+        **names,
     )
 
 
@@ -39,14 +50,26 @@ def mamba2(transformers, bias):
 
     names = {"head_dim": 6, "expand": 1, "state_size": 6, "n_groups": 2, "conv_kernel": 3}
     return Mamba2Mixer, transformers.Mamba2Config(
-        hidden_size=D, num_heads=4, chunk_size=8, use_bias=bias, use_conv_bias=bias, num_hidden_layers=1, **names
+        hidden_size=D,
+        num_heads=4,
+        chunk_size=8,
+        use_bias=bias,
+        use_conv_bias=bias,
+        num_hidden_layers=1,
+        **names,
     )
 
 
 def zamba2(transformers, bias):
     from transformers.models.zamba2.modeling_zamba2 import Zamba2MambaMixer
 
-    names = {"mamba_headdim": 6, "mamba_expand": 1, "mamba_d_state": 6, "mamba_ngroups": 2, "mamba_d_conv": 3}
+    names = {
+        "mamba_headdim": 6,
+        "mamba_expand": 1,
+        "mamba_d_state": 6,
+        "mamba_ngroups": 2,
+        "mamba_d_conv": 3,
+    }
     return Zamba2MambaMixer, transformers.Zamba2Config(
         hidden_size=D, n_mamba_heads=4, chunk_size=8, add_bias_linear=bias, **names
     )
@@ -56,12 +79,16 @@ def zamba2(transformers, bias):
 def transformers():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
+        return pytest.importorskip(
+            "transformers", reason="needs transformers: pip install -e '.[test]'"
+        )
 
 
 @pytest.fixture
 def wide_floats(monkeypatch):
-    """transformers drops to float32 inside, whatever the model's dtype: here `float32` means float64 to it."""
+    """transformers drops to float32 inside, whatever the model's dtype: here `float32` means
+    float64 to it.
+    """
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(torch, "float32", torch.float64)
 
@@ -70,7 +97,9 @@ def wide_floats(monkeypatch):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("family", [mamba2, bamba, zamba2])
 def test_a_layer_of_transformers_loads(transformers, wide_floats, family, bias):
-    """Prefill, then token by token, in float64; random A, D and Δ, several groups, an odd convolution."""
+    """Prefill, then token by token, in float64; random A, D and Δ, several groups, an odd
+    convolution.
+    """
     make, config = family(transformers, bias)
     theirs = make(config, layer_idx=0).double().eval()
     for p in theirs.parameters():
@@ -89,17 +118,23 @@ def test_a_layer_of_transformers_loads(transformers, wide_floats, family, bias):
     torch.testing.assert_close(y, theirs(x[:, :13], cache_params=cache), rtol=0, atol=1e-9)
     for t in range(13, 21):
         y, state = ours(x[:, t : t + 1], state)
-        torch.testing.assert_close(y, theirs(x[:, t : t + 1], cache_params=cache), rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            y, theirs(x[:, t : t + 1], cache_params=cache), rtol=0, atol=1e-9
+        )
 
 
 @pytest.mark.oracle
 def test_steps_are_clipped_in_every_form(transformers, wide_floats):
-    """As in their prefill. (Decoding, they forget the limit: their two ways differ. Ours are one.)"""
+    """As in their prefill. (Decoding, they forget the limit: their two ways differ. Ours are
+    one.)
+    """
     make, config = mamba2(transformers, bias=True)
     config.time_step_limit = (0.5, 0.8)
     theirs = make(config, layer_idx=0).double().eval()
     theirs.dt_bias.data.normal_()
-    ours = Mamba2(D, 4, d_head=6, d_state=6, n_groups=2, d_conv=3, bias=True, dt_limit=(0.5, 0.8)).double()
+    ours = Mamba2(
+        D, 4, d_head=6, d_state=6, n_groups=2, d_conv=3, bias=True, dt_limit=(0.5, 0.8)
+    ).double()
     copy_into(ours, theirs)
     x = torch.randn(2, 9, D, dtype=torch.float64)
     for form in ("recurrent", "parallel", "chunkwise"):
@@ -108,7 +143,9 @@ def test_steps_are_clipped_in_every_form(transformers, wide_floats):
 
 
 def test_it_is_a_state_space_model_whose_step_the_input_chooses():
-    """h' = A h + B x held for Δ_t: A by zero-order hold, B by Euler; written out token by token, head by head."""
+    """h' = A h + B x held for Δ_t: A by zero-order hold, B by Euler; written out token by token,
+    head by head.
+    """
     H, V, N = 4, 5, 6
     mixer, x = Mamba2(D, H, **SIZES).double(), torch.randn(1, 9, D, dtype=torch.float64)
     z, xBC, w = mixer.in_proj(x)[0].split([H * V, H * V + 4 * N, H], dim=-1)
@@ -133,11 +170,17 @@ def test_ssd_has_two_readings():
     mixer, x = Mamba2(D, 4, **SIZES).double(), torch.randn(2, 17, D, dtype=torch.float64)
     inputs = mixer.project(x)
     G = inputs["log_a"][..., 0].cumsum(1)  # (B, T, H)
-    mask = (G[:, :, None] - G[:, None]).exp().masked_fill(torch.ones(17, 17).triu(1).bool()[None, :, :, None], 0)
+    mask = (
+        (G[:, :, None] - G[:, None])
+        .exp()
+        .masked_fill(torch.ones(17, 17).triu(1).bool()[None, :, :, None], 0)
+    )
     M = torch.einsum("bihk, bjhk, bijh -> bijh", inputs["q"], inputs["k"], mask)
     matrix = torch.einsum("bijh, bjhv -> bihv", M, inputs["v"])
     state, ys = torch.zeros(2, 4, 5, 6, dtype=torch.float64), []
-    for q, k, v, log_a in zip(*(inputs[name].unbind(1) for name in ("q", "k", "v", "log_a")), strict=True):
+    for q, k, v, log_a in zip(
+        *(inputs[name].unbind(1) for name in ("q", "k", "v", "log_a")), strict=True
+    ):
         state = state * log_a.exp()[..., None] + v[..., :, None] * k[..., None, :]
         ys.append(torch.einsum("bhvk, bhk -> bhv", state, q))
     torch.testing.assert_close(matrix, torch.stack(ys, dim=1), rtol=0, atol=1e-9)

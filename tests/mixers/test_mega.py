@@ -16,7 +16,9 @@ def mixer():
 
 
 def averages(mixer, x):
-    """Equation 7 of the paper, token by token: u = β x, h = α u + (1 - α δ) h, y = ηᵀ h; then ω x and silu."""
+    """Equation 7 of the paper, token by token: u = β x, h = α u + (1 - α δ) h, y = ηᵀ h; then ω x
+    and silu.
+    """
     alpha, delta = torch.sigmoid(mixer.alpha), torch.sigmoid(mixer.delta)
     h, ys = torch.zeros(D, N, dtype=torch.float64), []
     for x_t in x:
@@ -26,7 +28,9 @@ def averages(mixer, x):
 
 
 def test_it_is_the_papers_layer(mixer):
-    """Equations 7 to 17, token by token: each attends to the tokens of its chunk that are not ahead of it."""
+    """Equations 7 to 17, token by token: each attends to the tokens of its chunk that are not ahead
+    of it.
+    """
     x = torch.randn(T, D, dtype=torch.float64)
     moved, v = averages(mixer, x), silu(mixer.v(x))
     update, candidate, z, reset = mixer.moved(moved).split([D, D, Z, V], dim=-1)
@@ -54,7 +58,9 @@ def test_a_chunk_hears_of_the_chunks_before_it_through_the_average_alone(mixer):
 def test_one_long_chunk_is_plain_gated_attention(mixer):
     """Chunks of T tokens and more give one answer: the whole sequence is seen."""
     x = torch.randn(2, 2 * C, D, dtype=torch.float64)
-    wide, wider = (MEGA(D, d_state=N, d_z=Z, d_v=V, chunk_size=size).double() for size in (2 * C, 3 * C))
+    wide, wider = (
+        MEGA(D, d_state=N, d_z=Z, d_v=V, chunk_size=size).double() for size in (2 * C, 3 * C)
+    )
     for other in (wide, wider):
         bias = torch.arange(float(other.chunk_size), dtype=torch.float64).cos()
         other.load_state_dict(mixer.state_dict() | {"bias": bias})

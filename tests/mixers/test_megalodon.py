@@ -11,7 +11,9 @@ D, N, T = 6, 5, 19
 
 @torch.no_grad()
 def test_it_is_the_papers_average():
-    """Equation 2 of the paper with its β and its phase on the input, token by token, in real arithmetic."""
+    """Equation 2 of the paper with its β and its phase on the input, token by token, in real
+    arithmetic.
+    """
     mixer, x = CEMA(D, d_state=N).double(), torch.randn(T, D, dtype=torch.float64)
     mixer.eta.data = torch.randn_like(mixer.eta)
     alpha, delta, share = (torch.sigmoid(p) for p in (mixer.alpha, mixer.delta, mixer.theta))
@@ -20,9 +22,13 @@ def test_it_is_the_papers_average():
     for d in range(D):
         for n in range(N):
             angle = 2 * math.pi * (n + 1) / N * share[d]
-            turn = torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]], dtype=torch.float64)
+            turn = torch.tensor(
+                [[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]], dtype=torch.float64
+            )
             eta = mixer.eta[d, n] / N**0.5
-            eta = turn @ torch.stack([eta[0], -eta[1]]) / beta[d, n]  # conj(η) e^{iθ} / β: undoes phase and weight
+            eta = (
+                turn @ torch.stack([eta[0], -eta[1]]) / beta[d, n]
+            )  # conj(η) e^{iθ} / β: undoes phase and weight
             h = torch.zeros(2, dtype=torch.float64)
             for t in range(T):
                 u = torch.tensor([1.0, 0.0], dtype=torch.float64) * beta[d, n] * x[t, d]
@@ -33,7 +39,11 @@ def test_it_is_the_papers_average():
 
 def test_without_rotation_it_is_megas_average():
     """Angles of 0 and real η leave the damped average of MEGA, its β taken into η."""
-    ours, mega, x = CEMA(D, d_state=N).double(), MEGA(D, d_state=N).double(), torch.randn(2, T, D, dtype=torch.float64)
+    ours, mega, x = (
+        CEMA(D, d_state=N).double(),
+        MEGA(D, d_state=N).double(),
+        torch.randn(2, T, D, dtype=torch.float64),
+    )
     ours.theta.data.fill_(-60)
     ours.alpha.data, ours.delta.data = mega.alpha.data, mega.delta.data
     ours.eta.data[..., 0] = mega.eta.data * mega.beta.data

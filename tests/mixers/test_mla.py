@@ -19,7 +19,9 @@ def draw(T=T):
 
 @pytest.fixture(scope="module")
 def theirs():
-    """theirs("deepseek_v3", "DeepseekV3", **config): one attention layer with the sizes above, and its config."""
+    """theirs("deepseek_v3", "DeepseekV3", **config): one attention layer with the sizes above, and
+    its config.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
@@ -27,10 +29,22 @@ def theirs():
     def load(name, prefix, **config):
         with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
             warnings.simplefilter("ignore")
-            patch.setitem(sys.modules, "fla", None)  # its kernels are of no use here and slow to load
+            patch.setitem(
+                sys.modules, "fla", None
+            )  # its kernels are of no use here and slow to load
             models = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-            sizes = {"kv_lora_rank": 12, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5}
-            sizes |= {"hidden_size": D, "num_attention_heads": H, "num_key_value_heads": H, "num_hidden_layers": 2}
+            sizes = {
+                "kv_lora_rank": 12,
+                "qk_nope_head_dim": 6,
+                "qk_rope_head_dim": 4,
+                "v_head_dim": 5,
+            }
+            sizes |= {
+                "hidden_size": D,
+                "num_attention_heads": H,
+                "num_key_value_heads": H,
+                "num_hidden_layers": 2,
+            }
             config = getattr(models, f"{prefix}Config")(**sizes | config)
         config._attn_implementation = "sdpa"  # eager takes its softmax in float32
         layer = getattr(models, f"{prefix}Attention")(config, layer_idx=0).double().eval()
@@ -42,7 +56,12 @@ def theirs():
 
 
 def copy(ours, layer):
-    names = {"kv_down": "kv_a_proj_with_mqa", "kv_norm": "kv_a_layernorm", "kv_up": "kv_b_proj", "out": "o_proj"}
+    names = {
+        "kv_down": "kv_a_proj_with_mqa",
+        "kv_norm": "kv_a_layernorm",
+        "kv_up": "kv_b_proj",
+        "out": "o_proj",
+    }
     if ours.q_down is None:
         names |= {"q": "q_proj"}
     else:
@@ -54,13 +73,19 @@ def copy(ours, layer):
 
 
 def assert_equal(ours, layer, rotary=None):
-    """Prefill and token by token. Our frequencies as their cos and sin; theirs, in float32, must be the same."""
+    """Prefill and token by token. Our frequencies as their cos and sin; theirs, in float32, must be
+    the same.
+    """
     x, turns = draw(), {}
     if rotary is not None:
         torch.testing.assert_close(ours.theta.float(), rotary.inv_freq, rtol=1e-5, atol=0)
         assert ours.turn.keywords["magnitude"] == pytest.approx(rotary.attention_scaling)
         angle = (torch.arange(T)[:, None] * ours.theta).repeat(1, 2)[None]
-        turns = {"position_embeddings": [rotary.attention_scaling * f for f in (angle.cos(), angle.sin())]}
+        turns = {
+            "position_embeddings": [
+                rotary.attention_scaling * f for f in (angle.cos(), angle.sin())
+            ]
+        }
     mask = torch.full((T, T), -torch.inf, dtype=torch.float64).triu(1)[None, None]
     y = layer(x, attention_mask=mask, **turns)[0]
     torch.testing.assert_close(ours(x)[0], y, rtol=0, atol=1e-6)  # their norms are float32
@@ -77,7 +102,11 @@ def assert_equal(ours, layer, rotary=None):
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_against_deepseek_v3_attention(theirs, form, q_rank, interleaved):
     models, config, layer = theirs(
-        "deepseek_v3", "DeepseekV3", q_lora_rank=q_rank, rope_interleave=interleaved, attention_bias=True
+        "deepseek_v3",
+        "DeepseekV3",
+        q_lora_rank=q_rank,
+        rope_interleave=interleaved,
+        attention_bias=True,
     )
     ours = MLA(D, H, **SIZES, q_rank=q_rank, bias=True, interleaved=interleaved, form=form)
     assert_equal(copy(ours, layer), layer, models.DeepseekV3RotaryEmbedding(config))
@@ -86,8 +115,15 @@ def test_against_deepseek_v3_attention(theirs, form, q_rank, interleaved):
 @pytest.mark.oracle
 @pytest.mark.parametrize("mscale, mscale_all_dim", [(1.0, 1.0), (1.0, 0.707)])
 def test_against_deepseek_v3_attention_with_yarn(theirs, mscale, mscale_all_dim):
-    """YaRN's magnitude sharpens the whole score here, through the scale, and not the rotated channels alone."""
-    yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "original_max_position_embeddings": 64}
+    """YaRN's magnitude sharpens the whole score here, through the scale, and not the rotated
+    channels alone.
+    """
+    yarn = {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 40.0,
+        "original_max_position_embeddings": 64,
+    }
     yarn |= {"mscale": mscale, "mscale_all_dim": mscale_all_dim, "beta_fast": 8.0}
     models, config, layer = theirs("deepseek_v3", "DeepseekV3", q_lora_rank=7, rope_parameters=yarn)
     ours = MLA(
@@ -113,7 +149,9 @@ def test_the_cache_is_the_latent_and_one_key_for_all_heads():
     mixer, x = MLA(D, H, **SIZES).double(), draw()
     _, state = mixer(x)
     assert state.c.shape == (2, T, 12) and state.k_rope.shape == (2, T, 4) and state.position == T
-    torch.testing.assert_close(state.c, mixer.kv_norm(mixer.kv_down(x)[..., :12]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        state.c, mixer.kv_norm(mixer.kv_down(x)[..., :12]), rtol=0, atol=1e-12
+    )
 
 
 def test_prefill_by_heads_then_decode_absorbed():
@@ -127,7 +165,9 @@ def test_prefill_by_heads_then_decode_absorbed():
         torch.testing.assert_close(y_t[:, 0], y[:, t], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("attend", ["parallel", "tiled", attend_tiled], ids=["parallel", "tiled", "a function"])
+@pytest.mark.parametrize(
+    "attend", ["parallel", "tiled", attend_tiled], ids=["parallel", "tiled", "a function"]
+)
 @pytest.mark.parametrize("form", ["naive", "absorbed"])
 def test_any_softmax_may_sit_inside(form, attend):
     mixer, x = MLA(D, H, **SIZES, form=form, attend=attend).double(), draw()

@@ -13,7 +13,9 @@ D, H, T = 32, 4, 19
 
 
 def unstabilised(q, k, v, i, f):
-    """The paper's equations as they stand: C = f C + i v kᵀ, n = f n + i k, h = C q / max(|n·q|, 1)."""
+    """The paper's equations as they stand: C = f C + i v kᵀ, n = f n + i k, h = C q / max(|n·q|,
+    1).
+    """
     C, n, ys = 0, 0, []
     for t in range(q.shape[1]):
         f_t, i_t = torch.sigmoid(f[:, t, :, None]), i[:, t, :, None].exp()
@@ -85,7 +87,9 @@ def test_the_output_does_not_depend_on_m():
 
 
 def test_gradients_are_those_of_the_unstabilised_equations():
-    inputs = [torch.randn(1, T, H, 6).double() for _ in range(3)] + [torch.randn(1, T, H).double() for _ in range(2)]
+    inputs = [torch.randn(1, T, H, 6).double() for _ in range(3)] + [
+        torch.randn(1, T, H).double() for _ in range(2)
+    ]
 
     def ours(q, k, v, i, f):
         log_a, log_i, m = stabilise(F.logsigmoid(f), i)
@@ -107,9 +111,14 @@ def test_a_gate_that_overflows_exp_is_no_trouble():
 
 
 def test_wrong_options_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="d_model is 32, 2 n_heads is 10: the first must be a multiple of the second"):
+    with pytest.raises(
+        ValueError,
+        match="d_model is 32, 2 n_heads is 10: the first must be a multiple of the second",
+    ):
         MLSTM(D, 5)
-    with pytest.raises(ValueError, match="d_model is 64, n_heads is 5: the first must be a multiple of the second"):
+    with pytest.raises(
+        ValueError, match="d_model is 64, n_heads is 5: the first must be a multiple of the second"
+    ):
         MLSTMBlock(D, 5)
 
 
@@ -120,7 +129,9 @@ def xlstm():
         pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
         from transformers.models.xlstm import modeling_xlstm
     if modeling_xlstm.external_xlstm:
-        pytest.skip("the xlstm package is installed, so transformers calls it instead of its own code")
+        pytest.skip(
+            "the xlstm package is installed, so transformers calls it instead of its own code"
+        )
     return modeling_xlstm
 
 
@@ -140,12 +151,25 @@ def test_against_xlstm_prefill_and_token_by_token(xlstm, bias, qk, v):
         eps=1e-4,  # large enough to see that it stands in the same place
     )
     theirs = xlstm.xLSTMLayer(config).double().eval()
-    theirs.mlstm_backend._inference_fn.keywords["mlstm_step_kernel"].keywords["dtype_state"] = torch.float64
-    theirs.mlstm_backend._inference_fn.keywords["mlstm_sequence_kernel"].keywords["dtype_state"] = torch.float64
+    theirs.mlstm_backend._inference_fn.keywords["mlstm_step_kernel"].keywords["dtype_state"] = (
+        torch.float64
+    )
+    theirs.mlstm_backend._inference_fn.keywords["mlstm_sequence_kernel"].keywords["dtype_state"] = (
+        torch.float64
+    )
     for p in theirs.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    ours = MLSTM(D, H, d_key=int(D * qk) // H, d_value=int(D * v) // H, bias=bias, eps=1e-4).double()
-    names = {"q": "q", "k": "k", "v": "v", "g": "ogate_preact", "i": "igate_preact", "f": "fgate_preact"}
+    ours = MLSTM(
+        D, H, d_key=int(D * qk) // H, d_value=int(D * v) // H, bias=bias, eps=1e-4
+    ).double()
+    names = {
+        "q": "q",
+        "k": "k",
+        "v": "v",
+        "g": "ogate_preact",
+        "i": "igate_preact",
+        "f": "fgate_preact",
+    }
     for name, their_name in (names | {"out": "out_proj"}).items():
         getattr(ours, name).load_state_dict(getattr(theirs, their_name).state_dict())
     ours.norm.data = theirs.multihead_norm.weight.data.unflatten(0, (H, -1))

@@ -8,7 +8,9 @@ D, H, T = 32, 4, 19
 
 
 def test_it_is_the_papers_complex_sum():
-    """o_n = Σ_m γ^(n-m) Re⟨q_n e^{inθ}, k_m e^{imθ}⟩ v_m, with pairs of channels as complex numbers."""
+    """o_n = Σ_m γ^(n-m) Re⟨q_n e^{inθ}, k_m e^{imθ}⟩ v_m, with pairs of channels as complex
+    numbers.
+    """
     mixer, x = RetNet(D, H).double(), torch.randn(2, T, D, dtype=torch.float64)
     K = D // H
     q, k = (torch.view_as_complex(W(x).unflatten(-1, (H, K // 2, 2))) for W in (mixer.q, mixer.k))
@@ -28,7 +30,9 @@ def test_it_is_the_papers_complex_sum():
 
 
 def test_the_papers_rescalings_of_the_parallel_form_vanish_in_the_norm():
-    """D divided by its row sums' root and R by its absolute row sum change no output: a per-head norm follows."""
+    """D divided by its row sums' root and R by its absolute row sum change no output: a per-head
+    norm follows.
+    """
     mixer, x = RetNet(D, H).double(), torch.randn(1, T, D, dtype=torch.float64)
     inputs = mixer.project(x)
     span = torch.arange(T)[:, None] - torch.arange(T)
@@ -42,15 +46,21 @@ def test_the_papers_rescalings_of_the_parallel_form_vanish_in_the_norm():
 
 
 def test_an_old_token_counts_less_by_gamma_per_step():
-    """With q and k at rest (θ turns nothing at channel width 2 and position 0), the weights are γ^(t-s)."""
+    """With q and k at rest (θ turns nothing at channel width 2 and position 0), the weights are
+    γ^(t-s).
+    """
     mixer = RetNet(D, H)
     half_lives = torch.log(torch.tensor(0.5)) / mixer.log_gamma
     assert half_lives[0] == pytest.approx(21.83, abs=0.01)  # 1 - 2^-5
-    assert (half_lives[1:] / half_lives[:-1]).round().eq(2).all()  # each head remembers twice as long as the one before
+    assert (
+        (half_lives[1:] / half_lives[:-1]).round().eq(2).all()
+    )  # each head remembers twice as long as the one before
 
 
 def test_a_model_in_bf16_keeps_its_decays():
-    """γ of the slowest head in bfloat16 would be rounded by far more than 1 - γ of two neighbouring heads differ."""
+    """γ of the slowest head in bfloat16 would be rounded by far more than 1 - γ of two neighbouring
+    heads differ.
+    """
     mixer = RetNet(64, 8).bfloat16()
     log_a = mixer.project(torch.randn(1, 3, 64, dtype=torch.bfloat16))["log_a"][0, 0, :, 0]
     exact = torch.tensor([1 - 2.0 ** (-5 - h) for h in range(8)], dtype=torch.float64).log()
@@ -65,7 +75,9 @@ def test_positions_go_on_where_the_state_stopped():
 
 
 def test_an_odd_head_width_gets_one_clear_sentence():
-    with pytest.raises(ValueError, match="d_model is 12, n_heads is 4: each head needs an even width"):
+    with pytest.raises(
+        ValueError, match="d_model is 12, n_heads is 4: each head needs an even width"
+    ):
         RetNet(12, 4)
 
 

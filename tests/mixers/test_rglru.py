@@ -22,9 +22,16 @@ def gemma():
 
 def copy_into(ours, theirs):
     """The weights of a RecurrentGemma block, name by name."""
-    for name, part in {"x": theirs.linear_x, "y": theirs.linear_y, "out": theirs.linear_out}.items():
+    for name, part in {
+        "x": theirs.linear_x,
+        "y": theirs.linear_y,
+        "out": theirs.linear_out,
+    }.items():
         getattr(ours, name).load_state_dict(part.state_dict())
-    ours.conv.weight.data, ours.conv.bias.data = theirs.conv_1d.weight.data[:, 0], theirs.conv_1d.bias.data
+    ours.conv.weight.data, ours.conv.bias.data = (
+        theirs.conv_1d.weight.data[:, 0],
+        theirs.conv_1d.bias.data,
+    )
     ours.Lambda.data = theirs.rg_lru.recurrent_param.data
     for letter, name in {"r": "recurrent_gate", "i": "input_gate"}.items():
         for part in ("weight", "bias"):
@@ -34,7 +41,9 @@ def copy_into(ours, theirs):
 @pytest.mark.oracle
 @pytest.mark.parametrize("width", [12, 18])
 def test_a_block_of_recurrent_gemma_loads(gemma, width):
-    """Whole, and prefill then token by token; random weights, of a size at which their 1 - a² keeps its digits."""
+    """Whole, and prefill then token by token; random weights, of a size at which their 1 - a² keeps
+    its digits.
+    """
     config = gemma.RecurrentGemmaConfig(
         hidden_size=D, lru_width=width, num_attention_heads=H, conv1d_width=3, num_hidden_layers=1
     )
@@ -45,7 +54,9 @@ def test_a_block_of_recurrent_gemma_loads(gemma, width):
     copy_into(ours, theirs)
     x, positions = torch.randn(2, 21, D, dtype=torch.float64), torch.arange(21).expand(2, -1)
     theirs.rg_lru._rnn_scan = partial(theirs.rg_lru._rnn_scan, acc_dtype=torch.float64)
-    torch.testing.assert_close(ours(x)[0], theirs(x, positions, None, use_cache=False)[0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        ours(x)[0], theirs(x, positions, None, use_cache=False)[0], rtol=0, atol=1e-9
+    )
     if width == D:  # their cache is made for lru_width = hidden_size
         state = None
         for part in torch.tensor_split(torch.arange(21), [13, *range(14, 21)]):
@@ -56,8 +67,13 @@ def test_a_block_of_recurrent_gemma_loads(gemma, width):
 
 
 def test_it_is_the_papers_recurrence():
-    """Equations 1 to 4 written out channel by channel, with full matrices in place of the blocks."""
-    mixer, x = RGLRU(D, H, lru_width=W, d_conv=2).double(), torch.randn(1, 9, D, dtype=torch.float64)
+    """Equations 1 to 4 written out channel by channel, with full matrices in place of the
+    blocks.
+    """
+    mixer, x = (
+        RGLRU(D, H, lru_width=W, d_conv=2).double(),
+        torch.randn(1, 9, D, dtype=torch.float64),
+    )
     u = mixer.x(x)[0]
     u = torch.cat([torch.zeros(1, W, dtype=torch.float64), u]).unfold(0, 2, 1)  # (T, W, 2)
     u = (u * mixer.conv.weight).sum(-1) + mixer.conv.bias
@@ -74,7 +90,9 @@ def test_it_is_the_papers_recurrence():
 
 
 def test_the_state_keeps_the_size_of_its_input():
-    """White noise of variance 1 through h = a h + √(1 - a²) x has variance 1 at every t and for every a."""
+    """White noise of variance 1 through h = a h + √(1 - a²) x has variance 1 at every t and for
+    every a.
+    """
     mixer = RGLRU(D, 1)
     mixer.r_weight.data.zero_(), mixer.i_weight.data.zero_(), mixer.i_bias.data.fill_(30)
     mixer.Lambda.data = torch.linspace(-8, 3, D)
@@ -88,7 +106,9 @@ def test_a_gate_at_one_sends_a_bounded_gradient():
     y = bounded_sqrt(x)
     torch.testing.assert_close(y.detach(), x.detach().sqrt(), rtol=0, atol=0)
     y.sum().backward()
-    torch.testing.assert_close(x.grad, torch.tensor([1000.0, 1000.0, 50.0, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        x.grad, torch.tensor([1000.0, 1000.0, 50.0, 1.0], dtype=torch.float64)
+    )
     mixer = RGLRU(D, H)
     mixer.Lambda.data.fill_(-60)  # a = 1 in float32
     mixer(torch.randn(1, 9, D))[0].sum().backward()

@@ -11,14 +11,18 @@ FORMS = ["scan", "recurrent"]
 
 
 def softmax_over_the_past(mixer, x):
-    """y_t: softmax_s((t-1-s) w + k_s for s < t, u + k_t for s = t) of v, with every weight written out."""
+    """y_t: softmax_s((t-1-s) w + k_s for s < t, u + k_t for s = t) of v, with every weight written
+    out.
+    """
     before = F.pad(x, (0, 0, 1, -1))
     mixed = [x * mu + before * (1 - mu) for mu in mixer.mu]
     r, k, v = (W(m) for W, m in zip((mixer.r, mixer.k, mixer.v), mixed, strict=True))
     t, w = torch.arange(x.shape[1])[:, None], -mixer.decay.exp()
     logits = (t - 1 - t.T)[..., None] * w + k[:, None]  # (B, t, s, E)
     own = torch.eye(x.shape[1], dtype=torch.bool)[..., None]
-    logits = torch.where(own, mixer.bonus + k[:, None], logits.masked_fill((t < t.T)[..., None], -torch.inf))
+    logits = torch.where(
+        own, mixer.bonus + k[:, None], logits.masked_fill((t < t.T)[..., None], -torch.inf)
+    )
     return mixer.out(torch.sigmoid(r) * (logits.softmax(2) * v[:, None]).sum(2))
 
 
@@ -44,8 +48,12 @@ def test_the_peak_is_only_a_unit():
     """The same sums in another unit, num e^c, den e^c and peak - c, give the same outputs."""
     mixer, x = RWKV4(D).double(), torch.randn(2, T, D, dtype=torch.float64)
     _, state = mixer(x[:, :9])
-    moved = state._replace(num=state.num * 20, den=state.den * 20, peak=state.peak - torch.tensor(20.0).double().log())
-    torch.testing.assert_close(mixer(x[:, 9:], moved)[0], mixer(x[:, 9:], state)[0], rtol=0, atol=1e-12)
+    moved = state._replace(
+        num=state.num * 20, den=state.den * 20, peak=state.peak - torch.tensor(20.0).double().log()
+    )
+    torch.testing.assert_close(
+        mixer(x[:, 9:], moved)[0], mixer(x[:, 9:], state)[0], rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -60,7 +68,9 @@ def test_decays_and_bonus_start_as_in_the_paper():
     mixer = RWKV4(D, layer=2, n_layers=3)
     assert mixer.decay[0] == -5 and mixer.decay[-1] == 3
     assert mixer.decay[16].item() == pytest.approx(-5 + 8 * (16 / 31) ** 2, abs=1e-6)
-    torch.testing.assert_close(mixer.bonus.detach()[:3].exp(), 0.3 * torch.tensor([0.0, 0.5, -0.5]).exp())
+    torch.testing.assert_close(
+        mixer.bonus.detach()[:3].exp(), 0.3 * torch.tensor([0.0, 0.5, -0.5]).exp()
+    )
 
 
 def test_an_unknown_form_gets_one_clear_sentence():
@@ -69,7 +79,10 @@ def test_an_unknown_form_gets_one_clear_sentence():
 
 
 def test_a_layer_beyond_the_last_gets_one_clear_sentence():
-    with pytest.raises(ValueError, match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too"):
+    with pytest.raises(
+        ValueError,
+        match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too",
+    ):
         RWKV4(32, layer=3)
 
 
@@ -85,9 +98,16 @@ def transformers_rwkv():
 @pytest.mark.oracle
 @pytest.mark.parametrize("width", [D, 20])
 def test_it_is_transformers_attention_in_prefill_and_token_by_token(transformers_rwkv, width):
-    """Batch of one: with a state and one token, theirs mixes the rows of a larger batch with each other."""
-    config = transformers_rwkv.RwkvConfig(hidden_size=D, attention_hidden_size=width, num_hidden_layers=1)
-    theirs, ours = transformers_rwkv.RwkvSelfAttention(config, 0).double(), RWKV4(D, d_inner=width).double()
+    """Batch of one: with a state and one token, theirs mixes the rows of a larger batch with each
+    other.
+    """
+    config = transformers_rwkv.RwkvConfig(
+        hidden_size=D, attention_hidden_size=width, num_hidden_layers=1
+    )
+    theirs, ours = (
+        transformers_rwkv.RwkvSelfAttention(config, 0).double(),
+        RWKV4(D, d_inner=width).double(),
+    )
     for p in theirs.parameters():
         p.data.uniform_(-0.5, 0.5)
     ours.decay.data, ours.bonus.data = theirs.time_decay.data, theirs.time_first.data

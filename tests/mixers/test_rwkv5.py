@@ -8,7 +8,9 @@ D, H, T = 32, 4, 23
 
 
 def test_it_reads_before_it_writes():
-    """y_t = Σ_{s<t} (q_t · a^(t-1-s) k_s) v_s + (q_t · u k_t) v_t, the sum over pairs written out."""
+    """y_t = Σ_{s<t} (q_t · a^(t-1-s) k_s) v_s + (q_t · u k_t) v_t, the sum over pairs written
+    out.
+    """
     mixer, x = RWKV5(D, H, layer=1, n_layers=3).double(), torch.randn(2, T, D, dtype=torch.float64)
     before = F.pad(x, (0, 0, 1, -1))
     mixed = [x * mu + before * (1 - mu) for mu in mixer.mu]
@@ -35,12 +37,17 @@ def test_the_starting_values_follow_the_depth():
 
 
 def test_wrong_widths_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="d_model is 32, n_heads is 3: the first must be a multiple of the second"):
+    with pytest.raises(
+        ValueError, match="d_model is 32, n_heads is 3: the first must be a multiple of the second"
+    ):
         RWKV5(D, 3)
 
 
 def test_a_layer_beyond_the_last_gets_one_clear_sentence():
-    with pytest.raises(ValueError, match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too"):
+    with pytest.raises(
+        ValueError,
+        match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too",
+    ):
         RWKV5(32, layer=3)
 
 

@@ -21,20 +21,32 @@ def lively(**options):
 
 
 def test_it_is_a_shifted_gated_sum():
-    """S_t = S_{t-1} diag(a_t) + v_t k_tᵀ and a read of S_{t-1} + v (u k)ᵀ, mixed and decayed as the paper says."""
+    """S_t = S_{t-1} diag(a_t) + v_t k_tᵀ and a read of S_{t-1} + v (u k)ᵀ, mixed and decayed as the
+    paper says.
+    """
     mixer, x = lively(layer=1, n_layers=3).double(), torch.randn(1, T, D, dtype=torch.float64)
-    S, last, outs = torch.zeros(H, 8, 8, dtype=torch.float64), torch.zeros(D, dtype=torch.float64), []
+    S, last, outs = (
+        torch.zeros(H, 8, 8, dtype=torch.float64),
+        torch.zeros(D, dtype=torch.float64),
+        [],
+    )
     for x_t in x[0]:
         dx = last - x_t
         low = torch.tanh((x_t + dx * mixer.mu_x) @ mixer.mix_down).view(5, 1, 5) @ mixer.mix_up
         x_w, x_k, x_v, x_q, x_g = x_t + dx * (mixer.mu + low[:, 0])
         q, k, v = (W(u).view(H, 8) for W, u in ((mixer.q, x_q), (mixer.k, x_k), (mixer.v, x_v)))
-        a = torch.exp(-torch.exp(mixer.decay + torch.tanh(x_w @ mixer.decay_down) @ mixer.decay_up)).view(H, 8)
+        a = torch.exp(
+            -torch.exp(mixer.decay + torch.tanh(x_w @ mixer.decay_down) @ mixer.decay_up)
+        ).view(H, 8)
         y = torch.einsum("hvk, hk -> hv", S + v[:, :, None] * (mixer.bonus * k)[:, None], q)
         S, last = S * a[:, None] + v[:, :, None] * k[:, None], x_t
-        y = (y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True, unbiased=False) + 64e-5).sqrt()
+        y = (y - y.mean(-1, keepdim=True)) / (
+            y.var(-1, keepdim=True, unbiased=False) + 64e-5
+        ).sqrt()
         gate = mixer.gate(x_g)
-        outs.append(mixer.out((y.flatten() * mixer.norm.weight + mixer.norm.bias) * gate * gate.sigmoid()))
+        outs.append(
+            mixer.out((y.flatten() * mixer.norm.weight + mixer.norm.bias) * gate * gate.sigmoid())
+        )
     y, state = mixer(x)
     torch.testing.assert_close(y[0], torch.stack(outs), rtol=0, atol=1e-9)
     torch.testing.assert_close(state.S[0], S, rtol=0, atol=1e-9)
@@ -42,8 +54,15 @@ def test_it_is_a_shifted_gated_sum():
 
 def test_with_its_low_rank_maps_at_zero_it_is_rwkv5():
     """At the start no decay and no mix depends on the input; μ is 1 - μ of RWKV-5."""
-    ours, theirs = RWKV6(D, H, layer=1, n_layers=3).double(), RWKV5(D, H, layer=1, n_layers=3).double()
-    shared = {name: p for name, p in ours.state_dict().items() if "_" not in name and name not in ("mu", "decay")}
+    ours, theirs = (
+        RWKV6(D, H, layer=1, n_layers=3).double(),
+        RWKV5(D, H, layer=1, n_layers=3).double(),
+    )
+    shared = {
+        name: p
+        for name, p in ours.state_dict().items()
+        if "_" not in name and name not in ("mu", "decay")
+    }
     theirs.load_state_dict(shared, strict=False)
     theirs.mu.data = 1 - ours.mu.data[[3, 1, 2, 4]]
     theirs.decay.data = ours.decay.data.unflatten(0, (H, -1))
@@ -52,7 +71,9 @@ def test_with_its_low_rank_maps_at_zero_it_is_rwkv5():
 
 
 def test_a_bonus_of_one_over_no_decay_is_a_read_after_the_write():
-    """a = 1 and u = 1: whether the token itself is read from the table or beside it is the same. GLA's order."""
+    """a = 1 and u = 1: whether the token itself is read from the table or beside it is the same.
+    GLA's order.
+    """
     q, k, v = torch.randn(3, 2, T, H, 8, dtype=torch.float64)
     ones = torch.ones(H, 8, dtype=torch.float64)
     ours = read_before_write(recurrent, q, k, v, torch.zeros_like(q), ones)
@@ -61,7 +82,10 @@ def test_a_bonus_of_one_over_no_decay_is_a_read_after_the_write():
 
 
 def test_a_layer_beyond_the_last_gets_one_clear_sentence():
-    with pytest.raises(ValueError, match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too"):
+    with pytest.raises(
+        ValueError,
+        match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too",
+    ):
         RWKV6(32, layer=3)
 
 
@@ -69,7 +93,9 @@ def test_a_layer_beyond_the_last_gets_one_clear_sentence():
 def test_the_recurrence_and_its_gradients_against_fla():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that this machine has no GPU
-        naive = pytest.importorskip("fla.ops.rwkv6.recurrent_naive", reason="needs fla-core: pip install -e '.[test]'")
+        naive = pytest.importorskip(
+            "fla.ops.rwkv6.recurrent_naive", reason="needs fla-core: pip install -e '.[test]'"
+        )
     q, k, v, w = torch.randn(4, 2, 31, H, 8)
     log_a, u, S = -w.exp(), torch.randn(H, 8), torch.randn(2, H, 8, 8)
     leaves = [x.requires_grad_() for x in (q, k, v, log_a.detach())]
@@ -81,7 +107,9 @@ def test_the_recurrence_and_its_gradients_against_fla():
     dy = torch.randn_like(y)
     ours = torch.autograd.grad(y, leaves, dy)
     theirs = naive.naive_recurrent_rwkv6_bwd(*first, u, expected, dy.transpose(1, 2), S.mT)
-    for a, b in zip(ours[:3], theirs[:3], strict=True):  # their gradient of w is for a start from an empty table
+    for a, b in zip(
+        ours[:3], theirs[:3], strict=True
+    ):  # their gradient of w is for a start from an empty table
         torch.testing.assert_close(a, b.transpose(1, 2), rtol=1e-4, atol=1e-3)
 
 

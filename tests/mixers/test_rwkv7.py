@@ -21,7 +21,9 @@ def lively(**options):
 
 
 def test_the_gate_is_diagonal_less_a_product_of_two_keys():
-    """S_t = S_{t-1} (diag(w) - κ (a κ)ᵀ) + v kᵀ, with the matrix written out; w never under e^(-0.61)."""
+    """S_t = S_{t-1} (diag(w) - κ (a κ)ᵀ) + v kᵀ, with the matrix written out; w never under
+    e^(-0.61).
+    """
     mixer, x = lively().double(), 3 * torch.randn(1, T, D, dtype=torch.float64)
     inputs = {name: u[0] for name, u in mixer.project(x).items()}
     w, kappa = inputs["log_a"].exp(), -inputs["e"]
@@ -41,12 +43,18 @@ def test_the_first_layers_values_reach_every_later_layer():
     tokens = torch.randint(17, (2, T))
     logits, _ = model(tokens)
     half, states = model(tokens[:, :9])
-    torch.testing.assert_close(torch.cat([half, model(tokens[:, 9:], states)[0]], 1), logits, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        torch.cat([half, model(tokens[:, 9:], states)[0]], 1), logits, rtol=0, atol=1e-9
+    )
     first = model.blocks[0].mixer
     logits.sum().backward()
     assert model.blocks[2].mixer.v_share.bias.grad.abs().sum() > 0
     assert first.v_share is None  # nothing to mix in, so no weights for it
-    later, x, v_first = model.blocks[1].mixer, torch.randn(2, T, D).double(), torch.randn(2, T, D).double()
+    later, x, v_first = (
+        model.blocks[1].mixer,
+        torch.randn(2, T, D).double(),
+        torch.randn(2, T, D).double(),
+    )
     v = later.project(x)["v"]
     mixed = later.project(x, shared={"v_first": v_first})["v"]
     share = later.v_share.bias.sigmoid()  # its low-rank part starts at 0
@@ -55,7 +63,9 @@ def test_the_first_layers_values_reach_every_later_layer():
 
 def test_the_starting_values_are_the_authors():
     mixer = RWKV7(64, 2, layer=1, n_layers=3)
-    assert mixer.d.bias[0].item() == pytest.approx(-6 + 0.5 - 2.5) and mixer.d.bias[-1].item() == pytest.approx(3.0)
+    assert mixer.d.bias[0].item() == pytest.approx(-6 + 0.5 - 2.5) and mixer.d.bias[
+        -1
+    ].item() == pytest.approx(3.0)
     assert mixer.a.bias[0].item() == pytest.approx(-0.19 - 0.3 - 0.2)
     assert mixer.v_share.bias[0].item() == pytest.approx(0.73 + 0.2)
     assert mixer.k_k[-1].item() == pytest.approx(0.71 - 0.05) and mixer.k_a.eq(1.02).all()
@@ -65,12 +75,17 @@ def test_the_starting_values_are_the_authors():
 
 
 def test_a_layer_beyond_the_last_gets_one_clear_sentence():
-    with pytest.raises(ValueError, match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too"):
+    with pytest.raises(
+        ValueError,
+        match="layer is 3, n_layers is 1: layers are numbered from 0, so pass n_layers too",
+    ):
         RWKV7(32, layer=3)
 
 
 def test_wrong_widths_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="d_model is 32, n_heads is 3: the first must be a multiple of the second"):
+    with pytest.raises(
+        ValueError, match="d_model is 32, n_heads is 3: the first must be a multiple of the second"
+    ):
         RWKV7(D, 3)
     with pytest.raises(ValueError, match="form is 'parallel': choose one of recurrent, chunkwise"):
         RWKV7(D, H, form="parallel")

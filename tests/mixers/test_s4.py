@@ -19,10 +19,14 @@ def make(trained=False, **options):
 
 
 def dense(mixer):
-    """A = Λ - P P*, B and C of each channel with both conjugates, and dt, straight from the parameters."""
+    """A = Λ - P P*, B and C of each channel with both conjugates, and dt, straight from the
+    parameters.
+    """
     half = -mixer.A_log.exp() + 1j * mixer.A_imag
     pairs = (mixer.P[..., 0] + 1j * mixer.P[..., 1], mixer.B[..., 0] + 1j * mixer.B[..., 1])
-    rates, P, B, C = (torch.cat([u, u.conj()], -1) for u in (half, *pairs, mixer.C[..., 0] + 1j * mixer.C[..., 1]))
+    rates, P, B, C = (
+        torch.cat([u, u.conj()], -1) for u in (half, *pairs, mixer.C[..., 0] + 1j * mixer.C[..., 1])
+    )
     return torch.diag_embed(rates) - P[:, :, None] * P[:, None].conj(), B, C, mixer.log_dt.exp()
 
 
@@ -45,7 +49,9 @@ def test_it_is_the_bilinear_rule_on_full_matrices(form, trained):
 
 
 def test_it_begins_as_hippo_legs():
-    """What a system answers does not depend on its basis: b* (z - A)⁻¹ b is that of the real HiPPO matrix, at any z."""
+    """What a system answers does not depend on its basis: b* (z - A)⁻¹ b is that of the real HiPPO
+    matrix, at any z.
+    """
     A, B, _, _ = dense(make())
     n = torch.arange(N, dtype=torch.float64)
     b = (2 * n + 1).sqrt()
@@ -53,7 +59,9 @@ def test_it_begins_as_hippo_legs():
     for z in (0.5, 2.0, 30.0):
         ours = B[0].conj() @ torch.linalg.solve(z * torch.eye(N) - A[0], B[0])
         theirs = b @ torch.linalg.solve(z * torch.eye(N) - hippo, b)
-        torch.testing.assert_close(ours.real, theirs, rtol=1e-4, atol=0)  # parameters begin in float32
+        torch.testing.assert_close(
+            ours.real, theirs, rtol=1e-4, atol=0
+        )  # parameters begin in float32
         assert ours.imag.abs() < 1e-4
 
 

@@ -12,8 +12,13 @@ D, N, T = 3, 8, 21
 @pytest.mark.parametrize("form", ["convolution", "scan"])
 @pytest.mark.parametrize("init", ["lin", "inv", "legs", "real"])
 def test_it_is_the_zero_order_hold_on_full_matrices(init, form):
-    """h' = A h + x for one step, by the exponential of [[A, 1], [0, 0]] dt; each pair of modes as a real rotation."""
-    mixer, x = S4D(D, d_state=N, init=init, dt_max=0.5, form=form).double(), torch.randn(2, T, D, dtype=torch.float64)
+    """h' = A h + x for one step, by the exponential of [[A, 1], [0, 0]] dt; each pair of modes as a
+    real rotation.
+    """
+    mixer, x = (
+        S4D(D, d_state=N, init=init, dt_max=0.5, form=form).double(),
+        torch.randn(2, T, D, dtype=torch.float64),
+    )
     for p in mixer.parameters():
         p.data += 0.2 * torch.randn_like(p)
     y = torch.zeros_like(x)
@@ -23,7 +28,9 @@ def test_it_is_the_zero_order_hold_on_full_matrices(init, form):
             A, b, c = torch.diag(re), torch.ones(N), mixer.C[d]
         else:
             pairs = zip(re.tolist(), mixer.A_imag[d].tolist(), strict=True)
-            A = torch.block_diag(*(torch.tensor([[r, -w], [w, r]], dtype=torch.float64) for r, w in pairs))
+            A = torch.block_diag(
+                *(torch.tensor([[r, -w], [w, r]], dtype=torch.float64) for r, w in pairs)
+            )
             b = torch.tensor([1.0, 0.0]).repeat(N // 2)
             c = 2 * (mixer.C[d] * torch.tensor([1.0, -1.0])).flatten()  # 2 Re(C h)
         joined = torch.zeros(N + 1, N + 1, dtype=torch.float64)
@@ -41,7 +48,10 @@ def test_it_begins_with_equally_spaced_frequencies_that_all_fade_alike():
     mixer = S4D(D, d_state=N)
     torch.testing.assert_close(mixer.A_imag[0], math.pi * torch.arange(N // 2))
     torch.testing.assert_close(-mixer.A_log.exp(), torch.full((D, N // 2), -0.5))
-    assert mixer.A_log.dtype == torch.float32 and 1e-3 <= mixer.log_dt.exp().min() <= mixer.log_dt.exp().max() <= 0.1
+    assert (
+        mixer.A_log.dtype == torch.float32
+        and 1e-3 <= mixer.log_dt.exp().min() <= mixer.log_dt.exp().max() <= 0.1
+    )
 
 
 def test_the_state_is_every_past_input_faded():
@@ -55,7 +65,9 @@ def test_the_state_is_every_past_input_faded():
 def test_wrong_arguments_get_one_clear_sentence():
     with pytest.raises(ValueError, match="init is 'hippo': choose one of lin, inv, legs, real"):
         S4D(D, init="hippo")
-    with pytest.raises(ValueError, match="d_state is 7: conjugate pairs need an even number of modes"):
+    with pytest.raises(
+        ValueError, match="d_state is 7: conjugate pairs need an even number of modes"
+    ):
         S4D(D, d_state=7)
     with pytest.raises(ValueError, match="form is 'fft'"):
         S4D(D, form="fft")

@@ -17,7 +17,9 @@ def make(**options):
 
 @pytest.mark.parametrize("form", ["scan", "blelloch"])
 def test_it_is_the_zero_order_hold_on_full_real_matrices(form):
-    """h' = A h + B x for one step, by the exponential of [[A, B], [0, 0]]; each pair of modes as a real rotation."""
+    """h' = A h + B x for one step, by the exponential of [[A, B], [0, 0]]; each pair of modes as a
+    real rotation.
+    """
     mixer, x = make(form=form), torch.randn(2, T, D, dtype=torch.float64)
     re, dt = -mixer.A_log.exp(), mixer.log_dt.exp()
     pairs = zip((dt * re).tolist(), (dt * mixer.A_imag).tolist(), strict=True)
@@ -39,11 +41,17 @@ def test_it_is_the_zero_order_hold_on_full_real_matrices(form):
 
 @pytest.mark.parametrize("n_blocks", [1, 2])
 def test_it_begins_as_blocks_of_normal_hippo(n_blocks):
-    """Eigenvalues of HiPPO-LegS plus its rank one; and B in that basis: the full pairs give back a real matrix."""
+    """Eigenvalues of HiPPO-LegS plus its rank one; and B in that basis: the full pairs give back a
+    real matrix.
+    """
     mixer, size = S5(D, d_state=P, n_blocks=n_blocks), P // n_blocks
     n = torch.arange(size, dtype=torch.float64)
     root = (2 * n + 1).sqrt()
-    normal = -torch.outer(root, root).tril(-1) - torch.diag(n + 1) + torch.outer((n + 0.5).sqrt(), (n + 0.5).sqrt())
+    normal = (
+        -torch.outer(root, root).tril(-1)
+        - torch.diag(n + 1)
+        + torch.outer((n + 0.5).sqrt(), (n + 0.5).sqrt())
+    )
     eigenvalues = torch.linalg.eigvals(normal)
     positive = eigenvalues.imag[eigenvalues.imag > 0].sort().values
     torch.testing.assert_close(mixer.A_imag.double(), positive.repeat(n_blocks), rtol=1e-6, atol=0)
@@ -60,7 +68,10 @@ def test_s5_and_lru_are_one_scan():
     lru.gamma_log.data.zero_()
     lru.B.data = torch.view_as_real(b[:, None] * torch.view_as_complex(s5.B))
     lru.C.data, lru.skip.data = 2 * s5.C.data, s5.skip.data
-    lru.out.weight.data, lru.out.bias.data = torch.cat([torch.eye(D), torch.zeros(D, D)]).double(), torch.zeros(2 * D)
+    lru.out.weight.data, lru.out.bias.data = (
+        torch.cat([torch.eye(D), torch.zeros(D, D)]).double(),
+        torch.zeros(2 * D),
+    )
     s5.out.weight.data.zero_(), s5.out.bias.data.zero_()  # both outputs are now GELU(y) / 2
     lru.double()
     for ours, theirs in zip(s5(x), lru(x), strict=True):
@@ -68,7 +79,9 @@ def test_s5_and_lru_are_one_scan():
 
 
 def test_wrong_arguments_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="d_state is 6, n_blocks is 2: each block needs an even number of modes"):
+    with pytest.raises(
+        ValueError, match="d_state is 6, n_blocks is 2: each block needs an even number of modes"
+    ):
         S5(D, d_state=6, n_blocks=2)
     with pytest.raises(ValueError, match="form is 'convolution': choose one of scan, sequential"):
         S5(D, form="convolution")

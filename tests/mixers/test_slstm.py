@@ -24,7 +24,10 @@ def gate_inputs(mixer, x):
     conv = conv * torch.sigmoid(conv)
     heads = [u.unflatten(-1, (H, K)) for u in (conv, conv, x, x)]
     return torch.stack(
-        [torch.einsum("bthj, hij -> bthi", u, W) + b for u, W, b in zip(heads, mixer.W, mixer.b, strict=True)]
+        [
+            torch.einsum("bthj, hij -> bthi", u, W) + b
+            for u, W, b in zip(heads, mixer.W, mixer.b, strict=True)
+        ]
     )
 
 
@@ -34,7 +37,9 @@ def papers_h(mixer, x):
     h = c = n = torch.zeros(len(x), H, K, dtype=x.dtype)
     hs = []
     for t in range(x.shape[1]):
-        i, f, z, o = (raw[g, :, t] + torch.einsum("bhj, hij -> bhi", h, mixer.R[g]) for g in range(4))
+        i, f, z, o = (
+            raw[g, :, t] + torch.einsum("bhj, hij -> bhi", h, mixer.R[g]) for g in range(4)
+        )
         i, f = torch.exp(i), 1 / (1 + torch.exp(-f))
         c, n = f * c + i * torch.tanh(z), f * n + i
         h = c / n / (1 + torch.exp(-o))
@@ -52,17 +57,23 @@ def test_it_is_the_papers_equation_without_the_stabiliser_and_so_are_its_gradien
     ours, theirs = mixer(x)[0], normed(papers_h(mixer, x), mixer.norm)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     weight = torch.randn_like(ours)
-    grads = (torch.autograd.grad((y * weight).sum(), list(mixer.parameters())) for y in (ours, theirs))
+    grads = (
+        torch.autograd.grad((y * weight).sum(), list(mixer.parameters())) for y in (ours, theirs)
+    )
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
 def test_the_stabiliser_only_changes_the_scale_of_the_state():
-    """c and n times exp(m) are the paper's own; started from a state at another scale, the outputs are the same."""
+    """c and n times exp(m) are the paper's own; started from a state at another scale, the outputs
+    are the same.
+    """
     mixer, x = mixer_and_x()
     _, state = mixer(x[:, :9])
     shifted = state._replace(c=state.c * 8, n=state.n * 8, m=state.m - math.log(8))
-    torch.testing.assert_close(mixer(x[:, 9:], state)[0], mixer(x[:, 9:], shifted)[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        mixer(x[:, 9:], state)[0], mixer(x[:, 9:], shifted)[0], rtol=0, atol=1e-12
+    )
 
 
 def test_an_input_gate_that_would_overflow_does_not():
@@ -87,7 +98,9 @@ def test_wrong_options_get_one_clear_sentence():
 
 @pytest.mark.oracle
 def test_the_cell_against_xlstm():
-    vanilla = pytest.importorskip("xlstm.blocks.slstm.src.vanilla", reason="needs xlstm: pip install --no-deps xlstm")
+    vanilla = pytest.importorskip(
+        "xlstm.blocks.slstm.src.vanilla", reason="needs xlstm: pip install --no-deps xlstm"
+    )
     pointwise = vanilla.slstm_pointwise_function_registry["slstm"]
     mixer, x = mixer_and_x()
     R = mixer.R.permute(1, 0, 2, 3).flatten(1, 2)  # (H, 4 K, K), its gates stacked

@@ -26,7 +26,9 @@ def turned(x, n):
 @pytest.mark.parametrize("form", ["parallel", "tiled"])
 @pytest.mark.parametrize("sinks, window", [(3, 7), (0, 4), (5, 1), (9, 2), (2, 40)])
 def test_against_a_cache_kept_token_by_token(form, sinks, window):
-    """The paper's loop: append, evict what is neither first nor recent, turn every key by its place in the cache."""
+    """The paper's loop: append, evict what is neither first nor recent, turn every key by its place
+    in the cache.
+    """
     mixer, x = make(n_sinks=sinks, window=window, form=form), draw()
     q, k, v = (W(x).unflatten(-1, (H, K)) for W in (mixer.q, mixer.k, mixer.v))
     pairs = lambda u: torch.complex(*u.chunk(2, dim=-1))  # noqa: E731
@@ -36,9 +38,13 @@ def test_against_a_cache_kept_token_by_token(form, sinks, window):
         if len(cache) > sinks + window:
             del cache[sinks]
         read = turned(pairs(q[:, t]), len(cache) - 1)
-        scores = [(read * turned(key, place).conj()).real.sum(-1) for place, (key, _) in enumerate(cache)]
+        scores = [
+            (read * turned(key, place).conj()).real.sum(-1) for place, (key, _) in enumerate(cache)
+        ]
         weights = (torch.stack(scores, -1) * K**-0.5).softmax(-1)  # (B, H, n)
-        ys.append(torch.einsum("bhn, nbhv -> bhv", weights, torch.stack([value for _, value in cache])))
+        ys.append(
+            torch.einsum("bhn, nbhv -> bhv", weights, torch.stack([value for _, value in cache]))
+        )
     expected = mixer.out(torch.stack(ys, dim=1).flatten(2))
     torch.testing.assert_close(mixer(x)[0], expected, rtol=0, atol=1e-9)
 
@@ -93,11 +99,15 @@ def test_without_positions_it_is_the_sink_mask():
 
 
 def test_a_long_stream_stays_where_it_is():
-    """A million tokens on, the same cache gives the same outputs: no angle grows with the stream."""
+    """A million tokens on, the same cache gives the same outputs: no angle grows with the
+    stream.
+    """
     mixer, x = make(), draw()
     _, state = mixer(x)
     far = state._replace(position=1_000_000)
-    torch.testing.assert_close(mixer(x[:, :5], far)[0], mixer(x[:, :5], state)[0], rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        mixer(x[:, :5], far)[0], mixer(x[:, :5], state)[0], rtol=0, atol=1e-9
+    )
 
 
 def test_wrong_options_get_one_clear_sentence():

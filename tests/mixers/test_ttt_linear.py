@@ -18,7 +18,9 @@ def trained(**options):
 
 
 def inner_inputs(mixer, x):
-    """q, k, v (T, H, K) of one sequence, and the step sizes e (T), η (T, H), from the formulas of the paper."""
+    """q, k, v (T, H, K) of one sequence, and the step sizes e (T), η (T, H), from the formulas of
+    the paper.
+    """
     place = torch.arange(len(x)) % mixer.mini_batch
     q, k, v, _ = mixer.inputs(x[None], place, None)
     eta = mixer.base_lr / K / (1 + torch.exp(-(x @ mixer.eta.weight.T + mixer.eta.bias)))
@@ -34,7 +36,9 @@ def inner_model(params, x, mixer, h):
 
 
 def by_autograd(mixer, x):
-    """y of one sequence (T, D): every inner gradient from autograd, each token of a mini-batch at the same W_s."""
+    """y of one sequence (T, D): every inner gradient from autograd, each token of a mini-batch at
+    the same W_s.
+    """
     q, k, v, e, eta = inner_inputs(mixer, x)
     loss = lambda p, k, v, h: 0.5 * (inner_model(p, k, mixer, h) - (v - k)).square().sum()  # noqa: E731
     ys = torch.zeros_like(q)
@@ -48,12 +52,16 @@ def by_autograd(mixer, x):
             ys[t, h] = q[t, h] + inner_model(W_t, q[t, h], mixer, h)
             if (t + 1) % mixer.mini_batch == 0:
                 W_s, sums = W_t, {name: 0 for name in W_s}
-    return mixer.out(mixer.norm(ys.flatten(-2)) * torch.nn.functional.gelu(mixer.g(x), approximate="tanh"))
+    return mixer.out(
+        mixer.norm(ys.flatten(-2)) * torch.nn.functional.gelu(mixer.g(x), approximate="tanh")
+    )
 
 
 @pytest.mark.parametrize("form", ["dual", "primal"])
 def test_it_is_gradient_descent_on_the_inner_loss_and_so_are_its_outer_gradients(form):
-    """The outer gradient goes through every inner gradient: second derivatives of the inner loss, also by autograd."""
+    """The outer gradient goes through every inner gradient: second derivatives of the inner loss,
+    also by autograd.
+    """
     mixer, x = trained(form=form), torch.randn(2, T, D, dtype=torch.float64)
     ours, theirs = mixer(x)[0], torch.stack([by_autograd(mixer, row) for row in x])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
@@ -72,7 +80,9 @@ def test_q_and_k_are_two_convolutions_of_one_projection_turned_by_their_place_in
         u = sum(padded[j : j + T] * conv.weight[:, j] for j in range(4)) + conv.bias
         pairs = torch.view_as_complex(u.reshape(T, H, K // 2, 2))
         turn = torch.polar(torch.ones_like(theta), theta)[None] ** (torch.arange(T) % C)[:, None]
-        torch.testing.assert_close(torch.view_as_real(pairs * turn[:, None]).flatten(-2), ours, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            torch.view_as_real(pairs * turn[:, None]).flatten(-2), ours, rtol=0, atol=1e-12
+        )
     torch.testing.assert_close(v.flatten(-2), x[0] @ mixer.v.weight.T, rtol=0, atol=1e-12)
 
 
@@ -85,7 +95,9 @@ def test_one_gradient_step_without_layer_norm_at_batch_1_is_the_delta_rule():
     q1, k1 = (torch.cat([u[None], ones], dim=-1) for u in (q, k))
     z, S = recurrent(q1, k1, (v - k)[None], beta=e[0] * eta[None], state=mixer.first[0][None])
     y, state = mixer(x)
-    torch.testing.assert_close(y, mixer.out(mixer.norm((q[None] + z).flatten(-2))), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        y, mixer.out(mixer.norm((q[None] + z).flatten(-2))), rtol=0, atol=1e-10
+    )
     torch.testing.assert_close(state.weights[0], S, rtol=0, atol=1e-10)
 
 
@@ -111,7 +123,9 @@ def test_a_mini_batch_in_progress_waits_in_the_state():
 
 
 def test_wrong_options_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="d_model is 12, n_heads is 4: each head needs an even width"):
+    with pytest.raises(
+        ValueError, match="d_model is 12, n_heads is 4: each head needs an even width"
+    ):
         TTTLinear(12, 4)
     with pytest.raises(ValueError, match="form is 'scan': choose 'dual' or 'primal'"):
         TTTLinear(D, H, form="scan")
@@ -121,21 +135,42 @@ def test_wrong_options_get_one_clear_sentence():
 
 @pytest.mark.oracle
 def test_against_fla(fla):
-    """fla's steps depend on the row i alone, as ours do when every η is the same. Where the authors and we read
-    q + LN(z), it reads z + LN(z). It changes q in place: a clone."""
+    """fla's steps depend on the row i alone, as ours do when every η is the same. Where the authors
+    and we read q + LN(z), it reads z + LN(z). It changes q in place: a clone.
+    """
     mixer, x = TTTLinear(D, H, mini_batch=16).double(), torch.randn(2, 48, D, dtype=torch.float64)
     mixer.first[0].data += 0.3 * torch.randn_like(mixer.first[0])
     place = torch.arange(48) % 16
     q, k, v, _ = mixer.inputs(x, place, None)
     q, k, v = (u.transpose(1, 2) for u in (q, k, v))  # (B, H, T, K)
-    e, eta = 1 / (place[:, None] + 1).double(), torch.full((2, H, 48, 1), 0.5 / K, dtype=torch.float64)
+    e, eta = (
+        1 / (place[:, None] + 1).double(),
+        torch.full((2, H, 48, 1), 0.5 / K, dtype=torch.float64),
+    )
     first = [mixer.first[0].expand(2, -1, -1, -1)]
-    z, weights, _ = mixer.dual(one(q), one(k), v - k, eta, e, first, [torch.zeros_like(first[0])], 0)
-    W, b = mixer.first[0][None, :, :, :-1].mT.expand(2, -1, -1, -1), mixer.first[0][None, :, None, :, -1]
+    z, weights, _ = mixer.dual(
+        one(q), one(k), v - k, eta, e, first, [torch.zeros_like(first[0])], 0
+    )
+    W, b = (
+        mixer.first[0][None, :, :, :-1].mT.expand(2, -1, -1, -1),
+        mixer.first[0][None, :, None, :, -1],
+    )
     heads = (u.transpose(1, 2) for u in (q.clone(), k, v))
     norm = (u[:, 0] for u in mixer.inner_norm)
     y, W, b = fla("ttt").chunk_ttt_linear_ref(
-        *heads, *norm, (e * eta).transpose(1, 2), 1.0, 1e-6, 16, W.float(), b.float(), output_final_state=True
+        *heads,
+        *norm,
+        (e * eta).transpose(1, 2),
+        1.0,
+        1e-6,
+        16,
+        W.float(),
+        b.float(),
+        output_final_state=True,
     )
-    torch.testing.assert_close(z + mixer.layer_norm(z), y.transpose(1, 2).double(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(weights[0], torch.cat([W.mT, b.mT], dim=-1).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        z + mixer.layer_norm(z), y.transpose(1, 2).double(), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(
+        weights[0], torch.cat([W.mT, b.mT], dim=-1).double(), rtol=0, atol=1e-5
+    )

@@ -28,7 +28,9 @@ def inner_model(params, x, mixer, h):
 
 
 def by_autograd(mixer, x):
-    """y of one sequence (T, D): every inner gradient from autograd, each token of a mini-batch at the same W_s."""
+    """y of one sequence (T, D): every inner gradient from autograd, each token of a mini-batch at
+    the same W_s.
+    """
     place = torch.arange(len(x)) % C
     q, k, v = (u[0] for u in mixer.inputs(x[None], place, None)[:3])
     eta = mixer.base_lr / K / (1 + torch.exp(-(x @ mixer.eta.weight.T + mixer.eta.bias)))
@@ -50,7 +52,9 @@ def by_autograd(mixer, x):
 
 @pytest.mark.parametrize("form", ["dual", "primal"])
 def test_it_is_gradient_descent_on_the_inner_loss_and_so_are_its_outer_gradients(form):
-    """The outer gradient goes through every inner gradient: second derivatives of the inner loss, also by autograd."""
+    """The outer gradient goes through every inner gradient: second derivatives of the inner loss,
+    also by autograd.
+    """
     mixer, x = trained(form=form), torch.randn(2, T, D, dtype=torch.float64)
     ours, theirs = mixer(x)[0], torch.stack([by_autograd(mixer, row) for row in x])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)

@@ -21,7 +21,11 @@ def _numbers(rng, *shape):
 
 
 def _tokens(rng, B, T, H, K, V):
-    return {"q": _numbers(rng, B, T, H, K), "k": _numbers(rng, B, T, H, K), "v": _numbers(rng, B, T, H, V)}
+    return {
+        "q": _numbers(rng, B, T, H, K),
+        "k": _numbers(rng, B, T, H, K),
+        "v": _numbers(rng, B, T, H, V),
+    }
 
 
 def _positive_tokens(rng, *sizes):
@@ -70,7 +74,10 @@ def _half(inputs) -> int:
 def _other_future(inputs):
     """The same tokens up to the half; after it, twice as long and in the other order."""
     h = _half(inputs)
-    return [inputs | {name: torch.cat([x[:, :h], 2 * x[:, h:].flip(1)], 1) for name, x in _along_time(inputs)}]
+    return [
+        inputs
+        | {name: torch.cat([x[:, :h], 2 * x[:, h:].flip(1)], 1) for name, x in _along_time(inputs)}
+    ]
 
 
 def _along_time(inputs):
@@ -96,7 +103,9 @@ def _two_halves(inputs):
     h = _half(inputs)
     if h == inputs["q"].shape[1]:
         return []
-    first, second = ({name: x[:, span] for name, x in _along_time(inputs)} for span in (slice(h), slice(h, None)))
+    first, second = (
+        {name: x[:, span] for name, x in _along_time(inputs)} for span in (slice(h), slice(h, None))
+    )
     carried = _pair_by_pair(**first, state=inputs.get("state"))[1]
     return [inputs | first, inputs | second | {"state": carried}]
 
@@ -151,7 +160,9 @@ PHI = Exercise(
     reference=_phi,
     cases=_phi_cases,
     mistakes={
-        "The + 1 is missing: elu(x) alone falls to -1, so scores can be negative. Print phi of -2.": lambda x: F.elu(x),
+        "The + 1 is missing: elu(x) alone falls to -1, so scores can be negative. Print phi of -2.": lambda x: (
+            F.elu(x)
+        ),
         "This is relu(x) + 1: all negative inputs give the same 1. Use elu, which is exp(x) - 1 there.": (
             lambda x: F.relu(x) + 1
         ),
@@ -220,7 +231,8 @@ def _memory_cases(rng, *names):
     return [
         Case(
             name,
-            {"S": _numbers(rng, B, H, V, K)} | {n: _numbers(rng, B, H, V if n == "v" else K) for n in names},
+            {"S": _numbers(rng, B, H, V, K)}
+            | {n: _numbers(rng, B, H, V if n == "v" else K) for n in names},
         )
         for name, B, H, K, V in sizes
     ]
@@ -257,9 +269,13 @@ WRITE = Exercise(
         "The write is multiplied into S instead of added: an empty memory would stay empty for ever.": (
             lambda S, k, v: S * _outer(v, k)
         ),
-        "The write is subtracted: the sign is wrong. The new memory is S + v kᵀ.": lambda S, k, v: S - _outer(v, k),
+        "The write is subtracted: the sign is wrong. The new memory is S + v kᵀ.": lambda S, k, v: (
+            S - _outer(v, k)
+        ),
         "One table is written for all sequences and heads: the products are summed over b and h. Keep both axes: "
-        "each head of each sequence has its own table.": lambda S, k, v: S + einsum("bhv,bhk->vk", v, k),
+        "each head of each sequence has its own table.": lambda S, k, v: (
+            S + einsum("bhv,bhk->vk", v, k)
+        ),
         "The products are summed over the heads. Each head has its own table: keep the axis h in the result.": (
             lambda S, k, v: S + einsum("bhv,bhk->bvk", v, k)[:, None]
         ),
@@ -295,7 +311,9 @@ WRITE = Exercise(
         ),
         "v got its new axis, but k did not: broadcasting then lines up k's heads with the rows of v. Use "
         "k[..., None, :].": lambda S, k, v: S + v[..., None] * k,
-        "S is returned unchanged: the token was not written. Return S + v kᵀ.": lambda S, k, v: S.clone(),
+        "S is returned unchanged: the token was not written. Return S + v kᵀ.": lambda S, k, v: (
+            S.clone()
+        ),
     },
     alternatives=(
         lambda S, k, v: S + v[..., :, None] * k[..., None, :],
@@ -410,8 +428,11 @@ SMEAR = Exercise(
         "This is the last value written under k₁, as in a dictionary. The first write is still there; k₂ leaks.": 4.0,
         "This is the plain sum of the three values. Each is weighted by the overlap of its key with k₁: "
         "one overlap is only 0.6.": 19.0,
-        "This is the read at k₂, not at k₁. At k₁ the values 10 and 4 count whole and 5 counts 0.6.": 0.6 * 14 + 5,
-        "This is divided by the sum of the overlaps. No normaliser is used here: y = S k₁.": 17 / 2.6,
+        "This is the read at k₂, not at k₁. At k₁ the values 10 and 4 count whole and 5 counts 0.6.": 0.6
+        * 14
+        + 5,
+        "This is divided by the sum of the overlaps. No normaliser is used here: y = S k₁.": 17
+        / 2.6,
         "This is divided by the number of writes. A read is a sum, not a mean.": 17 / 3,
         "The overlap is subtracted. A positive k₂·k₁ adds to the read; only a negative one would take away.": 11.0,
         "The overlap is squared. The key meets the query once, in k₂·k₁ = 0.6.": 10 + 0.36 * 5 + 4,
@@ -426,7 +447,16 @@ SMEAR = Exercise(
 
 
 def _cache_over_state(
-    *, k_and_v=2, tokens=32_768, cached_heads=4, layers=28, heads=10, rows=193, columns=128, width=2, state_width=4
+    *,
+    k_and_v=2,
+    tokens=32_768,
+    cached_heads=4,
+    layers=28,
+    heads=10,
+    rows=193,
+    columns=128,
+    width=2,
+    state_width=4,
 ):
     """Bytes of the KV cache over bytes of the state. `layers` counts in both, so it cancels."""
     cache = layers * k_and_v * tokens * cached_heads * 128 * width
@@ -460,8 +490,10 @@ RATIO = Exercise(
         "One key-value head is counted in the cache. There are 4 of them, and each keeps its own keys and values.": (
             _cache_over_state(cached_heads=1)
         ),
-        "The layers are counted in the cache but not in the state. Every layer has a state of its own.": 28 * _RATIO,
-        "The layers are counted in the state but not in the cache. Every layer has a cache of its own.": _RATIO / 28,
+        "The layers are counted in the cache but not in the state. Every layer has a state of its own.": 28
+        * _RATIO,
+        "The layers are counted in the state but not in the cache. Every layer has a cache of its own.": _RATIO
+        / 28,
         "One table is counted for all heads. Each of the 10 heads of a layer has its own state, 193 × 128.": (
             _cache_over_state(heads=1)
         ),
@@ -480,14 +512,18 @@ RATIO = Exercise(
         "Both are counted with the same bytes a number. The cache is bfloat16 (2 bytes), the state float32 (4).": (
             _cache_over_state(state_width=2)
         ),
-        "The cache is counted in bits, the state in bytes. bfloat16 has 16 bits, which are 2 bytes.": 8 * _RATIO,
-        "The state is counted in bits, the cache in bytes. float32 has 32 bits, which are 4 bytes.": _RATIO / 8,
+        "The cache is counted in bits, the state in bytes. bfloat16 has 16 bits, which are 2 bytes.": 8
+        * _RATIO,
+        "The state is counted in bits, the cache in bytes. float32 has 32 bits, which are 4 bytes.": _RATIO
+        / 8,
         "The tokens are counted at the wrong place. The cache keeps a key and a value for each of the 32,768 tokens; "
         "the state is one table, the same size after any number of them.": _RATIO / 32_768,
         "This is the cache alone. The question asks cache / state.": _CACHE,
         "This is the state alone. The question asks cache / state.": _CACHE / _RATIO,
-        "This is the difference. How many times larger is a quotient: cache / state.": _CACHE - _CACHE / _RATIO,
-        "The fraction is upside down: this is state over cache. The question asks cache / state.": 1 / _RATIO,
+        "This is the difference. How many times larger is a quotient: cache / state.": _CACHE
+        - _CACHE / _RATIO,
+        "The fraction is upside down: this is state over cache. The question asks cache / state.": 1
+        / _RATIO,
     },
     alternatives=(32_768 * 2 * 4 * 128 * 2 / (10 * 193 * 128 * 4), 67.913),
     outputs=("cache_over_state",),
@@ -512,7 +548,10 @@ def _sequence_cases(rng):
 
 
 def _with_state(rng, name, B, T, H, K, V):
-    return Case(f"{name}, a state is given", _tokens(rng, B, T, H, K, V) | {"state": _numbers(rng, B, H, V, K)})
+    return Case(
+        f"{name}, a state is given",
+        _tokens(rng, B, T, H, K, V) | {"state": _numbers(rng, B, H, V, K)},
+    )
 
 
 def _fold(start=_start, write=lambda S, k, v: S + _outer(v, k), read=_apply, read_first=False):
@@ -608,13 +647,21 @@ FOLD = Exercise(
             _fold(write=lambda S, k, v: S + einsum("bhv,bhk->vk", v, k))
         ),
         "y is divided by the sum of the weights. The normaliser comes in 03.8; here y_t = S_t q_t.": (
-            _then(_fold(), lambda y, S, inputs: (y / (inputs["q"] * inputs["k"].cumsum(1)).sum(-1, keepdim=True), S))
+            _then(
+                _fold(),
+                lambda y, S, inputs: (
+                    y / (inputs["q"] * inputs["k"].cumsum(1)).sum(-1, keepdim=True),
+                    S,
+                ),
+            )
         ),
         "The feature map is applied here, although q and k come with it already. Use q and k as they are.": (
             lambda q, k, v, state=None: _fold()(_phi(q), _phi(k), v, state)
         ),
         "A tensor has no truth value: `if state:` and `state or …` fail when a state is given. Write "
-        "`if state is not None`.": lambda q, k, v, state=None: _fold()(q, k, v, state or _start(q, k, v, None)),
+        "`if state is not None`.": lambda q, k, v, state=None: _fold()(
+            q, k, v, state or _start(q, k, v, None)
+        ),
         "The empty memory has the shape (B, H, K, K). It needs a row for each entry of v: (B, H, V, K).": (
             _fold(start=lambda q, k, v, state: _start(q, k, k, state))
         ),
@@ -627,7 +674,9 @@ FOLD = Exercise(
         "The reads are stacked along the first axis: y is (T, B, H, V). Use torch.stack(ys, dim=1).": (
             _then(_fold(), lambda y, S, inputs: (y.transpose(0, 1), S))
         ),
-        "The outputs are swapped: return y first, then the last state.": (_then(_fold(), lambda y, S, inputs: (S, y))),
+        "The outputs are swapped: return y first, then the last state.": (
+            _then(_fold(), lambda y, S, inputs: (S, y))
+        ),
         "The reads are summed over time: y_t is a running sum. The past is already in S_t; read it once.": (
             _then(_fold(), lambda y, S, inputs: (y.cumsum(1), S))
         ),
@@ -764,26 +813,34 @@ PAIRS = Exercise(
             _pairs(lambda s, K: s.mT.tril())
         ),
         "The future is masked with -inf. That is for scores which go through exp; here a masked score must be 0.": (
-            _pairs(lambda s, K: s.masked_fill(torch.ones_like(s, dtype=torch.bool).triu(1), -torch.inf))
+            _pairs(
+                lambda s, K: s.masked_fill(torch.ones_like(s, dtype=torch.bool).triu(1), -torch.inf)
+            )
         ),
         "Each row is divided by its sum. The normaliser is the next exercise; here y_t is the plain sum.": (
             _pairs(lambda s, K: s.tril() / s.tril().sum(-1, keepdim=True))
         ),
         "The heads attend to each other, not the tokens: `@` multiplies the last two axes, which are H and K. "
-        "Move time next to K first, to (B, H, T, K), and back at the end.": lambda q, k, v: (q @ k.mT).tril() @ v,
+        "Move time next to K first, to (B, H, T, K), and back at the end.": lambda q, k, v: (
+            (q @ k.mT).tril() @ v
+        ),
         "The heads attend to each other, and without a mask: `@` multiplies the last two axes, which are H and K. "
-        "Move time next to K first, to (B, H, T, K), and back at the end.": lambda q, k, v: (q @ k.mT) @ v,
+        "Move time next to K first, to (B, H, T, K), and back at the end.": lambda q, k, v: (
+            (q @ k.mT) @ v
+        ),
         "The scores of all heads are summed: every head uses the same weights. Keep the axis h in the scores.": (
             _pairs(lambda s, K: s.tril().sum(1, keepdim=True).expand_as(s))
         ),
     },
     alternatives=(
         _pairs(lambda s, K: s.tril()),
-        lambda q, k, v: ((q.transpose(1, 2) @ k.transpose(1, 2).mT).tril() @ v.transpose(1, 2)).transpose(1, 2),
+        lambda q, k, v: (
+            (q.transpose(1, 2) @ k.transpose(1, 2).mT).tril() @ v.transpose(1, 2)
+        ).transpose(1, 2),
         lambda q, k, v: core.parallel(q, k, v)[0],
-        lambda q, k, v: (((q[:, :, None] * k[:, None]).sum(-1).movedim(-1, 1).tril()) @ v.transpose(1, 2)).transpose(
-            1, 2
-        ),
+        lambda q, k, v: (
+            ((q[:, :, None] * k[:, None]).sum(-1).movedim(-1, 1).tril()) @ v.transpose(1, 2)
+        ).transpose(1, 2),
     ),
     properties=(CAUSAL,),
     parts_hint=_where_the_pairs_part,
@@ -807,7 +864,11 @@ def _normaliser_cases(rng):
     cases = []
     for given in (False, True):
         for name, B, T, H, K, V in SIZES:
-            state = {"state": F.pad(_numbers(rng, B, H, V, K), (0, 0, 0, 1), value=2.0)} if given else {}
+            state = (
+                {"state": F.pad(_numbers(rng, B, H, V, K), (0, 0, 0, 1), value=2.0)}
+                if given
+                else {}
+            )
             inputs = _positive_tokens(rng, B, T, H, K, V) | state
             cases.append(Case(name + ", a state is given" * given, inputs))
     small = _positive_tokens(rng, 2, 5, 2, 3, 4)
@@ -922,7 +983,9 @@ NORMALISER = Exercise(
         "The 1 stands before v and its column is dropped, but the last column divides, an entry of v. Put the ones "
         "behind v.": _ones_first(lambda y: y[..., 1:] / y[..., -1:]),
         "`y[..., -1]` loses the last axis, so broadcasting lines up its heads with the entries of v. Keep the axis: "
-        "y[..., -1:].": lambda q, k, v, state=None: _divide(lambda y, S, q, k: y[..., -1])(q, k, v, state),
+        "y[..., -1:].": lambda q, k, v, state=None: _divide(lambda y, S, q, k: y[..., -1])(
+            q, k, v, state
+        ),
         "y is divided by its first column, an entry of v. The ones were appended behind v: divide by y[..., -1:].": (
             _divide(lambda y, S, q, k: y[..., :1])
         ),
@@ -968,10 +1031,14 @@ def _stream_cases(rng):
     cases = []
     for name, B, T, H, K, V in SIZES:
         memory = {"S": torch.zeros(B, H, V, K), "z": torch.zeros(B, H, K)}
-        cases.append(Case(f"{name}, an empty memory", _positive_tokens(rng, B, T, H, K, V) | memory))
+        cases.append(
+            Case(f"{name}, an empty memory", _positive_tokens(rng, B, T, H, K, V) | memory)
+        )
     for name, B, T, H, K, V in SIZES[::-1]:
         memory = {"S": _numbers(rng, B, H, V, K), "z": 1 + _numbers(rng, B, H, K).abs()}
-        cases.append(Case(f"{name}, S and z are given", _positive_tokens(rng, B, T, H, K, V) | memory))
+        cases.append(
+            Case(f"{name}, S and z are given", _positive_tokens(rng, B, T, H, K, V) | memory)
+        )
     return cases
 
 
@@ -979,7 +1046,9 @@ def _total(z, q, k):
     return (z * q).sum(-1, keepdim=True)
 
 
-def _stream(before=lambda z, k: z, add=lambda z, k: z + k, read_S="new", read_z="new", total=_total):
+def _stream(
+    before=lambda z, k: z, add=lambda z, k: z + k, read_S="new", read_z="new", total=_total
+):
     """The code to mend, with its parts open: z before the loop, z at a token, which S and z are read, the division."""
 
     def stream(q, k, v, S, z):
@@ -1029,16 +1098,24 @@ HUNT = Exercise(
         "S and z are both read before the token is written. y_t uses S_t and z_t: update both, then read.": (
             _stream(read_S="old", read_z="old")
         ),
-        "z lags one token behind S: it is read before k_t is added. Update both, then read.": _stream(read_z="old"),
+        "z lags one token behind S: it is read before k_t is added. Update both, then read.": _stream(
+            read_z="old"
+        ),
         "Every key enters z twice: once in the sum before the loop, once inside it. Keep only the one inside.": (
             _stream(before=lambda z, k: z + k.sum(1))
         ),
         "z restarts from zeros: the given z, the keys of earlier calls, is lost. Start from z as it comes in.": (
             _stream(before=lambda z, k: torch.zeros_like(z))
         ),
-        "z is replaced by the newest key. It is a sum over all keys so far: z = z + k_t.": _stream(add=lambda z, k: k),
-        "z never changes: the new keys are not added to it. Add k_t inside the loop.": _stream(add=lambda z, k: z),
-        "The division is gone: y is S q, without the normaliser. Divide by z·q.": _stream(total=lambda z, q, k: 1),
+        "z is replaced by the newest key. It is a sum over all keys so far: z = z + k_t.": _stream(
+            add=lambda z, k: k
+        ),
+        "z never changes: the new keys are not added to it. Add k_t inside the loop.": _stream(
+            add=lambda z, k: z
+        ),
+        "The division is gone: y is S q, without the normaliser. Divide by z·q.": _stream(
+            total=lambda z, q, k: 1
+        ),
         "y is divided by z·k_t. The sum of the weights is z·q_t: it is the query that reads.": (
             _stream(total=lambda z, q, k: _total(z, k, k))
         ),
@@ -1067,7 +1144,9 @@ HUNT = Exercise(
     properties=(CAUSAL,),
     outputs=("y", "S", "z"),
     time_axis={"y": 1, "S": None, "z": None},
-    parts_hint=lambda t, inputs: "which keys are in z, and which writes are in S, at the moment y_t is read?",
+    parts_hint=lambda t, inputs: (
+        "which keys are in z, and which writes are in S, at the moment y_t is read?"
+    ),
 )
 
 
@@ -1085,8 +1164,12 @@ def _chunk_cases(rng):
     ]
     plain = [Case(name, _tokens(rng, *s) | {"chunk_size": C}) for name, *s, C in sizes]
     given = [_with_state(rng, name, *s) for name, *s, _ in sizes]
-    given = [Case(c.name, c.inputs | {"chunk_size": C}) for c, (*_, C) in zip(given, sizes, strict=True)]
-    long = Case(f"long: T = {LONG}, chunks of 128", _tokens(rng, 1, LONG, 1, 3, 2) | {"chunk_size": 128})
+    given = [
+        Case(c.name, c.inputs | {"chunk_size": C}) for c, (*_, C) in zip(given, sizes, strict=True)
+    ]
+    long = Case(
+        f"long: T = {LONG}, chunks of 128", _tokens(rng, 1, LONG, 1, 3, 2) | {"chunk_size": 128}
+    )
     return [plain[0], long, *plain[1:], *given]
 
 
@@ -1117,7 +1200,9 @@ def _chunked(
 def _whole_chunks_only(q, k, v, state=None, chunk_size=4):
     T = q.shape[1] // chunk_size * chunk_size
     if T == 0:
-        raise ValueError("torch.cat(): expected a non-empty list of Tensors")  # as a loop over no chunk does
+        raise ValueError(
+            "torch.cat(): expected a non-empty list of Tensors"
+        )  # as a loop over no chunk does
     return _chunked()(q[:, :T], k[:, :T], v[:, :T], state, chunk_size)
 
 
@@ -1184,7 +1269,9 @@ def _other_chunk_sizes(inputs):
 ANY_CHUNK_SIZE = Property(
     "the chunk size does not matter",
     _other_chunk_sizes,
-    lambda inputs, outputs: all(_equal(a, b) for out in outputs[1:] for a, b in zip(outputs[0], out, strict=True)),
+    lambda inputs, outputs: all(
+        _equal(a, b) for out in outputs[1:] for a, b in zip(outputs[0], out, strict=True)
+    ),
     "Another chunk_size gives another answer. The size only groups the work: look at what one chunk hands to the next.",
 )
 
@@ -1248,12 +1335,14 @@ CHUNKED = Exercise(
             _chunked(scale=lambda K: K**-0.5)
         ),
         "Only the scores inside the chunk are scaled by K^-1/2, which no longer fits the read of S. Remove it.": (
-            lambda q, k, v, state=None, chunk_size=4: _chunked(inside=lambda s: s.tril() / q.shape[-1] ** 0.5)(
-                q, k, v, state, chunk_size
-            )
+            lambda q, k, v, state=None, chunk_size=4: _chunked(
+                inside=lambda s: s.tril() / q.shape[-1] ** 0.5
+            )(q, k, v, state, chunk_size)
         ),
         "The feature map is applied here, although q and k come with it already. Use q and k as they are.": (
-            lambda q, k, v, state=None, chunk_size=4: _chunked()(_phi(q), _phi(k), v, state, chunk_size)
+            lambda q, k, v, state=None, chunk_size=4: _chunked()(
+                _phi(q), _phi(k), v, state, chunk_size
+            )
         ),
         "A softmax is left in inside the chunk. The weights are the scores themselves, 0 in the future.": (
             _chunked(inside=_causal_softmax)
@@ -1261,7 +1350,9 @@ CHUNKED = Exercise(
     },
     alternatives=(
         _chunked(),
-        lambda q, k, v, state=None, chunk_size=4: core.chunkwise(q, k, v, state=state, chunk_size=chunk_size),
+        lambda q, k, v, state=None, chunk_size=4: core.chunkwise(
+            q, k, v, state=state, chunk_size=chunk_size
+        ),
         _all_chunks_at_once,
         _every_product_written_out,
     ),

@@ -19,7 +19,11 @@ def _randn(rng, *shape):
 
 
 def _qkv(rng, B, T, H, K, V):
-    return {"q": _randn(rng, B, T, H, K), "k": _randn(rng, B, T, H, K), "v": _randn(rng, B, T, H, V)}
+    return {
+        "q": _randn(rng, B, T, H, K),
+        "k": _randn(rng, B, T, H, K),
+        "v": _randn(rng, B, T, H, V),
+    }
 
 
 def _gammas(rng, H, low=0.6, high=0.95):
@@ -102,7 +106,9 @@ DECAYS = Exercise(
         "The sign of h is wrong: later heads must forget more slowly, so look at -5 + h and make it -5 - h.": partial(
             _decays, exponent=lambda h: -5 + h
         ),
-        "The base is e, not 2: look for exp where a power of 2 is wanted.": partial(_decays, base=math.e),
+        "The base is e, not 2: look for exp where a power of 2 is wanted.": partial(
+            _decays, base=math.e
+        ),
         "This is log γ: the exercise asks for γ itself, so look for a log at the end.": (
             lambda n_heads: _decays(n_heads).log()
         ),
@@ -156,7 +162,8 @@ HALF_LIFE = Exercise(
         "This is ln 2 / (1 - γ), which uses ln γ ≈ γ - 1: close, but not within 0.1 token; use ln γ itself.": (
             math.log(2) * 128
         ),
-        "You have ln 2 over ln γ, which is below 0: it must be ln ½ over ln γ.": math.log(2) / math.log(1 - 2**-7),
+        "You have ln 2 over ln γ, which is below 0: it must be ln ½ over ln γ.": math.log(2)
+        / math.log(1 - 2**-7),
         "This is -1 over ln γ: either the time after which a pair weighs 1/e (half_life asks for ½), or log₂ ½ over "
         "ln γ (the two need one base). It must be ln ½ over ln γ.": -1 / math.log(1 - 2**-7),
         "Two bases are mixed, ln ½ over log₂ γ: look at the logarithm in the denominator.": (
@@ -173,7 +180,8 @@ HALF_LIFE = Exercise(
         ),
         "This is rounded down to a whole token: the answer is asked for to within 0.1, so do not round.": 88.0,
         "This is rounded up to a whole token: the answer is asked for to within 0.1, so do not round.": 89.0,
-        "This is γ itself: it is the weight after one token. Look for the n with γⁿ = ½.": 1 - 2**-7,
+        "This is γ itself: it is the weight after one token. Look for the n with γⁿ = ½.": 1
+        - 2**-7,
     },
     alternatives=(-1 / math.log2(1 - 2**-7), math.log(2) / -math.log1p(-(2**-7)), 88.4),
     tolerance=0.1 / 88.376,  # the text promises ±0.1 token
@@ -201,13 +209,21 @@ def _state_then_read(kept, q, k, v):
 
 
 def _step_cases(rng):
-    shapes = {"one head": (2, 1, 4, 4), "K ≠ V": (2, 3, 5, 2), "H = K = V": (3, 4, 4, 4), "B = 1": (1, 2, 3, 7)}
+    shapes = {
+        "one head": (2, 1, 4, 4),
+        "K ≠ V": (2, 3, 5, 2),
+        "H = K = V": (3, 4, 4, 4),
+        "B = 1": (1, 2, 3, 7),
+    }
     names = {"K ≠ V": _gammas, "B = 1": lambda rng, H: _gammas(rng, H, 0.01, 0.1)}
 
     def case(name, B, H, K, V):
         S = torch.zeros(B, H, V, K) if name == "one head" else _randn(rng, B, H, V, K)
         one = {n: x[:, 0] for n, x in _qkv(rng, B, 1, H, K, V).items()}
-        return Case(name, {"S": S, **one, "gamma": names.get(name, lambda rng, H: _retnet_gammas(H))(rng, H)})
+        return Case(
+            name,
+            {"S": S, **one, "gamma": names.get(name, lambda rng, H: _retnet_gammas(H))(rng, H)},
+        )
 
     return [case(name, *shape) for name, shape in shapes.items()]
 
@@ -230,7 +246,9 @@ STEP = Exercise(
     reference=step_reference,
     cases=_step_cases,
     mistakes={
-        "Your state is not decayed: this is linear attention. Look for γ S.": partial(_step, decay=False),
+        "Your state is not decayed: this is linear attention. Look for γ S.": partial(
+            _step, decay=False
+        ),
         "The new pair is decayed too: γ multiplies S after the write. Decay first, then write.": partial(
             _step, decay_write=True
         ),
@@ -274,16 +292,23 @@ STEP = Exercise(
             lambda S, q, k, v, gamma: _step(S, q, k, v, gamma)[::-1]
         ),
         "Your read is scaled by K^-1/2: here the caller scales, so y is S q and nothing else.": (
-            lambda S, q, k, v, gamma: (_step(S, q / q.shape[-1] ** 0.5, k, v, gamma)[0], _step(S, q, k, v, gamma)[1])
+            lambda S, q, k, v, gamma: (
+                _step(S, q / q.shape[-1] ** 0.5, k, v, gamma)[0],
+                _step(S, q, k, v, gamma)[1],
+            )
         ),
         "What the key held before is taken away first, v - S k: that is the delta rule of a later chapter. "
         "Write v kᵀ.": (
-            lambda S, q, k, v, gamma: _step(S, q, k, v - torch.einsum("h, bhvk, bhk -> bhv", gamma, S, k), gamma)
+            lambda S, q, k, v, gamma: _step(
+                S, q, k, v - torch.einsum("h, bhvk, bhk -> bhv", gamma, S, k), gamma
+            )
         ),
         "Your write is k vᵀ, which fits only where K = V: S is (B, H, V, K), so v belongs to the rows, "
         "k to the columns.": (
             lambda S, q, k, v, gamma: (
-                torch.einsum("bhvk, bhk -> bhv", gamma[:, None, None] * S + k[..., None] * v[..., None, :], q),
+                torch.einsum(
+                    "bhvk, bhk -> bhv", gamma[:, None, None] * S + k[..., None] * v[..., None, :], q
+                ),
                 gamma[:, None, None] * S + k[..., None] * v[..., None, :],
             )
         ),
@@ -294,15 +319,18 @@ STEP = Exercise(
             )
         ),
         "Your y has one axis too many: S @ q[..., None] is (B, H, V, 1). Take the last axis away with [..., 0].": (
-            lambda S, q, k, v, gamma: (_step(S, q, k, v, gamma)[0][..., None], _step(S, q, k, v, gamma)[1])
+            lambda S, q, k, v, gamma: (
+                _step(S, q, k, v, gamma)[0][..., None],
+                _step(S, q, k, v, gamma)[1],
+            )
         ),
         "Your decays line up with the key channels, the last axis of S, not with the heads: "
-        "gamma (H,) needs two new axes after H, gamma[:, None, None].": lambda S, q, k, v, gamma: _state_then_read(
-            gamma * S, q, k, v
+        "gamma (H,) needs two new axes after H, gamma[:, None, None].": lambda S, q, k, v, gamma: (
+            _state_then_read(gamma * S, q, k, v)
         ),
         "Your decays line up with the rows of S, not with the heads: "
-        "gamma (H,) needs two new axes after H, gamma[:, None, None].": lambda S, q, k, v, gamma: _state_then_read(
-            gamma[:, None] * S, q, k, v
+        "gamma (H,) needs two new axes after H, gamma[:, None, None].": lambda S, q, k, v, gamma: (
+            _state_then_read(gamma[:, None] * S, q, k, v)
         ),
     },
     alternatives=(
@@ -414,7 +442,9 @@ DECAY_MASK = Exercise(
             lambda gamma, T: _mask(torch.ones_like(gamma), T)
         ),
         "This is log D, or D before the exp: look at the last step.": (
-            lambda gamma, T: (_distances(T) * gamma.log()[:, None, None]).masked_fill(_distances(T) < 0, -torch.inf)
+            lambda gamma, T: (_distances(T) * gamma.log()[:, None, None]).masked_fill(
+                _distances(T) < 0, -torch.inf
+            )
         ),
         "All heads have the decay of the first: look at how gamma (H,) is lined up with (T, T).": (
             lambda gamma, T: _mask(gamma[:1].expand_as(gamma), T)
@@ -423,13 +453,19 @@ DECAY_MASK = Exercise(
             lambda gamma, T: _mask(gamma, T) / _mask(gamma, T).sum(-1, keepdim=True)
         ),
         "Your rows are divided by the root of their sums, a rescaling of the paper that its norm cancels again: "
-        "leave it out.": (lambda gamma, T: _mask(gamma, T) / _mask(gamma, T).sum(-1, keepdim=True).sqrt()),
+        "leave it out.": (
+            lambda gamma, T: _mask(gamma, T) / _mask(gamma, T).sum(-1, keepdim=True).sqrt()
+        ),
         "Your mask is multiplied in after the exp: above the diagonal exp overflows where γ is small, "
         "and inf · 0 is nan. Fill in -inf before the exp.": lambda gamma, T: (
             _distances(T).mul(gamma.log()[:, None, None]).exp() * (_distances(T) >= 0)
         ),
         "Here -inf went into the exponent of γ, and γ^(-inf) is inf: it belongs into (i - j) ln γ, after the "
-        "product.": (lambda gamma, T: gamma[:, None, None] ** _distances(T).masked_fill(_distances(T) < 0, -torch.inf)),
+        "product.": (
+            lambda gamma, T: (
+                gamma[:, None, None] ** _distances(T).masked_fill(_distances(T) < 0, -torch.inf)
+            )
+        ),
         "Your powers grow with the distance, γ^(j-i): look at the sign of i - j.": (
             lambda gamma, T: torch.tril(gamma[:, None, None] ** -_distances(T))
         ),
@@ -445,7 +481,9 @@ DECAY_MASK = Exercise(
     },
     alternatives=(
         _mask,
-        lambda gamma, T: sum(torch.diag_embed((gamma**n)[:, None].expand(-1, T - n), offset=-n) for n in range(T)),
+        lambda gamma, T: sum(
+            torch.diag_embed((gamma**n)[:, None].expand(-1, T - n), offset=-n) for n in range(T)
+        ),
         lambda gamma, T: (
             torch.einsum("h, ij -> hij", gamma.log(), _distances(T))
             .masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf)
@@ -543,7 +581,9 @@ PARALLEL = Exercise(
             lambda q, k, v, D: _mix(_scores(q, k) * D / q.shape[-1] ** 0.5, v)
         ),
         "Your weights are divided by their row sums: retention has no normaliser. Look for a division.": (
-            lambda q, k, v, D: _mix(_scores(q, k) * D / (_scores(q, k) * D).sum(-1, keepdim=True), v)
+            lambda q, k, v, D: _mix(
+                _scores(q, k) * D / (_scores(q, k) * D).sum(-1, keepdim=True), v
+            )
         ),
         "The decay is applied twice, D²: look for a second product with D.": (
             lambda q, k, v, D: _mix(_scores(q, k) * D * D, v)
@@ -557,8 +597,10 @@ PARALLEL = Exercise(
             lambda q, k, v, D: _mix((_scores(q, k) + D.log()).softmax(-1), v)
         ),
         "Your weights are divided by their row sums, at least 1: "
-        "a rescaling of the paper that its norm cancels again. Leave it out.": lambda q, k, v, D: _mix(
-            _scores(q, k) * D / (_scores(q, k) * D).sum(-1, keepdim=True).abs().clamp(min=1), v
+        "a rescaling of the paper that its norm cancels again. Leave it out.": lambda q, k, v, D: (
+            _mix(
+                _scores(q, k) * D / (_scores(q, k) * D).sum(-1, keepdim=True).abs().clamp(min=1), v
+            )
         ),
         "The values are mixed with D alone: q and k are not used. Look for the scores Q Kᵀ.": (
             lambda q, k, v, D: torch.einsum("hij, bjhv -> bihv", D, v)
@@ -571,7 +613,9 @@ PARALLEL = Exercise(
             lambda q, k, v, D: _mix(_scores(q, k).sum(1, keepdim=True) * D, v)
         ),
         "The heads read each other, not the tokens: @ multiplies the last two axes, which are H and K. "
-        "Move time next to K first, to (B, H, T, K), and back at the end.": lambda q, k, v, D: (q @ k.mT * D) @ v,
+        "Move time next to K first, to (B, H, T, K), and back at the end.": lambda q, k, v, D: (
+            (q @ k.mT * D) @ v
+        ),
         "Your D is matrix-multiplied with the scores: ⊙ multiplies entry by entry, so write * and not @.": (
             lambda q, k, v, D: _mix(_scores(q, k) @ D, v)
         ),
@@ -580,11 +624,15 @@ PARALLEL = Exercise(
             _mix(_scores(q, k) * D, v).transpose(1, 2).reshape(v.shape)
         ),
         "You reshape (B, T, H, K) into (B, H, T, K), which cuts the numbers up anew and mixes heads with tokens: "
-        "transpose the two axes.": lambda q, k, v, D: _mix(*_reshaped(q, k, v, D)).transpose(1, 2).reshape(v.shape),
+        "transpose the two axes.": lambda q, k, v, D: (
+            _mix(*_reshaped(q, k, v, D)).transpose(1, 2).reshape(v.shape)
+        ),
     },
     alternatives=(
         lambda q, k, v, D: _mix(_scores(q, k) * D, v),
-        lambda q, k, v, D: ((q.transpose(1, 2) @ k.permute(0, 2, 3, 1) * D) @ v.transpose(1, 2)).transpose(1, 2),
+        lambda q, k, v, D: (
+            (q.transpose(1, 2) @ k.permute(0, 2, 3, 1) * D) @ v.transpose(1, 2)
+        ).transpose(1, 2),
         lambda q, k, v, D: torch.einsum("bihk, bjhk, hij, bjhv -> bihv", q, k, D, v),
     ),
     properties=(CAUSAL,),
@@ -595,7 +643,10 @@ PARALLEL = Exercise(
 
 
 def head_norm_reference(y, eps):
-    rows = [row / math.sqrt(sum(x * x for x in row.tolist()) / len(row) + eps) for row in y.flatten(0, 2)]
+    rows = [
+        row / math.sqrt(sum(x * x for x in row.tolist()) / len(row) + eps)
+        for row in y.flatten(0, 2)
+    ]
     return torch.stack(rows).view_as(y)
 
 
@@ -605,7 +656,9 @@ def _norm(y, eps, axes=(-1,), mean=True, root=True):
 
 
 def _norm_cases(rng):
-    sizes = torch.tensor([0.1, 1.0, 30.0, 4.0])  # heads of different size: norming them together shows
+    sizes = torch.tensor(
+        [0.1, 1.0, 30.0, 4.0]
+    )  # heads of different size: norming them together shows
 
     def case(name, B, T, H, V, scale=1.0, eps=1e-6):
         return Case(name, {"y": scale * sizes[:H, None] * _randn(rng, B, T, H, V), "eps": eps})
@@ -649,19 +702,27 @@ HEAD_NORM = Exercise(
         "Your mean runs over time: token i would see the future. Look at the axis of the mean.": partial(
             _norm, axes=(1,)
         ),
-        "Your squares are summed, not averaged: y comes out √V too small. Look for sum.": partial(_norm, mean=False),
-        "The root is missing: y is divided by its mean square. Look for rsqrt or sqrt.": partial(_norm, root=False),
+        "Your squares are summed, not averaged: y comes out √V too small. Look for sum.": partial(
+            _norm, mean=False
+        ),
+        "The root is missing: y is divided by its mean square. Look for rsqrt or sqrt.": partial(
+            _norm, root=False
+        ),
         "Your mean is subtracted first, a LayerNorm: an RMS norm only divides. Look for y - y.mean(...).": (
             lambda y, eps: _norm(y - y.mean(-1, keepdim=True), eps)
         ),
         "The eps is added outside the root: it belongs under it, next to the mean square. Look at where eps stands.": (
             lambda y, eps: y / (y.square().mean(-1, keepdim=True).sqrt() + eps)
         ),
-        "The eps is left out: a token of zeros becomes nan. Look under the root.": (lambda y, eps: _norm(y, 0)),
+        "The eps is left out: a token of zeros becomes nan. Look under the root.": (
+            lambda y, eps: _norm(y, 0)
+        ),
         "Here y is multiplied by the root mean square, not divided by it: look at sqrt against rsqrt.": (
             lambda y, eps: y * (y.square().mean(-1, keepdim=True) + eps).sqrt()
         ),
-        "The eps that is passed in is not used: look for a fixed number under the root.": lambda y, eps: _norm(y, 1e-6),
+        "The eps that is passed in is not used: look for a fixed number under the root.": lambda y, eps: (
+            _norm(y, 1e-6)
+        ),
         "This divides by the length of y, an l2 norm: y comes out √V too small. Average the squares, and add eps.": (
             lambda y, eps: torch.nn.functional.normalize(y, dim=-1)
         ),
@@ -669,7 +730,9 @@ HEAD_NORM = Exercise(
             lambda y, eps: y / (y.var(-1, keepdim=True) + eps).sqrt()
         ),
         "This divides by the standard deviation, with eps outside: "
-        "an RMS norm averages y², and eps stands under the root.": lambda y, eps: y / (y.std(-1, keepdim=True) + eps),
+        "an RMS norm averages y², and eps stands under the root.": lambda y, eps: (
+            y / (y.std(-1, keepdim=True) + eps)
+        ),
         "This divides by the mean of |y|: an RMS norm averages y² and takes the root.": (
             lambda y, eps: y / (y.abs().mean(-1, keepdim=True) + eps)
         ),
@@ -681,7 +744,9 @@ HEAD_NORM = Exercise(
         ),
         "This is F.group_norm over (B, channels, T): it averages over time too, and takes the mean away. "
         "Average y² over the V channels alone.": lambda y, eps: rearrange(
-            torch.nn.functional.group_norm(rearrange(y, "b t h v -> b (h v) t"), y.shape[2], eps=eps),
+            torch.nn.functional.group_norm(
+                rearrange(y, "b t h v -> b (h v) t"), y.shape[2], eps=eps
+            ),
             "b (h v) t -> b t h v",
             h=y.shape[2],
         ),
@@ -692,7 +757,9 @@ HEAD_NORM = Exercise(
     alternatives=(
         _norm,
         lambda y, eps: torch.nn.functional.rms_norm(y, y.shape[-1:], eps=eps),
-        lambda y, eps: y * torch.rsqrt(torch.einsum("bthv, bthv -> bth", y, y) / y.shape[-1] + eps)[..., None],
+        lambda y, eps: (
+            y * torch.rsqrt(torch.einsum("bthv, bthv -> bth", y, y) / y.shape[-1] + eps)[..., None]
+        ),
     ),
 )
 
@@ -709,7 +776,16 @@ def rotate_reference(x, start):
     return torch.view_as_real(pairs * torch.exp(1j * angle)).reshape(B, T, H, K).to(x.dtype)
 
 
-def _rotate(x, start, *, pairs="b t h (k two) -> two b t h k", join=None, theta=None, sign=1, overwritten=False):
+def _rotate(
+    x,
+    start,
+    *,
+    pairs="b t h (k two) -> two b t h k",
+    join=None,
+    theta=None,
+    sign=1,
+    overwritten=False,
+):
     T, K = x.shape[1], x.shape[-1]
     theta = 10000 ** -torch.linspace(0, 1, K // 2).double() if theta is None else theta(K)
     angle = (sign * torch.arange(start, start + T)[:, None] * theta)[:, None]
@@ -717,12 +793,16 @@ def _rotate(x, start, *, pairs="b t h (k two) -> two b t h k", join=None, theta=
     a, b = rearrange(x, pairs, two=2)
     first = a * cos - b * sin
     second = b * cos + (first if overwritten else a) * sin
-    return rearrange(torch.stack([first, second]), join or " -> ".join(reversed(pairs.split(" -> "))))
+    return rearrange(
+        torch.stack([first, second]), join or " -> ".join(reversed(pairs.split(" -> ")))
+    )
 
 
 def _angle(x, start):
     theta = 10000 ** -torch.linspace(0, 1, x.shape[-1] // 2)
-    return torch.einsum("t, k -> tk", torch.arange(start, start + x.shape[1]).float(), theta)[:, None]
+    return torch.einsum("t, k -> tk", torch.arange(start, start + x.shape[1]).float(), theta)[
+        :, None
+    ]
 
 
 def _turned(x, start, first, second):
@@ -796,8 +876,12 @@ ROTATE = Exercise(
             _rotate, pairs="b t h (two k) -> two b t h k"
         ),
         "Your angles are those of RoPE, 10000^(-2p/K), which stop short of 1/10000: RetNet includes both ends. "
-        "Look at θ.": (partial(_rotate, theta=lambda K: 10000 ** -(torch.arange(0, K, 2).double() / K))),
-        "Your pairs turn the wrong way: look at the signs in front of sin.": partial(_rotate, sign=-1),
+        "Look at θ.": (
+            partial(_rotate, theta=lambda K: 10000 ** -(torch.arange(0, K, 2).double() / K))
+        ),
+        "Your pairs turn the wrong way: look at the signs in front of sin.": partial(
+            _rotate, sign=-1
+        ),
         "The start is left out: a token's angle comes from its position in the whole text. Look at the positions.": (
             lambda x, start: _rotate(x, 0)
         ),
@@ -862,10 +946,14 @@ def retention_by_pairs(q, k, v, gamma, S, rows=1):
         age = (i - n.T)[..., None]  # (rows, T, 1)
         decay = gamma ** age.clamp(min=0) * (age >= 0)  # (rows, T, H)
         weights = decay * torch.einsum("bihk, bjhk -> bijh", q[:, i[:, 0]], k)
-        from_start = torch.einsum("bhvk, bihk -> bihv", S, q[:, i[:, 0]]) * (gamma ** (i + 1))[..., None]
+        from_start = (
+            torch.einsum("bhvk, bihk -> bihv", S, q[:, i[:, 0]]) * (gamma ** (i + 1))[..., None]
+        )
         ys.append(torch.einsum("bijh, bjhv -> bihv", weights, v) + from_start)
     left = (gamma ** n.flip(0))[..., None]  # (T, H, 1)
-    return torch.cat(ys, 1), (gamma ** len(n))[:, None, None] * S + torch.einsum("bthv, bthk -> bhvk", left * v, k)
+    return torch.cat(ys, 1), (gamma ** len(n))[:, None, None] * S + torch.einsum(
+        "bthv, bthk -> bhvk", left * v, k
+    )
 
 
 def mended_reference(q, k, v, gamma, S, start):
@@ -961,7 +1049,9 @@ MENDED = Exercise(
             _decode, order="write decay read", q_start=0, k_start=0
         ),
         "The order is mended, the positions are not: the second part of a text turns q and k from angle 0 again, "
-        "but the keys in S were turned further. Look at where start is used.": partial(_decode, q_start=0, k_start=0),
+        "but the keys in S were turned further. Look at where start is used.": partial(
+            _decode, q_start=0, k_start=0
+        ),
         "Your positions are mended, the order is not: γ still multiplies the new pair, "
         "so y is γ times too small even for one token. Look at the two lines that change S.": partial(
             _decode, order="write decay read"
@@ -987,7 +1077,9 @@ MENDED = Exercise(
         ),
         "Your positions are one too high: start is the position of the first "
         "token of this call. Look for a + 1.": partial(_decode, later=1),
-        "The start is subtracted. Token t of this call stands at start + t.": partial(_decode, q_start=-1, k_start=-1),
+        "The start is subtracted. Token t of this call stands at start + t.": partial(
+            _decode, q_start=-1, k_start=-1
+        ),
         "Your positions are not mended, and the read stands between the write and the decay: "
         "the order is decay, write, read, and token t stands at start + t.": partial(
             _decode, order="write read decay", q_start=0, k_start=0
@@ -1010,12 +1102,16 @@ MENDED = Exercise(
             lambda q, k, v, gamma, S, start: retention_by_pairs(q, k, v, gamma, S)
         ),
         "Your write is scaled by 1 - γ, a moving average: retention adds v kᵀ whole.": (
-            lambda q, k, v, gamma, S, start: mended_reference(q, k, (1 - gamma)[:, None] * v, gamma, S, start)
+            lambda q, k, v, gamma, S, start: mended_reference(
+                q, k, (1 - gamma)[:, None] * v, gamma, S, start
+            )
         ),
     },
     alternatives=(
         _decode,
-        lambda q, k, v, gamma, S, start: _chunkwise(_rotate(q, start), _rotate(k, start), v, gamma, S, 3),
+        lambda q, k, v, gamma, S, start: _chunkwise(
+            _rotate(q, start), _rotate(k, start), v, gamma, S, 3
+        ),
     ),
     properties=(HALVES, CAUSAL),
     outputs=("y", "S"),
@@ -1062,9 +1158,14 @@ def _chunkwise(
     for t in range(0, q.shape[2], chunk_size):
         qc, kc, vc = (x[:, :, t : t + chunk_size] for x in (q, k, v))
         i, n = torch.arange(qc.shape[2]), chunk_size if padded else qc.shape[2]
-        r, w = ((gamma[:, None] ** (0 * i + f(i, n)))[..., None] for f in (read, write))  # (H, n, 1)
+        r, w = (
+            (gamma[:, None] ** (0 * i + f(i, n)))[..., None] for f in (read, write)
+        )  # (H, n, 1)
         after = (gamma ** keep(n))[:, None, None] * S + vc.mT @ (w * kc)
-        ys.append((qc @ kc.mT * inside(gamma, len(i))) @ vc + seen * (r * qc) @ (after if updated else S).mT)
+        ys.append(
+            (qc @ kc.mT * inside(gamma, len(i))) @ vc
+            + seen * (r * qc) @ (after if updated else S).mT
+        )
         S = after if carried else fresh
     return rearrange(torch.cat(ys, 2), "b h t d -> b t h d"), after
 
@@ -1076,7 +1177,11 @@ def _all_chunks_at_once(q, k, v, gamma, state, chunk_size):
     q, k, v = (rearrange(x, "b (n c) h d -> b n h c d", c=C) for x in (q, k, v))
     real = rearrange(torch.arange(T + -T % C) < T, "(n c) -> n 1 c", c=C)
     G = (real * gamma.log()[:, None]).cumsum(-1)  # (N, H, C)
-    D = (G[..., None] - G[..., None, :]).masked_fill(torch.ones(C, C).triu(1).bool(), -torch.inf).exp()
+    D = (
+        (G[..., None] - G[..., None, :])
+        .masked_fill(torch.ones(C, C).triu(1).bool(), -torch.inf)
+        .exp()
+    )
     writes = v.mT @ ((G[..., -1:] - G).exp()[..., None] * k)  # (B, N, H, V, K)
     S, before = torch.zeros_like(writes[:, 0]) if state is None else state, []
     for n, write in enumerate(writes.unbind(1)):
@@ -1097,7 +1202,9 @@ def _factored_chunks(q, k, v, gamma, state, chunk_size):
     n = torch.arange(chunk_size)[: q.shape[1]]
     S = torch.zeros(len(q), q.shape[2], v.shape[-1], q.shape[-1]) if state is None else state
     ys = []
-    for qc, kc, vc in zip(*(x.transpose(1, 2).split(chunk_size, 2) for x in (q, k, v)), strict=True):
+    for qc, kc, vc in zip(
+        *(x.transpose(1, 2).split(chunk_size, 2) for x in (q, k, v)), strict=True
+    ):
         power = gamma[:, None, None] ** (n[: qc.shape[2], None] + 1)  # (H, n, 1)
         inverse = gamma[:, None, None] ** -(n[: qc.shape[2], None] + 1)
         ys.append(((power * qc) @ (inverse * kc).mT).tril() @ vc + (power * qc) @ S.mT)
@@ -1110,7 +1217,9 @@ def _always_given(q, k, v, gamma, state, chunk_size, *, carried=False, returned)
     S, ys = state, []
     for t in range(0, q.shape[1], chunk_size):
         before = S if S is not None else q.new_zeros(len(q), q.shape[2], v.shape[-1], q.shape[-1])
-        y, after = _chunkwise(*(x[:, t : t + chunk_size] for x in (q, k, v)), gamma, before, chunk_size)
+        y, after = _chunkwise(
+            *(x[:, t : t + chunk_size] for x in (q, k, v)), gamma, before, chunk_size
+        )
         ys.append(y)
         S = after if carried else state
     return torch.cat(ys, 1), after if returned == "after" else before
@@ -1119,7 +1228,9 @@ def _always_given(q, k, v, gamma, state, chunk_size, *, carried=False, returned)
 def _chunk_cases(rng):
     def case(name, B, T, H, K, V, C, gamma, given):
         state = _randn(rng, B, H, V, K) if given else None
-        return Case(name, {**_qkv(rng, B, T, H, K, V), "gamma": gamma, "state": state, "chunk_size": C})
+        return Case(
+            name, {**_qkv(rng, B, T, H, K, V), "gamma": gamma, "state": state, "chunk_size": C}
+        )
 
     return [
         case("T = 1, no state", 2, 1, 2, 4, 4, 4, _gammas(rng, 2), False),
@@ -1138,7 +1249,9 @@ def _chunk_cases(rng):
 CHUNK_SIZE = Property(
     "the chunk size does not matter",
     variants=lambda inputs: (
-        [{**inputs, "chunk_size": C} for C in (1, 3, T)] if (T := inputs["q"].shape[1]) < LONG else []
+        [{**inputs, "chunk_size": C} for C in (1, 3, T)]
+        if (T := inputs["q"].shape[1]) < LONG
+        else []
     ),
     holds=lambda inputs, outputs: all(
         _close(a, b) for out in outputs[1:] for a, b in zip(outputs[0], out, strict=True)
@@ -1228,7 +1341,9 @@ CHUNKWISE = Exercise(
         ),
         "Every pair is decayed once too often: γ multiplies a write at its own token already. "
         "D needs γ^(i-j), the writes γ^(n-1-j).": partial(
-            _chunkwise, inside=lambda gamma, n: _mask(gamma, n, shift=1).tril(), write=lambda j, n: n - j
+            _chunkwise,
+            inside=lambda gamma, n: _mask(gamma, n, shift=1).tril(),
+            write=lambda j, n: n - j,
         ),
         "Your read and the writes are both off by one, γ^i and γ^(n-j): they need γ^(i+1) and γ^(n-1-j).": partial(
             _chunkwise, read=lambda i, n: i, write=lambda j, n: n - j
@@ -1265,24 +1380,38 @@ CHUNKWISE = Exercise(
         ),
         "The tokens after the last full chunk are missing: range(T // chunk_size) leaves them out. "
         "Let the last chunk be shorter.": lambda q, k, v, gamma, state, chunk_size: _chunkwise(
-            *(x[:, : x.shape[1] // chunk_size * chunk_size] for x in (q, k, v)), gamma, state, chunk_size
+            *(x[:, : x.shape[1] // chunk_size * chunk_size] for x in (q, k, v)),
+            gamma,
+            state,
+            chunk_size,
         ),
         "All heads use the decay of the first: look at how gamma (H,) is lined up with (B, H, n, K).": (
-            lambda q, k, v, gamma, state, chunk_size: _chunkwise(q, k, v, gamma[:1].expand_as(gamma), state, chunk_size)
+            lambda q, k, v, gamma, state, chunk_size: _chunkwise(
+                q, k, v, gamma[:1].expand_as(gamma), state, chunk_size
+            )
         ),
         "Your reads are scaled by K^-1/2: here the caller scales, so leave the factor out.": (
-            lambda q, k, v, gamma, state, chunk_size: _chunkwise(q / q.shape[-1] ** 0.5, k, v, gamma, state, chunk_size)
+            lambda q, k, v, gamma, state, chunk_size: _chunkwise(
+                q / q.shape[-1] ** 0.5, k, v, gamma, state, chunk_size
+            )
         ),
         "The powers γ^(-j) on k overflow where γ is small, and y and S hold inf or nan. "
         "Take differences of exponents first: γ^(i-j) for the pairs, γ^(n-1-j) for the writes.": _factored_chunks,
         "The product γ^i · γ^(-j) overflows inside a chunk where γ is small, and y holds inf or nan. "
-        "Take the difference i - j first, then the power.": partial(_chunkwise, inside=_factored_mask),
+        "Take the difference i - j first, then the power.": partial(
+            _chunkwise, inside=_factored_mask
+        ),
     },
     alternatives=(
         _chunkwise,
         _all_chunks_at_once,
         lambda q, k, v, gamma, state, chunk_size: core.chunkwise(
-            q, k, v, log_a=gamma.log()[:, None].expand(*q.shape[:3], 1), state=state, chunk_size=chunk_size
+            q,
+            k,
+            v,
+            log_a=gamma.log()[:, None].expand(*q.shape[:3], 1),
+            state=state,
+            chunk_size=chunk_size,
         ),
     ),
     properties=(CAUSAL, CHUNK_SIZE, HALVES),
