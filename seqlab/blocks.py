@@ -11,7 +11,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.attention import attend_in_form
+from seqlab.core.attention import FORMS
+from seqlab.core.inputs import choose
 from seqlab.core.position import rope_frequencies, rotate
 from seqlab.layers.norm import RMSNorm
 from seqlab.mixers.attention import KVCache
@@ -142,7 +143,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, d_model: int, n_heads: int, d_head: int, *, form="sdpa"):
         super().__init__()
-        attend_in_form(form)
+        choose(form, FORMS)
         self.d_head, self.form, self.theta = d_head, form, rope_frequencies(d_head, inclusive=True)
         self.q = nn.Linear(d_model, n_heads * d_head, bias=False)
         self.out = nn.Linear(n_heads * d_head, d_model, bias=False)
@@ -156,7 +157,7 @@ class CrossAttention(nn.Module):
             q, torch.arange(end - x.shape[1], end, device=x.device), self.theta, interleaved=True
         )
         return self.out(
-            rearrange(attend_in_form(self.form)(q, k, v, causal=True), "b t h v -> b t (h v)")
+            rearrange(choose(self.form, FORMS)(q, k, v, causal=True), "b t h v -> b t (h v)")
         ), None
 
 

@@ -13,13 +13,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seqlab.core.attention_tiled import attend_backward, attend_tiled, merge
-from seqlab.core.inputs import check_attention, choose
+from seqlab.core.inputs import check_attention
 from seqlab.core.masks import bigbird_mask, causal_mask, longformer_mask, sink_mask, visible_tiles
 
 __all__ = [
     "attend",
     "attend_backward",
-    "attend_in_form",
     "attend_sdpa",
     "attend_tiled",
     "bigbird_mask",
@@ -140,10 +139,3 @@ def attend_sdpa(
 
 
 FORMS = {"parallel": attend, "tiled": attend_tiled, "sdpa": attend_sdpa}
-
-
-def attend_in_form(form, name="form"):
-    """The function behind `form`: a name in FORMS, or any function with the signature of `attend`
-    (a kernel).
-    """
-    return choose(form, FORMS, name)

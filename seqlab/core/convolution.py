@@ -6,7 +6,6 @@ A long kernel is often a sum of exponentials, because a linear recurrence made i
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from seqlab.core.inputs import choose, full_precision, wide
+from seqlab.core.inputs import full_precision, wide
 from seqlab.core.scan import linear_scan
 
 
@@ -147,14 +146,7 @@ def exponential_scan(
     return (c * h).sum(-1).real.to(x.dtype), h[:, -1].clone()  # a view would keep all T states
 
 
-EXPONENTIAL_FORMS = {"convolution": exponential_conv, "scan": exponential_scan}
-
-
-def exponential_form(form: str | Callable) -> Callable:
-    """The function behind `form`: "convolution", "scan", or any function of (x, c, log_a, state) (a
-    kernel).
-    """
-    return choose(form, EXPONENTIAL_FORMS)
+FORMS = {"convolution": exponential_conv, "scan": exponential_scan}
 
 
 def _powers(log_a, exponents):

@@ -9,15 +9,13 @@ this is its own code. Shapes as there: q, k, e, f (B, T, H, K), v (B, T, H, V), 
 K) ≤ 0, S (B, H, V, K). Both forms: (y, S_T).
 """
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.core.inputs import at_least_one, check_inputs, choose, full_precision
+from seqlab.core.inputs import at_least_one, check_inputs, full_precision
 
 Keys = Float[Tensor, "B T H K"]
 Values = Float[Tensor, "B T H V"]
@@ -117,11 +115,4 @@ def _prepare(q, k, v, e, f, log_a, state):
     return xs, q.new_zeros(B, H, v.shape[-1], K, dtype=wide) if state is None else state.to(wide)
 
 
-def in_form(form, chunk_size=16):
-    """The function behind `form`: "recurrent", "chunkwise", or any function with their signature (a
-    kernel).
-    """
-    at_least_one(chunk_size=chunk_size)
-    return choose(
-        form, {"recurrent": recurrent, "chunkwise": partial(chunkwise, chunk_size=chunk_size)}
-    )
+FORMS = {"recurrent": recurrent, "chunkwise": chunkwise}

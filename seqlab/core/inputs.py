@@ -2,7 +2,7 @@
 needed.
 """
 
-from functools import wraps
+from functools import partial, wraps
 
 import torch
 from torch import Tensor, nn
@@ -46,16 +46,21 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def choose(form, forms: dict, name: str = "form"):
-    """forms[form], or `form` itself if it is a function (a kernel). ValueError, in one sentence,
-    for any other.
+def choose(form, forms: dict, *, chunk_size: int | None = None, name: str = "form"):
+    """The function behind `form`: forms[form], or `form` itself if it is a function (a kernel).
+
+    chunk_size is bound to the form "chunkwise". An unknown form is a ValueError of one sentence.
     """
+    if chunk_size is not None:
+        at_least_one(chunk_size=chunk_size)
     if callable(form):
         return form
     if form not in forms:
         raise ValueError(
             f"{name} is {form!r}: choose one of {', '.join(forms)}, or pass a function"
         )
+    if form == "chunkwise" and chunk_size is not None:
+        return partial(forms[form], chunk_size=chunk_size)
     return forms[form]
 
 

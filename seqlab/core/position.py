@@ -96,9 +96,10 @@ def yarn_frequencies(
     turns on they are interpolated. truncate: these two ends are rounded outwards to whole pairs.
     Goes with `yarn_magnitude`.
     """
-    pair = lambda turns: (
-        width * math.log(original_length / (2 * math.pi * turns)) / (2 * math.log(base))
-    )  # noqa: E731
+
+    def pair(turns):
+        return width * math.log(original_length / (2 * math.pi * turns)) / (2 * math.log(base))
+
     first, last = pair(beta_fast), pair(beta_slow)
     if truncate:
         first, last = math.floor(first), math.ceil(last)

@@ -14,7 +14,6 @@ different dtypes. Wrong shapes, mixed dtypes and a positive log_a raise ValueErr
 one sentence (`inputs.py`).
 """
 
-from functools import partial
 from itertools import repeat as repeat_forever
 
 import torch
@@ -22,7 +21,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.core.inputs import at_least_one, check_inputs, choose, full_precision
+from seqlab.core.inputs import at_least_one, check_inputs, full_precision
 
 Keys = Float[Tensor, "B T H K"]
 Values = Float[Tensor, "B T H V"]
@@ -179,14 +178,3 @@ def _heads_first(q, k, v, log_a, beta, state):
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}
-
-
-def in_form(form, chunk_size=64, *others):
-    """The function behind `form`: a name in FORMS, or any function with the signature of
-    `recurrent` (a kernel).
-
-    others: names the caller has functions of its own for; they give None.
-    """
-    at_least_one(chunk_size=chunk_size)
-    in_chunks = {"chunkwise": partial(chunkwise, chunk_size=chunk_size)}
-    return choose(form, FORMS | in_chunks | dict.fromkeys(others))

@@ -27,8 +27,6 @@ from jaxtyping import Inexact
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqlab.core.inputs import choose
-
 Gates = Inexact[Tensor, "..."]
 Sequence = Inexact[Tensor, "B T *width"]
 Start = Inexact[Tensor, "B *width"]
@@ -190,11 +188,6 @@ FORMS = {
     "blelloch": blelloch,
     "chunked": chunked,
 }
-
-
-def in_form(form):
-    """The function behind `form`: a name in FORMS, or any function of (a, b, h0) (a kernel)."""
-    return choose(form, FORMS)
 
 
 def _scan(a, b, h0, out, backwards=False):

@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.core.inputs import at_least_one, check_inputs, choose, full_precision
+from seqlab.core.inputs import at_least_one, check_inputs, full_precision
 from seqlab.core.recurrence import Keys, LogDecay, State, Values, decays, pairs
 
 RowDecay = Float[Tensor, "B T H b"]  # b = 1: all rows alike; b = V: one decay per value channel
@@ -82,10 +82,8 @@ def _check_rows(log_b, v):
         )
 
 
-def in_form(form, chunk_size=16):
-    """The function behind `form`: recurrent, parallel or chunkwise, or any function with
-    `chunkwise`'s signature.
-    """
-    at_least_one(chunk_size=chunk_size)
-    sizes = {"recurrent": 1, "parallel": 2**62, "chunkwise": chunk_size}
-    return choose(form, {name: partial(chunkwise, chunk_size=C) for name, C in sizes.items()})
+FORMS = {
+    "recurrent": partial(chunkwise, chunk_size=1),
+    "parallel": partial(chunkwise, chunk_size=2**62),
+    "chunkwise": chunkwise,
+}

@@ -2,10 +2,12 @@
 with.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
-from seqlab.core.inputs import at_least_one
+from seqlab.core.inputs import at_least_one, choose
 
 
 class Mixer(nn.Module):
@@ -13,12 +15,38 @@ class Mixer(nn.Module):
 
     A call checks x and the state first, so that a wrong one is a TypeError or ValueError of one
     sentence, not a message from the depths of `forward`. Compiled code is not checked.
+
+    FORMS says what `form` may be. A dict, as `seqlab.core.recurrence.FORMS`, names functions, and any
+    function with their signature (a kernel) is a form too; `self.in_form` is the chosen one. A tuple
+    names forms that the subclass tells apart itself. A subclass without forms leaves it empty.
     """
 
-    def __init__(self, d_model: int):
+    FORMS: dict[str, Callable] | tuple[str, ...] = ()
+
+    def __init__(
+        self, d_model: int, form: str | Callable | None = None, chunk_size: int | None = None
+    ):
         super().__init__()
         at_least_one(d_model=d_model)
         self.d_model = d_model
+        self.form = form
+        self.chunk_size = chunk_size
+        self._check_form()
+
+    def _check_form(self):
+        """An unknown form fails here, not at the first call."""
+        if isinstance(self.FORMS, dict):
+            choose(self.form, self.FORMS, chunk_size=self.chunk_size)
+        elif self.FORMS and self.form not in self.FORMS:
+            names = " or ".join(map(repr, self.FORMS))
+            raise ValueError(f"form is {self.form!r}: choose {names}")
+        if self.chunk_size is not None:
+            at_least_one(chunk_size=self.chunk_size)
+
+    @property
+    def in_form(self) -> Callable:
+        """The function behind `form`, with `chunk_size` bound to it where it works in chunks."""
+        return choose(self.form, self.FORMS, chunk_size=self.chunk_size)
 
     def __call__(self, x, state=None, *args, **options):
         if not torch.compiler.is_compiling():
@@ -102,12 +130,6 @@ def head_width(
             f"{sizes}: each head needs an even width, as a rotation turns pairs of channels"
         )
     return width
-
-
-def check_form(form: str, *known: str):
-    """One of the names a mixer knows."""
-    if form not in known:
-        raise ValueError(f"form is {form!r}: choose {' or '.join(map(repr, known))}")
 
 
 def check_layer(layer: int, n_layers: int):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from seqlab.core.inputs import at_least_one, full_precision
 from seqlab.core.position import rope_frequencies, rotate
-from seqlab.layers.base import Mixer, check_form, head_width
+from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.short_conv import ShortConv
 
 
@@ -50,6 +50,8 @@ class InnerLoop(Mixer):
     *weights)`.
     """
 
+    FORMS = ("dual", "primal")
+
     def __init__(
         self,
         d_model,
@@ -63,14 +65,15 @@ class InnerLoop(Mixer):
         inner_norm=True,
         form="dual",
     ):
-        super().__init__(d_model)
-        check_form(form, "dual", "primal")
+        super().__init__(d_model, form)
         at_least_one(mini_batch=mini_batch)
         K, linear = (
             head_width(d_model, n_heads, even=True),
             partial(nn.Linear, d_model, d_model, bias=False),
         )
-        self.n_heads, self.base_lr, self.mini_batch, self.form = n_heads, base_lr, mini_batch, form
+        self.n_heads = n_heads
+        self.base_lr = base_lr
+        self.mini_batch = mini_batch
         self.q, self.v, self.out = linear(), linear(), linear()
         self.k = None if d_conv else linear()
         conv = partial(ShortConv, d_model, d_conv, bias=True, activation=None)

@@ -5,7 +5,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.two_sided import in_form
+from seqlab.core import two_sided
 from seqlab.layers.base import Mixer, head_width
 
 
@@ -30,11 +30,12 @@ class ABC(Mixer):
     passed as `form` must have.
     """
 
+    FORMS = two_sided.FORMS
+
     def __init__(self, d_model, n_heads=4, *, n_slots=32, form="chunkwise", chunk_size=16):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         head_width(d_model, n_heads)
-        self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
+        self.n_heads = n_heads
         self.q, self.k, self.v, self.out = (
             nn.Linear(d_model, d_model, bias=False) for _ in range(4)
         )
@@ -72,7 +73,7 @@ class ABC(Mixer):
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], ABCState]:
         q, k, v, z, share, log_gate = self.project(x, state).values()
-        recur = in_form(self.form, self.chunk_size)
+        recur = self.in_form
         keys, values = (None, None) if state is None else state[:2]
         scores, keys = recur(q, k, share, log_b=log_gate, state=keys)
         y, values = recur(scores.softmax(-1), share, v, log_a=log_gate, state=values)

@@ -5,7 +5,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.attention import attend_in_form
+from seqlab.core import attention
 from seqlab.core.position import rope_frequencies, rotate
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import RMSNorm
@@ -40,6 +40,8 @@ class Attention(Mixer):
     (Jamba); theta, any frequencies of `seqlab.core.position`, with their magnitude.
     """
 
+    FORMS = attention.FORMS
+
     def __init__(
         self,
         d_model,
@@ -61,7 +63,7 @@ class Attention(Mixer):
         eps=1e-6,
         form="parallel",
     ):
-        super().__init__(d_model)
+        super().__init__(d_model, form)
         turns = theta is None and rope_base is not None
         d_head = head_width(d_model, n_heads, d_head, even=turns and d_rotary is None)
         n_kv_heads = n_kv_heads or n_heads
@@ -69,14 +71,10 @@ class Attention(Mixer):
             raise ValueError(
                 f"n_heads is {n_heads}, n_kv_heads is {n_kv_heads}: the first must be a multiple of the second"
             )
-        attend_in_form(form)
-        self.d_head, self.window, self.magnitude, self.scale, self.form = (
-            d_head,
-            window,
-            magnitude,
-            scale,
-            form,
-        )
+        self.d_head = d_head
+        self.window = window
+        self.magnitude = magnitude
+        self.scale = scale
         self.q = nn.Linear(d_model, n_heads * d_head, bias=bias)
         self.gate = nn.Linear(d_model, n_heads * d_head, bias=bias) if gate else None
         self.k, self.v = (nn.Linear(d_model, n_kv_heads * d_head, bias=bias) for _ in range(2))
@@ -105,7 +103,7 @@ class Attention(Mixer):
         q, k, v = self.project(x, state).values()
         if state is not None:
             k, v = torch.cat([state.k, k], dim=1), torch.cat([state.v, v], dim=1)
-        y = attend_in_form(self.form)(q, k, v, causal=True, window=self.window, scale=self.scale)
+        y = self.in_form(q, k, v, causal=True, window=self.window, scale=self.scale)
         y = rearrange(y, "b t h v -> b t (h v)")
         if self.gate is not None:
             y = y * torch.sigmoid(self.gate(x))

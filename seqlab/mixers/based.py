@@ -3,7 +3,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.recurrence import in_form
+from seqlab.core import recurrence
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.feature_maps import Taylor
 from seqlab.layers.short_conv import ShortConv
@@ -22,11 +22,12 @@ class Based(Mixer):
     too blunt for. State: S (B, H, V + 1, 273).
     """
 
+    FORMS = recurrence.FORMS
+
     normalize = True  # the last row of the state is the normaliser
 
     def __init__(self, d_model, n_heads=16, *, d_feature=16, form="chunkwise", chunk_size=64):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         head_width(d_model, n_heads)
         self.n_heads, self.form, self.chunk_size, self.phi = n_heads, form, chunk_size, Taylor()
         self.q, self.k = (nn.Linear(d_model, n_heads * d_feature, bias=False) for _ in range(2))
@@ -47,7 +48,7 @@ class Based(Mixer):
     def forward(
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
+        y, state = self.in_form(**self.project(x), state=state)
         return self.out(rearrange(self.read(y), "b t h v -> b t (h v)")), state
 
 

@@ -6,7 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.recurrence import in_form
+from seqlab.core import recurrence
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import l2norm, rms_norm
 from seqlab.layers.short_conv import ShortConv
@@ -35,15 +35,17 @@ class DeltaNet(Mixer):
     State: S (B, H, V, K) and the convolution's last d_conv - 1 inputs.
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(
         self, d_model, n_heads=4, *, d_key=None, d_value=None, d_conv=4, gate=False, negative_eigenvalues=False,
         conv_bias=False, eps=1e-5, form="chunkwise", chunk_size=64,
     ):  # fmt: skip
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         d_key = head_width(d_model, n_heads, d_key)
         d_value = d_value or d_key
-        self.n_heads, self.eps, self.form, self.chunk_size = n_heads, eps, form, chunk_size
+        self.n_heads = n_heads
+        self.eps = eps
         self.beta_scale = 2 if negative_eigenvalues else 1
         self.widths = [n_heads * d_key, n_heads * d_key, n_heads * d_value]
         self.qkv = nn.Linear(d_model, sum(self.widths), bias=False)
@@ -85,7 +87,7 @@ class DeltaNet(Mixer):
     ) -> tuple[Float[Tensor, "B T D"], DeltaNetState]:
         S, conv_state = (None, None) if state is None else state
         inputs, conv_state = self._inputs(x, conv_state)
-        y, S = in_form(self.form, self.chunk_size)(**inputs, state=S)
+        y, S = self.in_form(**inputs, state=S)
         y = rearrange(self.read(y), "b t h v -> b t (h v)")
         return self.out(y if self.gate is None else y * F.silu(self.gate(x))), DeltaNetState(
             S, conv_state

@@ -6,8 +6,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.core import recurrence
 from seqlab.core.discretize import draw_dt, softplus_inverse
-from seqlab.core.recurrence import in_form
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import l2norm, rms_norm
 from seqlab.layers.short_conv import ShortConv
@@ -36,23 +36,20 @@ class DeltaProduct(Mixer):
     not enlarge S. The rest is as in Gated DeltaNet.
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(
         self, d_model, n_heads=4, *, n_steps=2, forget=False, d_key=None, d_value=None, d_conv=4, gate=True,
         negative_eigenvalues=True, conv_bias=False, eps=1e-5, form="chunkwise", chunk_size=64,
     ):  # fmt: skip
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         if n_steps < 1:
             raise ValueError(f"n_steps is {n_steps}: each token needs at least 1 write")
         d_key = head_width(3 * d_model, n_heads, d_key, parts=4, name="3 d_model")
         d_value = d_value or 2 * d_key
-        self.n_heads, self.n_steps, self.eps, self.form, self.chunk_size = (
-            n_heads,
-            n_steps,
-            eps,
-            form,
-            chunk_size,
-        )
+        self.n_heads = n_heads
+        self.n_steps = n_steps
+        self.eps = eps
         self.beta_scale = 2 if negative_eigenvalues else 1
         self.widths = [n_heads * d_key, n_steps * n_heads * d_key, n_steps * n_heads * d_value]
         self.qkv = nn.Linear(d_model, sum(self.widths), bias=False)
@@ -102,7 +99,7 @@ class DeltaProduct(Mixer):
     ) -> tuple[Float[Tensor, "B T D"], DeltaProductState]:
         S, conv_state = (None, None) if state is None else state
         inputs, conv_state = self.micro_steps(x, conv_state)
-        y, S = in_form(self.form, self.chunk_size)(**inputs, state=S)
+        y, S = self.in_form(**inputs, state=S)
         y = rearrange(self.read(y[:, self.n_steps - 1 :: self.n_steps]), "b t h v -> b t (h v)")
         return self.out(y if self.gate is None else y * F.silu(self.gate(x))), DeltaProductState(
             S, conv_state

@@ -4,7 +4,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.two_sided import in_form
+from seqlab.core import two_sided
 from seqlab.layers.base import Mixer, head_width
 
 
@@ -20,11 +20,12 @@ class DFW(Mixer):
     signature may stand for `form`. State: S (B, H, V, K).
     """
 
+    FORMS = two_sided.FORMS
+
     def __init__(self, d_model, n_heads=4, *, form="chunkwise", chunk_size=16):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         head_width(d_model, n_heads)
-        self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
+        self.n_heads = n_heads
         self.q, self.k, self.v, self.out = (
             nn.Linear(d_model, d_model, bias=False) for _ in range(4)
         )
@@ -52,5 +53,5 @@ class DFW(Mixer):
     def forward(
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
+        y, state = self.in_form(**self.project(x), state=state)
         return self.out(rearrange(y, "b t h v -> b t (h v)")), state

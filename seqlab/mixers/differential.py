@@ -6,7 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.attention import attend_in_form
+from seqlab.core import attention
 from seqlab.core.position import rope_frequencies, rotate
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import RMSNorm
@@ -37,6 +37,8 @@ class Differential(Mixer):
     DifferentialCache, as large as attention's.
     """
 
+    FORMS = attention.FORMS
+
     def __init__(
         self,
         d_model,
@@ -52,15 +54,15 @@ class Differential(Mixer):
         eps=1e-5,
         form="sdpa",
     ):
-        super().__init__(d_model)
+        super().__init__(d_model, form)
         n_kv_heads, turns = n_kv_heads or n_heads, theta is None and rope_base is not None
         d_head = head_width(d_model, n_heads, d_head, parts=2, even=turns)
         if n_heads % n_kv_heads:
             raise ValueError(
                 f"n_heads is {n_heads}, n_kv_heads is {n_kv_heads}: the first must be a multiple of the second"
             )
-        attend_in_form(form)
-        self.d_head, self.magnitude, self.form = d_head, magnitude, form
+        self.d_head = d_head
+        self.magnitude = magnitude
         self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * depth)
         self.q = nn.Linear(d_model, 2 * n_heads * d_head, bias=bias)
         self.k, self.v = (nn.Linear(d_model, 2 * n_kv_heads * d_head, bias=bias) for _ in range(2))
@@ -88,7 +90,7 @@ class Differential(Mixer):
             q, k = (rotate(u, positions, self.theta, magnitude=self.magnitude) for u in (q, k))
         if state is not None:
             k, v = torch.cat([state.k, k], dim=1), torch.cat([state.v, v], dim=1)
-        y = attend_in_form(self.form)(
+        y = self.in_form(
             q, k, torch.cat([v, v], dim=2), causal=True
         )  # both maps read the same values
         first, second = y.chunk(2, dim=2)

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.core.convolution import exponential_form
+from seqlab.core import convolution
 from seqlab.core.discretize import as_complex, draw_dt, legs_dplr, zero_order_hold
 from seqlab.core.inputs import wide
 from seqlab.layers.base import Mixer
@@ -23,10 +23,10 @@ class DSS(Mixer):
     Output: GELU, then a linear map. State: (B, D, N) complex.
     """
 
+    FORMS = convolution.FORMS
+
     def __init__(self, d_model, *, d_state=64, dt_min=1e-3, dt_max=0.1, form="convolution"):
-        super().__init__(d_model)
-        exponential_form(form)
-        self.form = form
+        super().__init__(d_model, form)
         rates = legs_dplr(2 * d_state)[0][:d_state]
         self.log_dt = nn.Parameter(draw_dt(d_model, dt_min, dt_max).log().float())
         self.A_log, self.A_imag = (
@@ -48,5 +48,5 @@ class DSS(Mixer):
     def forward(
         self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B D N"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B D N"]]:
-        y, state = exponential_form(self.form)(x, *self.modes(), state)
+        y, state = self.in_form(x, *self.modes(), state)
         return self.out(F.gelu(y + self.skip * x)), state

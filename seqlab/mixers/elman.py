@@ -3,7 +3,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.core.inputs import full_precision
-from seqlab.layers.base import Mixer, check_form, check_shape
+from seqlab.layers.base import Mixer, check_shape
 
 
 class Elman(Mixer):
@@ -20,10 +20,10 @@ class Elman(Mixer):
     (B, D).
     """
 
+    FORMS = ("fused", "recurrent")
+
     def __init__(self, d_model, *, form="fused"):
-        super().__init__(d_model)
-        check_form(form, "fused", "recurrent")
-        self.form = form
+        super().__init__(d_model, form)
         self.W, self.R = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model, bias=False)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(d_model**-0.5), d_model**-0.5)

@@ -6,8 +6,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.core import recurrence
 from seqlab.core.discretize import draw_dt, softplus_inverse
-from seqlab.core.recurrence import in_form
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import l2norm, rms_norm
 from seqlab.layers.short_conv import ShortConv
@@ -39,25 +39,22 @@ class GatedDeltaNet(Mixer):
     the convolution's last inputs.
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(
         self, d_model, n_heads=4, *, n_k_heads=None, d_key=None, d_value=None, d_conv=4, negative_eigenvalues=False,
         conv_bias=False, activation=F.silu, eps=1e-5, form="chunkwise", chunk_size=64,
     ):  # fmt: skip
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         d_key = head_width(3 * d_model, n_heads, d_key, parts=4, name="3 d_model")
         n_k_heads, d_value = n_k_heads or n_heads, d_value or 2 * d_key
         if n_heads % n_k_heads:
             raise ValueError(
                 f"n_heads is {n_heads}, n_k_heads is {n_k_heads}: the first must be a multiple of the second"
             )
-        self.n_heads, self.n_k_heads, self.eps, self.form, self.chunk_size = (
-            n_heads,
-            n_k_heads,
-            eps,
-            form,
-            chunk_size,
-        )
+        self.n_heads = n_heads
+        self.n_k_heads = n_k_heads
+        self.eps = eps
         self.beta_scale = 2 if negative_eigenvalues else 1
         self.widths = [n_k_heads * d_key, n_k_heads * d_key, n_heads * d_value]
         self.qkv = nn.Linear(d_model, sum(self.widths), bias=False)
@@ -111,6 +108,6 @@ class GatedDeltaNet(Mixer):
     ) -> tuple[Float[Tensor, "B T D"], GatedDeltaNetState]:
         S, conv_state = (None, None) if state is None else state
         inputs, conv_state = self._inputs(x, conv_state)
-        y, S = in_form(self.form, self.chunk_size)(**inputs, state=S)
+        y, S = self.in_form(**inputs, state=S)
         y = rearrange(self.read(y), "b t h v -> b t (h v)") * F.silu(self.gate(x))
         return self.out(y), GatedDeltaNetState(S, conv_state)

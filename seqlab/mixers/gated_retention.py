@@ -6,8 +6,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.core import recurrence
 from seqlab.core.position import rope_frequencies, rotate
-from seqlab.core.recurrence import in_form
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import rms_norm
 
@@ -28,17 +28,14 @@ class GatedRetention(Mixer):
     first: σ(0)^(1/16) = 0.96. State: S (B, H, V, K).
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(self, d_model, n_heads=4, *, tau=16.0, eps=1e-6, form="chunkwise", chunk_size=64):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         d_head = head_width(d_model, n_heads, even=True)
-        self.n_heads, self.tau, self.eps, self.form, self.chunk_size = (
-            n_heads,
-            tau,
-            eps,
-            form,
-            chunk_size,
-        )
+        self.n_heads = n_heads
+        self.tau = tau
+        self.eps = eps
         self.q, self.k, self.v, self.g, self.out = (
             nn.Linear(d_model, d_model, bias=False) for _ in range(5)
         )
@@ -73,9 +70,7 @@ class GatedRetention(Mixer):
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], GatedRetentionState]:
         inputs = self.project(x, state)
-        y, S = in_form(self.form, self.chunk_size)(
-            **inputs, state=None if state is None else state.S
-        )
+        y, S = self.in_form(**inputs, state=None if state is None else state.S)
         y = F.silu(self.g(x)) * rearrange(self.read(y), "b t h v -> b t (h v)")
         return self.out(y), GatedRetentionState(
             S, x.shape[1] + (0 if state is None else state.position)

@@ -4,7 +4,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.recurrence import in_form
+from seqlab.core import recurrence
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import l2norm
 
@@ -25,6 +25,8 @@ class GatedRFA(Mixer):
     = 2D features.
     """
 
+    FORMS = recurrence.FORMS
+
     normalize = True  # the last row of the state is the normaliser
 
     def __init__(
@@ -38,14 +40,14 @@ class GatedRFA(Mixer):
         form="chunkwise",
         chunk_size=64,
     ):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         if n_features % 2:
             raise ValueError(
                 f"n_features is {n_features}: features come in pairs, a sine and a cosine"
             )
         d_head, rng = head_width(d_model, n_heads), torch.Generator().manual_seed(seed)
-        self.n_heads, self.eps, self.form, self.chunk_size = n_heads, eps, form, chunk_size
+        self.n_heads = n_heads
+        self.eps = eps
         self.q, self.k, self.v, self.out = (
             nn.Linear(d_model, d_model, bias=False) for _ in range(4)
         )
@@ -80,5 +82,5 @@ class GatedRFA(Mixer):
     def forward(
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
+        y, state = self.in_form(**self.project(x), state=state)
         return self.out(rearrange(self.read(y), "b t h v -> b t (h v)")), state

@@ -4,7 +4,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.recurrence import in_form
+from seqlab.core import recurrence
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import rms_norm
 
@@ -25,11 +25,13 @@ class GateLoop(Mixer):
     norm(y)), are RetNet's. Angles are summed in float64.
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(self, d_model, n_heads=4, *, eps=1e-6, form="chunkwise", chunk_size=16):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         head_width(d_model, n_heads)
-        self.n_heads, self.eps, self.form, self.chunk_size = n_heads, eps, form, chunk_size
+        self.n_heads = n_heads
+        self.eps = eps
         self.q, self.k, self.v, self.g, self.out = (
             nn.Linear(d_model, d_model, bias=False) for _ in range(5)
         )
@@ -65,7 +67,7 @@ class GateLoop(Mixer):
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         inputs, angle = self._project(x)
-        y, S = in_form(self.form, self.chunk_size)(**inputs, state=state)
+        y, S = self.in_form(**inputs, state=state)
         cos, sin = (u[:, :, None].to(S.dtype) for u in (angle.cos(), angle.sin()))
         re, im = S.chunk(2, dim=-1)
         S = torch.cat([re * cos - im * sin, re * sin + im * cos], dim=-1)  # S e^{iΘ_T}

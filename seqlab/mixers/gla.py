@@ -4,8 +4,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.core import recurrence
 from seqlab.core.inputs import at_least_one
-from seqlab.core.recurrence import in_form
 from seqlab.layers.base import Mixer
 from seqlab.layers.norm import RMSNorm
 
@@ -22,6 +22,8 @@ class GLA(Mixer):
     S (B, H, V, K).
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(
         self,
         d_model,
@@ -35,15 +37,15 @@ class GLA(Mixer):
         form="chunkwise",
         chunk_size=16,
     ):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         d_key, d_value = int(d_model * expand_k), int(d_model * expand_v)
         at_least_one(n_heads=n_heads, d_key=d_key, d_value=d_value)
         if d_key % n_heads or d_value % n_heads:
             raise ValueError(
                 f"keys are {d_key} wide, values {d_value}: both must be a multiple of n_heads = {n_heads}"
             )
-        self.n_heads, self.tau, self.form, self.chunk_size = n_heads, tau, form, chunk_size
+        self.n_heads = n_heads
+        self.tau = tau
         self.q, self.k = (nn.Linear(d_model, d_key, bias=False) for _ in range(2))
         self.v = nn.Linear(d_model, d_value, bias=False)
         self.decay = nn.Sequential(
@@ -74,5 +76,5 @@ class GLA(Mixer):
     def forward(
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
+        y, state = self.in_form(**self.project(x), state=state)
         return self.out(F.silu(self.g(x)) * rearrange(self.read(y), "b t h v -> b t (h v)")), state

@@ -3,7 +3,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.core.inputs import full_precision
-from seqlab.layers.base import Mixer, check_form, check_shape
+from seqlab.layers.base import Mixer, check_shape
 
 
 class GRU(Mixer):
@@ -21,17 +21,18 @@ class GRU(Mixer):
     on these parameters) or "recurrent" (the equation). State: h (B, D).
     """
 
+    FORMS = ("fused", "recurrent")
+
     def __init__(self, d_model, *, reset="after", form=None):
-        super().__init__(d_model)
         form = form or ("fused" if reset == "after" else "recurrent")
+        super().__init__(d_model, form)
         if reset not in ("after", "before"):
             raise ValueError(f"reset is {reset!r}: choose 'after' or 'before' (the product with R)")
-        check_form(form, "fused", "recurrent")
         if (reset, form) == ("before", "fused"):
             raise ValueError(
                 "reset is 'before', form is 'fused': PyTorch fuses only 'after', so use form='recurrent'"
             )
-        self.reset, self.form = reset, form
+        self.reset = reset
         self.W, self.R = (nn.Linear(d_model, 3 * d_model) for _ in range(2))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(d_model**-0.5), d_model**-0.5)

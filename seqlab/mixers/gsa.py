@@ -6,7 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.two_sided import in_form
+from seqlab.core import two_sided
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import RMSNorm
 
@@ -31,6 +31,8 @@ class GSA(Mixer):
     default. State: K̃ (B, H, M, K) and Ṽᵀ (B, H, V, M).
     """
 
+    FORMS = two_sided.FORMS
+
     def __init__(
         self,
         d_model,
@@ -43,16 +45,11 @@ class GSA(Mixer):
         form="chunkwise",
         chunk_size=16,
     ):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         head_width(d_model, n_heads)
-        self.n_heads, self.tau, self.scale, self.form, self.chunk_size = (
-            n_heads,
-            tau,
-            scale,
-            form,
-            chunk_size,
-        )
+        self.n_heads = n_heads
+        self.tau = tau
+        self.scale = scale
         self.q, self.k, self.v, self.out = (
             nn.Linear(d_model, d_model, bias=False) for _ in range(4)
         )
@@ -79,7 +76,7 @@ class GSA(Mixer):
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], GSAState]:
         q, k, v, share, log_gate = self.project(x).values()
-        recur = in_form(self.form, self.chunk_size)
+        recur = self.in_form
         keys, values = (None, None) if state is None else state
         scores, keys = recur(q, k, share, log_b=log_gate, state=keys)
         y, values = recur(scores.softmax(-1), share, v, log_a=log_gate, state=values)

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.core.convolution import exponential_form
+from seqlab.core import convolution
 from seqlab.core.discretize import zero_order_hold
 from seqlab.layers.base import Mixer
 
@@ -22,9 +22,10 @@ class GSS(Mixer):
     form: "convolution" (through the FFT) or "scan". State: h (B, d_inner, N), complex.
     """
 
+    FORMS = convolution.FORMS
+
     def __init__(self, d_model, *, d_inner=None, expand=4, d_state=512, form="convolution"):
-        super().__init__(d_model)
-        exponential_form(form)
+        super().__init__(d_model, form)
         d_inner, self.form = d_inner or max(d_model // 4, 1), form
         self.u, self.v = nn.Linear(d_model, expand * d_model), nn.Linear(d_model, d_inner)
         self.norm = nn.LayerNorm(d_inner)
@@ -47,5 +48,5 @@ class GSS(Mixer):
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
         u, v = F.gelu(self.u(x)), self.norm(F.gelu(self.v(x)))
-        y, state = exponential_form(self.form)(v, *self.kernel(), state)
+        y, state = self.in_form(v, *self.kernel(), state)
         return self.out(u * self.context(y + self.D * v)), state

@@ -5,7 +5,8 @@ from einops import rearrange
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.core.convolution import causal_conv, exponential_form
+from seqlab.core import convolution
+from seqlab.core.convolution import causal_conv
 from seqlab.core.discretize import draw_dt, s4d_lin, zero_order_hold
 from seqlab.layers.base import Mixer
 
@@ -36,14 +37,16 @@ class H3(Mixer):
     shift.
     """
 
+    FORMS = convolution.FORMS
+
     def __init__(self, d_model, *, d_head=1, d_state=64, form="convolution"):
-        super().__init__(d_model)
-        exponential_form(form)
+        super().__init__(d_model, form)
         if d_model % d_head:
             raise ValueError(
                 f"d_model is {d_model}, d_head is {d_head}: the first must be a multiple of the second"
             )
-        n_heads, self.d_head, self.form = d_model // d_head, d_head, form
+        n_heads = d_model // d_head
+        self.d_head = d_head
         self.q, self.k, self.v, self.out = (nn.Linear(d_model, d_model) for _ in range(4))
         # shift[:, -1] meets the newest token, as in nn.Conv1d, whose start it has too.
         self.shift = nn.Parameter(
@@ -82,7 +85,7 @@ class H3(Mixer):
             v[..., :, None] * k[..., None, :], "b t h v k -> (b v k) t h"
         )  # every cell is a sequence
         h = None if h is None else rearrange(h, "b h v k n -> (b v k) h n")
-        y, h = exponential_form(self.form)(writes, *self.kernel(), h)
+        y, h = self.in_form(writes, *self.kernel(), h)
         S = rearrange(y + self.D * writes, "(b v k) t h -> b t h v k", b=B, v=self.d_head)
         h = rearrange(h, "(b v k) h n -> b h v k n", b=B, v=self.d_head)
         return self.out(rearrange((S @ q[..., None])[..., 0], "b t h v -> b t (h v)")), H3State(

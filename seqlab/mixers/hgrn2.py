@@ -6,7 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.recurrence import in_form
+from seqlab.core import recurrence
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import RMSNorm
 
@@ -26,20 +26,17 @@ class HGRN2(Mixer):
     128 wide. State: S (B, H, V, K).
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(
         self, d_model, n_heads=4, *, lower_bound=0.0, eps=1e-5, form="chunkwise", chunk_size=16
     ):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         head_width(d_model, n_heads)
         if not 0 <= lower_bound < 1:
             raise ValueError(f"lower_bound is {lower_bound}: a gate's lower bound lies in [0, 1)")
-        self.n_heads, self.lower_bound, self.form, self.chunk_size = (
-            n_heads,
-            lower_bound,
-            form,
-            chunk_size,
-        )
+        self.n_heads = n_heads
+        self.lower_bound = lower_bound
         self.q, self.f, self.v, self.out = (
             nn.Linear(d_model, d_model, bias=False) for _ in range(4)
         )
@@ -72,5 +69,5 @@ class HGRN2(Mixer):
     def forward(
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
+        y, state = self.in_form(**self.project(x), state=state)
         return self.out(rearrange(self.read(y), "b t h v -> b t (h v)")), state

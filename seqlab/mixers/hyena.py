@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seqlab.core.convolution import direct_conv, fft_conv
 from seqlab.core.inputs import full_precision
-from seqlab.layers.base import Mixer, check_form
+from seqlab.layers.base import Mixer
 from seqlab.layers.short_conv import ShortConv
 
 
@@ -82,6 +82,8 @@ class Hyena(Mixer):
     here. State: HyenaState.
     """
 
+    FORMS = ("fft", "direct")
+
     def __init__(
         self,
         d_model,
@@ -94,11 +96,10 @@ class Hyena(Mixer):
         frequency=1.0,
         form="fft",
     ):
-        super().__init__(d_model)
+        super().__init__(d_model, form)
         if order < 2:
             raise ValueError(f"order is {order}: it must be at least 2, one long convolution")
-        check_form(form, "fft", "direct")
-        self.order, self.form = order, form
+        self.order = order
         self.inputs = nn.Linear(d_model, (order + 1) * d_model)
         self.conv = ShortConv((order + 1) * d_model, d_conv, bias=True, activation=None)
         self.filter = ImplicitFilter(

@@ -4,7 +4,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.recurrence import in_form
+from seqlab.core import recurrence
 from seqlab.layers.base import Mixer, check_layer, head_width
 from seqlab.layers.norm import RMSNorm
 
@@ -22,6 +22,8 @@ class LightningAttention(Mixer):
     layer=l, n_layers=L) for l in range(L)].
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(
         self,
         d_model,
@@ -34,10 +36,9 @@ class LightningAttention(Mixer):
         form="chunkwise",
         chunk_size=64,
     ):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         check_layer(layer, n_layers)
-        self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
+        self.n_heads = n_heads
         width = n_heads * head_width(d_model, n_heads, d_head)
         self.q, self.k, self.v, self.g = (nn.Linear(d_model, width, bias=False) for _ in range(4))
         self.norm, self.out = RMSNorm(width, eps), nn.Linear(width, d_model, bias=False)
@@ -68,7 +69,7 @@ class LightningAttention(Mixer):
     def forward(
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
+        y, state = self.in_form(**self.project(x), state=state)
         return self.out(
             torch.sigmoid(self.g(x)) * rearrange(self.read(y), "b t h v -> b t (h v)")
         ), state

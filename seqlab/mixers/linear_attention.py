@@ -3,7 +3,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.recurrence import in_form
+from seqlab.core import recurrence
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.feature_maps import feature_map as make_feature_map
 from seqlab.layers.norm import rms_norm
@@ -24,6 +24,8 @@ class LinearAttention(Mixer):
     (Based, arXiv:2402.18668). State: S (B, H, V + 1, F) with the normaliser, (B, H, V, F) without.
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(
         self,
         d_model,
@@ -35,10 +37,9 @@ class LinearAttention(Mixer):
         form="chunkwise",
         chunk_size=64,
     ):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         d_head = head_width(d_model, n_heads)
-        self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
+        self.n_heads = n_heads
         self.phi = make_feature_map(feature_map, d_head, n_features)
         self.normalize = self.phi.positive if normalize is None else normalize
         if self.normalize and not self.phi.positive:
@@ -70,5 +71,5 @@ class LinearAttention(Mixer):
     def forward(
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        y, state = in_form(self.form, self.chunk_size)(**self.project(x), state=state)
+        y, state = self.in_form(**self.project(x), state=state)
         return self.out(rearrange(self.read(y), "b t h v -> b t (h v)")), state

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from seqlab.core import scan
 from seqlab.core.discretize import as_complex, lru_ring
 from seqlab.core.inputs import full_precision, wide
-from seqlab.core.scan import in_form
 from seqlab.layers.base import Mixer
 
 
@@ -25,13 +25,13 @@ class LRU(Mixer):
     map to 2 D, GLU. State: (B, N) complex.
     """
 
+    FORMS = scan.FORMS
+
     def __init__(
         self, d_model, *, d_state=None, r_min=0.0, r_max=1.0, max_phase=2 * math.pi, form="scan"
     ):
-        super().__init__(d_model)
+        super().__init__(d_model, form)
         N = d_state or d_model
-        in_form(form)
-        self.form = form
         nu, theta = lru_ring(N, r_min, r_max, max_phase)
         self.nu_log, self.theta_log = nn.Parameter(nu.float()), nn.Parameter(theta.float())
         self.gamma_log = nn.Parameter((-torch.expm1(-2 * nu.exp())).log().float() / 2)
@@ -56,7 +56,7 @@ class LRU(Mixer):
         """Re(C h_t) for all t, and the last h."""
         lam, gamma = self.gates()
         B, C, u = as_complex(self.B), as_complex(self.C), wide(x)
-        h = in_form(self.form)(
+        h = self.in_form(
             lam[None, None], gamma * torch.complex(u @ B.real.mT, u @ B.imag.mT), state
         )
         y = (h.real @ C.real.mT - h.imag @ C.imag.mT).to(x.dtype)

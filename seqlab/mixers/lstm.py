@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.core.inputs import full_precision
-from seqlab.layers.base import Mixer, check_form, check_shape
+from seqlab.layers.base import Mixer, check_shape
 
 
 class LSTMState(NamedTuple):
@@ -28,10 +28,10 @@ class LSTM(Mixer):
     these parameters) or "recurrent" (the equation). State: h and c, each (B, D).
     """
 
+    FORMS = ("fused", "recurrent")
+
     def __init__(self, d_model, *, form="fused"):
-        super().__init__(d_model)
-        check_form(form, "fused", "recurrent")
-        self.form = form
+        super().__init__(d_model, form)
         self.W, self.R = (
             nn.Linear(d_model, 4 * d_model),
             nn.Linear(d_model, 4 * d_model, bias=False),

@@ -8,9 +8,9 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.core import recurrence
 from seqlab.core.discretize import draw_dt, softplus_inverse
 from seqlab.core.inputs import full_precision
-from seqlab.core.recurrence import in_form
 from seqlab.core.scan import linear_scan
 from seqlab.layers.base import Mixer
 from seqlab.layers.norm import RMSNorm, rms_norm
@@ -41,12 +41,13 @@ class Mamba(Mixer):
     kernel); the scan works through chunk_size tokens at a time.
     """
 
+    FORMS = recurrence.FORMS | {"scan": None}
+
     def __init__(
         self, d_model, *, d_inner=None, expand=2, d_state=16, d_conv=4, dt_rank=None, bias=False, conv_bias=True,
         activation=F.silu, norm_eps=None, norm_weight=False, form="scan", chunk_size=128,
     ):  # fmt: skip
-        super().__init__(d_model)
-        in_form(form, chunk_size, "scan")
+        super().__init__(d_model, form, chunk_size)
         d_inner, dt_rank = d_inner or expand * d_model, dt_rank or math.ceil(d_model / 16)
         self.widths, self.form, self.chunk_size = (dt_rank, d_state, d_state), form, chunk_size
         self.activation = activation
@@ -102,9 +103,7 @@ class Mamba(Mixer):
             scan = selective_scan if self.form == "scan" else self.form
             y, S = scan(x, *self._select(x), state=S, chunk_size=self.chunk_size)
         else:
-            y, S = in_form(self.form, self.chunk_size)(
-                **self._recurrence(x, *self._select(x)), state=S
-            )
+            y, S = self.in_form(**self._recurrence(x, *self._select(x)), state=S)
         y = rearrange(self.read(y), "b t e 1 -> b t e") + self.D * x
         return self.out(y * self.activation(gate)), MambaState(S, conv_state)
 

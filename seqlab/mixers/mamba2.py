@@ -7,8 +7,8 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.core import recurrence
 from seqlab.core.discretize import draw_dt, softplus_inverse
-from seqlab.core.recurrence import in_form
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import rms_norm
 from seqlab.layers.short_conv import ShortConv
@@ -36,19 +36,19 @@ class Mamba2(Mixer):
     [0.001, 0.1], as in the authors' code.
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(
         self, d_model, n_heads=4, *, d_head=None, expand=2, d_state=128, n_groups=1, d_conv=4, bias=False,
         conv_bias=True, activation=F.silu, dt_limit=(0.0, math.inf), eps=1e-5, form="chunkwise", chunk_size=64,
     ):  # fmt: skip
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         d_head = head_width(int(expand * d_model), n_heads, d_head, name="expand · d_model")
         if n_heads % n_groups:
             raise ValueError(
                 f"n_heads is {n_heads}, n_groups is {n_groups}: each group needs the same number of heads"
             )
         self.n_heads, self.n_groups, self.dt_limit, self.eps = n_heads, n_groups, dt_limit, eps
-        self.form, self.chunk_size = form, chunk_size
         self.widths = d_inner, d_keys = n_heads * d_head, n_groups * d_state
         self.in_proj = nn.Linear(
             d_model, 2 * d_inner + 2 * d_keys + n_heads, bias=bias
@@ -93,7 +93,7 @@ class Mamba2(Mixer):
     ) -> tuple[Float[Tensor, "B T D"], Mamba2State]:
         S, conv_state = (None, None) if state is None else state
         inputs, x, gate, conv_state = self._split(x, conv_state)
-        y, S = in_form(self.form, self.chunk_size)(**inputs, state=S)
+        y, S = self.in_form(**inputs, state=S)
         y = rearrange(self.read(y) + self.D[:, None] * x, "b t h v -> b t (h v)") * F.silu(gate)
         y = rms_norm(rearrange(y, "b t (g e) -> b t g e", g=self.n_groups), eps=self.eps)
         return self.out(self.norm * rearrange(y, "b t g e -> b t (g e)")), Mamba2State(

@@ -6,7 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.convolution import exponential_form
+from seqlab.core import convolution
 from seqlab.core.inputs import at_least_one
 from seqlab.layers.base import Mixer
 
@@ -36,12 +36,13 @@ class MEGA(Mixer):
     "convolution" or "scan". State: MEGAState, T mod chunk_size tokens.
     """
 
+    FORMS = convolution.FORMS
+
     def __init__(
         self, d_model, *, d_state=16, d_z=None, d_v=None, chunk_size=128, form="convolution"
     ):
-        super().__init__(d_model)
+        super().__init__(d_model, form, chunk_size)
         at_least_one(chunk_size=chunk_size)
-        exponential_form(form)
         d_z, d_v = d_z or max(d_model // 4, 1), d_v or 2 * d_model
         self.widths, self.chunk_size, self.form = (d_model, d_model, d_z, d_v), chunk_size, form
         self.alpha, self.delta = (
@@ -78,7 +79,7 @@ class MEGA(Mixer):
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], MEGAState]:
         h, *past = (None,) if state is None else state
-        moved, h = exponential_form(self.form)(x, *self.average(), h)
+        moved, h = self.in_form(x, *self.average(), h)
         update, candidate, z, reset = self.moved(F.silu(moved + self.omega * x)).split(
             self.widths, dim=-1
         )

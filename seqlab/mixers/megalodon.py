@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.core.convolution import exponential_form
+from seqlab.core import convolution
 from seqlab.layers.base import Mixer
 
 
@@ -24,10 +24,10 @@ class CEMA(Mixer):
     "scan". State: h (B, D, N), complex.
     """
 
+    FORMS = convolution.FORMS
+
     def __init__(self, d_model, *, d_state=16, form="convolution"):
-        super().__init__(d_model)
-        exponential_form(form)
-        self.form = form
+        super().__init__(d_model, form)
         self.alpha, self.delta = (
             nn.Parameter(0.2 * torch.randn(d_model, d_state)) for _ in range(2)
         )
@@ -60,5 +60,5 @@ class CEMA(Mixer):
     def forward(
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        y, state = exponential_form(self.form)(x, *self.average(), state)
+        y, state = self.in_form(x, *self.average(), state)
         return y + self.omega * x, state

@@ -6,9 +6,10 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.attention import attend_in_form
+from seqlab.core import attention
+from seqlab.core.inputs import choose
 from seqlab.core.position import rope_frequencies, rotate
-from seqlab.layers.base import Mixer, check_form, head_width
+from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import RMSNorm
 
 
@@ -43,22 +44,23 @@ class MLA(Mixer):
     "tiled" or a function. State: LatentCache, T (R + rope) numbers.
     """
 
+    FORMS = ("naive", "absorbed")
+
     def __init__(
         self, d_model, n_heads=4, *, kv_rank=None, q_rank=None, d_nope=None, d_rope=None, d_v=None, rope_base=10000.0,
         theta=None, magnitude=1.0, interleaved=True, scale=None, bias=False, eps=1e-6, form="naive", attend="sdpa",
     ):  # fmt: skip
-        super().__init__(d_model)
-        check_form(form, "naive", "absorbed")
+        super().__init__(d_model, form)
         d_nope = head_width(d_model, n_heads, d_nope)
         d_rope = d_nope // 2 if d_rope is None else d_rope
         d_v, kv_rank = d_v or d_nope, kv_rank or 4 * d_nope
-        attend_in_form(attend, "attend")
+        choose(attend, attention.FORMS, name="attend")
         if d_rope % 2 and theta is None and rope_base is not None:
             raise ValueError(
                 f"d_rope is {d_rope}: a rotation turns pairs of channels, so it must be even"
             )
         self.n_heads, self.d_nope, self.d_rope, self.kv_rank = n_heads, d_nope, d_rope, kv_rank
-        self.form, self.attend = form, attend
+        self.attend = attend
         self.turn = partial(rotate, interleaved=interleaved, magnitude=magnitude)
         self.scale = (d_nope + d_rope) ** -0.5 if scale is None else scale
         width = n_heads * (d_nope + d_rope)
@@ -118,4 +120,4 @@ class MLA(Mixer):
         return kv[..., : self.d_nope], kv[..., self.d_nope :]
 
     def _attend(self, q, k, v):
-        return attend_in_form(self.attend)(q, k, v, causal=True, scale=self.scale)
+        return choose(self.attend, attention.FORMS)(q, k, v, causal=True, scale=self.scale)

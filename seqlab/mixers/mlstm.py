@@ -6,8 +6,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.core import recurrence
 from seqlab.core.exponential_gates import divide, stabilise
-from seqlab.core.recurrence import in_form
 from seqlab.layers.base import Mixer, head_width
 
 
@@ -36,6 +36,8 @@ class MLSTM(Mixer):
     W_o(σ(x W_g) · norm(y)). State: S (B, H, V + 1, K) and m (B, H).
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(
         self,
         d_model,
@@ -50,16 +52,11 @@ class MLSTM(Mixer):
         form="chunkwise",
         chunk_size=64,
     ):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         d_key = head_width(d_model, n_heads, d_key, parts=2)
         d_value = head_width(d_model, n_heads, d_value)
-        self.n_heads, self.soft_cap, self.form, self.chunk_size = (
-            n_heads,
-            soft_cap,
-            form,
-            chunk_size,
-        )
+        self.n_heads = n_heads
+        self.soft_cap = soft_cap
         self.eps, self.norm_eps = eps, norm_eps
         self.q, self.k = (nn.Linear(d_model, n_heads * d_key, bias=bias) for _ in range(2))
         self.v, self.g = (nn.Linear(d_model, n_heads * d_value, bias=bias) for _ in range(2))
@@ -111,8 +108,6 @@ class MLSTM(Mixer):
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], MLSTMState]:
         inputs, m = self._project(x, state)
-        y, S = in_form(self.form, self.chunk_size)(
-            **inputs, state=None if state is None else state.S
-        )
+        y, S = self.in_form(**inputs, state=None if state is None else state.S)
         y = rearrange(self.read(y, m), "b t h v -> b t (h v)")
         return self.out(torch.sigmoid(self.g(x)) * y), MLSTMState(S, m[:, -1])

@@ -6,8 +6,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.core import recurrence
 from seqlab.core.exponential_gates import divide, stabilise
-from seqlab.core.recurrence import in_form
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.short_conv import ShortConv
 
@@ -33,6 +33,8 @@ class MLSTMBlock(Mixer):
     starts near 0. K = V; k is scaled by K^-1/2. State: S, m and the convolution's past.
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(
         self,
         d_model,
@@ -46,19 +48,14 @@ class MLSTMBlock(Mixer):
         form="chunkwise",
         chunk_size=64,
     ):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         width = expand * d_model
         d_head = head_width(width, n_heads, name="expand · d_model")
         if width % qkv_block:
             raise ValueError(f"expand · d_model is {width}: qkv_block = {qkv_block} must divide it")
-        self.n_heads, self.eps, self.norm_eps, self.form, self.chunk_size = (
-            n_heads,
-            eps,
-            norm_eps,
-            form,
-            chunk_size,
-        )
+        self.n_heads = n_heads
+        self.eps = eps
+        self.norm_eps = norm_eps
         self.u, self.z = (nn.Linear(d_model, width, bias=False) for _ in range(2))
         self.conv = ShortConv(width, d_conv, bias=True)
         self.qkv = nn.Parameter(
@@ -123,8 +120,6 @@ class MLSTMBlock(Mixer):
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], MLSTMBlockState]:
         inputs, m, c, past = self._project(x, state)
-        y, S = in_form(self.form, self.chunk_size)(
-            **inputs, state=None if state is None else state.S
-        )
+        y, S = self.in_form(**inputs, state=None if state is None else state.S)
         y = rearrange(self.read(y, m), "b t h v -> b t (h v)") + self.skip * c
         return self.out(y * F.silu(self.z(x))), MLSTMBlockState(S, m[:, -1], past)

@@ -6,8 +6,8 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from seqlab.core import recurrence
 from seqlab.core.position import rope_frequencies, rotate
-from seqlab.core.recurrence import in_form
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import rms_norm
 
@@ -29,11 +29,12 @@ class RetNet(Mixer):
     change nothing and are left out. Output: W_o(silu(x W_g) · norm(y)).
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(self, d_model, n_heads=4, *, expand_v=2, form="chunkwise", chunk_size=64):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         d_head = head_width(d_model, n_heads, even=True)
-        self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
+        self.n_heads = n_heads
         self.q, self.k = (nn.Linear(d_model, d_model, bias=False) for _ in range(2))
         self.v, self.g = (nn.Linear(d_model, expand_v * d_model, bias=False) for _ in range(2))
         self.out = nn.Linear(expand_v * d_model, d_model, bias=False)
@@ -72,8 +73,6 @@ class RetNet(Mixer):
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], RetNetState]:
         inputs = self.project(x, state)
-        y, S = in_form(self.form, self.chunk_size)(
-            **inputs, state=None if state is None else state.S
-        )
+        y, S = self.in_form(**inputs, state=None if state is None else state.S)
         y = F.silu(self.g(x)) * rearrange(self.read(y), "b t h v -> b t (h v)")
         return self.out(y), RetNetState(S, x.shape[1] + (0 if state is None else state.position))

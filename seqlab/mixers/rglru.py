@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.recurrence import in_form
+from seqlab.core import recurrence
 from seqlab.core.scan import linear_scan
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.short_conv import ShortConv
@@ -38,6 +38,8 @@ class RGLRU(Mixer):
     kernel).
     """
 
+    FORMS = recurrence.FORMS | {"scan": None}
+
     def __init__(
         self,
         d_model,
@@ -50,11 +52,9 @@ class RGLRU(Mixer):
         form="scan",
         chunk_size=64,
     ):
-        super().__init__(d_model)
+        super().__init__(d_model, form, chunk_size)
         width = lru_width or d_model
         block = head_width(width, n_heads, name="lru_width" if lru_width else "d_model")
-        in_form(form, chunk_size, "scan")
-        self.form, self.chunk_size = form, chunk_size
         self.activation = activation or partial(F.gelu, approximate="tanh")
         self.x, self.y = (nn.Linear(d_model, width, bias=bias) for _ in range(2))
         self.out = nn.Linear(width, d_model, bias=bias)
@@ -110,7 +110,7 @@ class RGLRU(Mixer):
             h = scan(log_a.exp(), v.to(log_a.dtype), None if S is None else S[..., 0, 0])
             y, S = h.to(x.dtype), h[:, -1, :, None, None]
         else:
-            y, S = in_form(self.form, self.chunk_size)(**self._as_heads(log_a, v), state=S)
+            y, S = self.in_form(**self._as_heads(log_a, v), state=S)
             y = y[..., 0]
         return self.out(gate * y), RGLRUState(S, conv_state)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from seqlab.core.scan import linear_scan
 from seqlab.core.shift import token_shift
-from seqlab.layers.base import Mixer, check_form, check_layer
+from seqlab.layers.base import Mixer, check_layer
 
 
 class RWKV4State(NamedTuple):
@@ -43,11 +43,12 @@ class RWKV4(Mixer):
     0.
     """
 
+    FORMS = ("scan", "recurrent")
+
     def __init__(self, d_model, *, d_inner=None, layer=0, n_layers=1, form="scan"):
-        super().__init__(d_model)
+        super().__init__(d_model, form)
         check_layer(layer, n_layers)
-        check_form(form, "scan", "recurrent")
-        self.form, d_inner = form, d_inner or d_model
+        d_inner = d_inner or d_model
         depth, left = layer / max(n_layers - 1, 1), 1 - layer / n_layers
         channel = torch.arange(d_inner)
         self.decay = nn.Parameter(-5 + 8 * (channel / max(d_inner - 1, 1)) ** (0.7 + 1.3 * depth))

@@ -6,7 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.recurrence import in_form
+from seqlab.core import recurrence
 from seqlab.core.shift import read_before_write, token_shift
 from seqlab.layers.base import Mixer, check_layer, head_width
 
@@ -33,12 +33,13 @@ class RWKV5(Mixer):
     output of a new mixer 0. A stack: [partial(RWKV5, layer=l, n_layers=L) for l in range(L)].
     """
 
+    FORMS = recurrence.FORMS
+
     def __init__(self, d_model, n_heads=4, *, layer=0, n_layers=1, form="chunkwise", chunk_size=16):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         head_width(d_model, n_heads)
         check_layer(layer, n_layers)
-        self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
+        self.n_heads = n_heads
         depth, left = layer / max(n_layers - 1, 1), 1 - layer / n_layers
         channel = torch.arange(d_model)
         fraction, ramp = channel / max(d_model - 1, 1), channel / d_model
@@ -92,6 +93,6 @@ class RWKV5(Mixer):
     ) -> tuple[Float[Tensor, "B T D"], RWKV5State]:
         last, S = (None, None) if state is None else state
         *qkv, gate = self._mix(x, last)
-        y, S = read_before_write(in_form(self.form, self.chunk_size), **self._inputs(*qkv), state=S)
+        y, S = read_before_write(self.in_form, **self._inputs(*qkv), state=S)
         y = rearrange(self.read(y), "b t h v -> b t (h v)") * F.silu(gate)
         return self.out(y), RWKV5State(x[:, -1], S)

@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.dplr import in_form
+from seqlab.core import dplr
 from seqlab.core.shift import token_shift
 from seqlab.layers.base import Mixer, check_layer, head_width
 
@@ -39,6 +39,8 @@ class RWKV7(Mixer):
     stack: [partial(RWKV7, layer=l, n_layers=L) for l in range(L)].
     """
 
+    FORMS = dplr.FORMS
+
     shares = True
 
     def __init__(
@@ -52,11 +54,10 @@ class RWKV7(Mixer):
         form="chunkwise",
         chunk_size=16,
     ):
-        super().__init__(d_model)
-        in_form(form, chunk_size)  # a name that is none fails here, not at the first call
+        super().__init__(d_model, form, chunk_size)
         K = head_width(d_model, n_heads)
         check_layer(layer, n_layers)
-        self.n_heads, self.form, self.chunk_size = n_heads, form, chunk_size
+        self.n_heads = n_heads
         depth, left = layer / max(n_layers - 1, 1), 1 - layer / n_layers
         d_rank, a_rank, v_rank, g_rank = ranks or default_ranks(d_model)
         channel = torch.arange(d_model)
@@ -129,7 +130,7 @@ class RWKV7(Mixer):
         last, S = (None, None) if state is None else state
         *mixed, x_g = self._mix(x, last)
         inputs = self._inputs(*mixed, shared)
-        y, S = in_form(self.form, self.chunk_size)(**inputs, state=S)
+        y, S = self.in_form(**inputs, state=S)
         q, k, v = inputs["q"], inputs["k"], inputs["v"]
         y = rearrange(
             self.read(y) + (q * self.r_k * k).sum(-1, keepdim=True) * v, "b t h v -> b t (h v)"

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from seqlab.core.discretize import as_complex, as_pairs, draw_dt, legs_dplr
 from seqlab.core.inputs import wide
 from seqlab.core.rank_one import System, by_convolution, by_steps
-from seqlab.layers.base import Mixer, check_form
+from seqlab.layers.base import Mixer
 
 
 class S4(Mixer):
@@ -28,10 +28,10 @@ class S4(Mixer):
     form). Output: GELU, a linear map to 2 D, GLU. State: (B, D, N/2) complex.
     """
 
+    FORMS = ("convolution", "recurrent")
+
     def __init__(self, d_model, *, d_state=64, dt_min=1e-3, dt_max=0.1, form="convolution"):
-        super().__init__(d_model)
-        check_form(form, "convolution", "recurrent")
-        self.form = form
+        super().__init__(d_model, form)
         rates, P, B = (u[: d_state // 2].repeat(d_model, 1) for u in legs_dplr(d_state)[:3])
         self.log_dt = nn.Parameter(draw_dt(d_model, dt_min, dt_max).log().float())
         self.A_log, self.A_imag = (

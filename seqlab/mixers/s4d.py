@@ -3,8 +3,7 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from seqlab.core import discretize
-from seqlab.core.convolution import exponential_form
+from seqlab.core import convolution, discretize
 from seqlab.core.discretize import as_complex, as_pairs, zero_order_hold
 from seqlab.core.inputs import wide
 from seqlab.layers.base import Mixer
@@ -26,16 +25,16 @@ class S4D(Mixer):
     N/2) complex, or (B, D, N) real.
     """
 
+    FORMS = convolution.FORMS
+
     def __init__(
         self, d_model, *, d_state=64, init="lin", dt_min=1e-3, dt_max=0.1, form="convolution"
     ):
-        super().__init__(d_model)
+        super().__init__(d_model, form)
         if init not in discretize.S4D:
             raise ValueError(f"init is {init!r}: choose one of {', '.join(discretize.S4D)}")
         if d_state % 2 and init != "real":
             raise ValueError(f"d_state is {d_state}: conjugate pairs need an even number of modes")
-        exponential_form(form)
-        self.form = form
         A = discretize.S4D[init](d_state).repeat(d_model, 1)
         self.log_dt = nn.Parameter(discretize.draw_dt(d_model, dt_min, dt_max).log().float())
         self.A_log = nn.Parameter((-A.real).log().float())
@@ -60,5 +59,5 @@ class S4D(Mixer):
         x: Float[Tensor, "B T D"],
         state: Complex[Tensor, "B D N"] | Float[Tensor, "B D N"] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        y, state = exponential_form(self.form)(x, *self.modes(), state)
+        y, state = self.in_form(x, *self.modes(), state)
         return F.glu(self.out(F.gelu(y + self.skip * x))), state

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from seqlab.core import scan
 from seqlab.core.discretize import as_complex, as_pairs, draw_dt, legs_dplr, zero_order_hold
 from seqlab.core.inputs import full_precision, wide
-from seqlab.core.scan import in_form
 from seqlab.layers.base import Mixer
 
 
@@ -26,14 +26,14 @@ class S5(Mixer):
     b, h0) (a kernel). Output: u = GELU(y), then u · sigmoid(W u). State: (B, P/2) complex.
     """
 
+    FORMS = scan.FORMS
+
     def __init__(self, d_model, *, d_state=64, n_blocks=1, dt_min=1e-3, dt_max=0.1, form="scan"):
-        super().__init__(d_model)
+        super().__init__(d_model, form)
         if d_state % (2 * n_blocks):
             raise ValueError(
                 f"d_state is {d_state}, n_blocks is {n_blocks}: each block needs an even number of modes"
             )
-        in_form(form)
-        self.form = form
         size, half = d_state // n_blocks, d_state // n_blocks // 2
         rates, _, _, V = legs_dplr(size)
         rates, V = (
@@ -69,8 +69,6 @@ class S5(Mixer):
         """2 Re(C h_t) for all t, and the last h."""
         a, b = self.gates()
         B, C, u = as_complex(self.B), as_complex(self.C), wide(x)
-        h = in_form(self.form)(
-            a[None, None], b * torch.complex(u @ B.real.mT, u @ B.imag.mT), state
-        )
+        h = self.in_form(a[None, None], b * torch.complex(u @ B.real.mT, u @ B.imag.mT), state)
         y = 2 * (h.real @ C.real.mT - h.imag @ C.imag.mT).to(x.dtype)
         return y, h[:, -1].clone()  # a view would keep all T states

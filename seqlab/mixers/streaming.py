@@ -5,7 +5,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.attention import attend, attend_in_form, merge
+from seqlab.core import attention
+from seqlab.core.attention import attend, merge
 from seqlab.core.position import rope_frequencies, rotate
 from seqlab.layers.base import Mixer, head_width
 
@@ -37,10 +38,12 @@ class StreamingLLM(Mixer):
     StreamingCache.
     """
 
+    FORMS = attention.FORMS
+
     def __init__(
         self, d_model, n_heads=4, *, n_sinks=4, window=1024, rope_base=10000.0, form="tiled"
     ):
-        super().__init__(d_model)
+        super().__init__(d_model, form)
         if n_sinks < 0 or window < 1:
             raise ValueError(
                 f"n_sinks is {n_sinks}, window is {window}: at least 0 and at least 1 are needed"
@@ -49,8 +52,9 @@ class StreamingLLM(Mixer):
             raise ValueError(
                 "form is 'sdpa': PyTorch's attention returns no log-sum-exp to merge by; use 'tiled'"
             )
-        attend_in_form(form)
-        self.n_heads, self.n_sinks, self.window, self.form = n_heads, n_sinks, window, form
+        self.n_heads = n_heads
+        self.n_sinks = n_sinks
+        self.window = window
         self.q, self.k, self.v, self.out = (
             nn.Linear(d_model, d_model, bias=False) for _ in range(4)
         )
@@ -80,9 +84,7 @@ class StreamingLLM(Mixer):
             rotate(q, at, self.theta),
             rotate(k[:, -n:], at[-1] + 1 + torch.arange(-n, 0).to(at), self.theta),
         )
-        return attend_in_form(self.form)(
-            q, k, v[:, -n:], causal=True, window=self.window, return_lse=True
-        )
+        return self.in_form(q, k, v[:, -n:], causal=True, window=self.window, return_lse=True)
 
     def _read_sinks(self, q, k, v, at):
         """The first tokens, once they have left the window. The query stands at the last place of

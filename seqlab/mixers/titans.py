@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.core.inputs import at_least_one, full_precision
-from seqlab.layers.base import Mixer, check_form, head_width
+from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import RMSNorm, l2norm
 from seqlab.layers.short_conv import ShortConv
 
@@ -43,6 +43,8 @@ class Titans(Mixer):
     times. MAG is `MemoryAsGate`, MAL a list.
     """
 
+    FORMS = ("chunkwise", "recurrent")
+
     def __init__(
         self,
         d_model,
@@ -55,11 +57,11 @@ class Titans(Mixer):
         max_lr=0.1,
         form="chunkwise",
     ):
-        super().__init__(d_model)
+        super().__init__(d_model, form, chunk_size)
         K = head_width(d_model, n_heads)
-        check_form(form, "chunkwise", "recurrent")
         at_least_one(depth=depth, chunk_size=chunk_size)
-        self.n_heads, self.chunk_size, self.max_lr, self.form = n_heads, chunk_size, max_lr, form
+        self.n_heads = n_heads
+        self.max_lr = max_lr
         self.qkv, self.g, self.out = (
             nn.Linear(d_model, n * d_model, bias=False) for n in (3, 1, 1)
         )

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from seqlab.core.convolution import EXPONENTIAL_FORMS
+from seqlab.core.convolution import FORMS
 from seqlab.mixers.mega import MEGA
 from seqlab.mixers.megalodon import CEMA
 from seqlab.mixers.rglru import RGLRU
@@ -27,7 +27,7 @@ ROWS = [
         partial(MEGA, d_state=N, d_z=Z, chunk_size=WINDOW),
         gate="1 - α δ: constants, N a channel; within a chunk none, keeps every token",
         state_floats=lambda T, D: D * N + T % WINDOW * (Z + 2 * D),
-        forms=tuple(EXPONENTIAL_FORMS),
+        forms=tuple(FORMS),
         paper="arXiv:2209.10655",
         year=2022,
         chapter=12,
@@ -38,7 +38,7 @@ ROWS = [
         partial(CEMA, d_state=N),
         gate="(1 - α δ) e^{iθ}: complex constants, N a channel",
         state_floats=lambda T, D: 2 * D * N,
-        forms=tuple(EXPONENTIAL_FORMS),
+        forms=tuple(FORMS),
         paper="arXiv:2404.08801",
         year=2024,
         chapter=12,

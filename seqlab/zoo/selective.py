@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from seqlab.core.convolution import EXPONENTIAL_FORMS
+from seqlab.core.convolution import FORMS
 from seqlab.mixers.gss import GSS
 from seqlab.mixers.h3 import H3
 from seqlab.mixers.mamba import Mamba
@@ -17,7 +17,7 @@ ROWS = [
         partial(GSS, d_state=N),
         gate="e^λ: N constants shared by all channels",
         state_floats=lambda T, D: 2 * (D // 4) * N,
-        forms=tuple(EXPONENTIAL_FORMS),
+        forms=tuple(FORMS),
         paper="arXiv:2206.13947",
         year=2022,
         chapter=6,
@@ -28,7 +28,7 @@ ROWS = [
         partial(H3, d_head=2, d_state=N),
         gate="e^{Δ A}: constants per head and mode; a write is weighted by its age",
         state_floats=lambda T, D: 2 * D * 2 * N // 2 + (N - 1) * D,
-        forms=tuple(EXPONENTIAL_FORMS),
+        forms=tuple(FORMS),
         paper="arXiv:2212.14052",
         year=2022,
         chapter=12,

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqlab.core.attention import (
+    FORMS,
     attend,
     attend_backward,
-    attend_in_form,
     attend_sdpa,
     attend_tiled,
     bigbird_mask,
@@ -20,6 +20,7 @@ from seqlab.core.attention import (
     sink_mask,
     visible_tiles,
 )
+from seqlab.core.inputs import choose
 
 B, T, H, K, V = 2, 11, 4, 6, 5
 F64 = {"dtype": torch.float64}
@@ -120,7 +121,7 @@ def test_wrong_input_gets_one_clear_sentence():
     with pytest.raises(ValueError, match="does not return its log-sum-exp"):
         attend_sdpa(q, k, v, return_lse=True)
     with pytest.raises(ValueError, match="form is 'flash': choose one of parallel, tiled, sdpa"):
-        attend_in_form("flash")
+        choose("flash", FORMS)
 
 
 LENGTHS = [(11, 11), (5, 11), (11, 5), (1, 7)]
@@ -370,8 +371,8 @@ def test_pytorchs_attention_is_attend_at_any_shape(seen, width):
 
 
 def test_a_form_is_a_name_or_a_function():
-    assert attend_in_form("tiled") is attend_tiled
-    assert attend_in_form(math.cos) is math.cos
+    assert choose("tiled", FORMS) is attend_tiled
+    assert choose(math.cos, FORMS) is math.cos
 
 
 def test_a_mask_by_hand_is_the_causal_one_and_joins_it():

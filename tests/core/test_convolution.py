@@ -10,6 +10,7 @@ from seqlab.core.convolution import (
     exponential_state,
     fft_conv,
 )
+from seqlab.core.inputs import choose
 from seqlab.layers.short_conv import ShortConv
 
 D, N = 3, 4
@@ -120,9 +121,7 @@ def test_a_diagonal_state_space_is_a_convolution_is_a_loop(dtype, with_state):
     for t in range(T):
         h = log_a.exp() * h + x[:, t, :, None]
         ys.append((c * h).sum(-1).real)
-    results = [form(*inputs) for form in convolution.EXPONENTIAL_FORMS.values()] + [
-        (torch.stack(ys, dim=1), h)
-    ]
+    results = [form(*inputs) for form in convolution.FORMS.values()] + [(torch.stack(ys, dim=1), h)]
     g, g_h = randn(2, T, D), randn(2, D, N, dtype=dtype)
     grads = [torch.autograd.grad([y, h], inputs, [g, g_h]) for y, h in results]
     for (y, h), grad in zip(results[:-1], grads[:-1], strict=True):
@@ -134,4 +133,4 @@ def test_an_unknown_form_gets_one_clear_sentence():
     with pytest.raises(
         ValueError, match="form is 'fft': choose one of convolution, scan, or pass a function"
     ):
-        convolution.exponential_form("fft")
+        choose("fft", convolution.FORMS)

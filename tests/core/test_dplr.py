@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from seqlab.core import dplr, recurrence
+from seqlab.core.inputs import choose
 
 B, T, H, K, V = 2, 19, 3, 6, 5
 
@@ -25,7 +26,7 @@ def draw(T=T, dtype=torch.float64, decay=1.0):
 def test_chunks_are_the_recurrence_with_its_gradients(chunk_size, decay):
     xs, state = draw(decay=decay)
     results = []
-    for form in (dplr.recurrent, dplr.in_form("chunkwise", chunk_size)):
+    for form in (dplr.recurrent, choose("chunkwise", dplr.FORMS, chunk_size=chunk_size)):
         y, S = form(*xs, state=state)
         results.append((y, S, *torch.autograd.grad(y.sin().sum() + S.cos().sum(), xs)))
     for ours, theirs in zip(*results, strict=True):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqlab.core.recurrence import FORMS, chunkwise, in_form, parallel, recurrent, step
+from seqlab.core.inputs import choose
+from seqlab.core.recurrence import FORMS, chunkwise, parallel, recurrent, step
 
 F64 = {"dtype": torch.float64}
 B, H, K, V = 2, 2, 3, 5
@@ -80,7 +81,7 @@ def literal(q, k, v, log_a=None, beta=None, state=None):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_the_literal_equation(form, decay, delta, state):
     x = draw(13, decay, delta, state)
-    y, S = in_form(form, chunk_size=4)(**x)
+    y, S = choose(form, FORMS, chunk_size=4)(**x)
     assert_same({"y": y, "S": S}, literal(**x))
 
 
@@ -107,7 +108,7 @@ def test_chunk_of_one_is_recurrent_and_chunk_of_all_is_parallel(decay):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_two_halves_with_the_state_carried_are_the_whole(form):
-    x, run = draw(11, "vector", delta=True), in_form(form, chunk_size=4)
+    x, run = draw(11, "vector", delta=True), choose(form, FORMS, chunk_size=4)
     y, S = run(**x)
     first, S_half = run(**{name: t[:, :5] for name, t in x.items()})
     second, S_end = run(**{name: t[:, 5:] for name, t in x.items()}, state=S_half)
@@ -130,7 +131,7 @@ def test_gradients_against_finite_differences(decay, delta):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("decay", ["scalar", "vector"])
 def test_a_gate_of_zero_starts_afresh(form, decay):
-    x, run = draw(8, decay, state=True), in_form(form, chunk_size=3)
+    x, run = draw(8, decay, state=True), choose(form, FORMS, chunk_size=3)
     x["log_a"][:, 5] = -torch.inf
     fresh = {name: t[:, 5:] for name, t in x.items() if name != "state"}
     y, S = run(**x)
@@ -268,10 +269,10 @@ def test_unknown_form_and_chunk_size_get_one_clear_sentence():
     with pytest.raises(
         ValueError, match="form is 'serial': choose one of recurrent, parallel, chunkwise"
     ):
-        in_form("serial")
+        choose("serial", FORMS)
     with pytest.raises(ValueError, match="chunk_size is 0"):
         chunkwise(**draw(4, "none"), chunk_size=0)
-    assert in_form(step) is step
+    assert choose(step, FORMS) is step
 
 
 @pytest.mark.parametrize("form", FORMS)

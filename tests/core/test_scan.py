@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from seqlab.core import scan
+from seqlab.core.inputs import choose
 
 FORMS = {
     f.__name__: f
@@ -180,6 +181,6 @@ def test_wrong_shapes_get_one_clear_sentence(form):
 
 
 def test_a_form_is_a_name_or_a_function():
-    assert scan.in_form("blelloch") is scan.blelloch and scan.in_form(loop) is loop
+    assert choose("blelloch", scan.FORMS) is scan.blelloch and choose(loop, scan.FORMS) is loop
     with pytest.raises(ValueError, match="form is 'parallel': choose one of scan, sequential"):
-        scan.in_form("parallel")
+        choose("parallel", scan.FORMS)

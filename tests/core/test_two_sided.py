@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from seqlab.core import recurrence
-from seqlab.core.two_sided import chunkwise, in_form
+from seqlab.core.inputs import choose
+from seqlab.core.two_sided import FORMS, chunkwise
 
 B, T, H, K, V = 2, 19, 3, 5, 7
 
@@ -91,4 +92,4 @@ def test_wrong_arguments_get_one_clear_sentence():
     with pytest.raises(ValueError, match=r"log_b reaches 0\.5: a log decay is at most 0"):
         chunkwise(q, k, v, log_b=torch.full((B, T, H, 1), 0.5, dtype=torch.float64))
     with pytest.raises(ValueError, match="choose one of recurrent, parallel, chunkwise"):
-        in_form("fast")
+        choose("fast", FORMS)
