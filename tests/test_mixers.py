@@ -1,6 +1,7 @@
-"""The contract of DESIGN §4, run over every row of the zoo."""
+"""What every mixer promises (CONTRIBUTING, "A mixer"), run over every row of the zoo."""
 
 import copy
+import io
 import pickle
 
 import pytest
@@ -89,6 +90,31 @@ def test_the_state_is_as_large_as_the_zoo_says(r):
     mixer = make(r)
     for T in (1, 5, 16, 40):
         assert sum(t.numel() for t in tensors(mixer(draw(T, B=1))[1])) == r.state_floats(T, D)
+
+
+@causal_rows
+@pytest.mark.parametrize("T", [1, 300])
+def test_a_state_owns_its_memory(r, T):
+    """A view of the last token would keep the whole prompt alive, and would be saved with it."""
+    _, state = make(r)(draw(T))
+    parts = tensors(state)
+    told = sum(part.numel() * part.element_size() for part in parts)
+    held = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in parts}
+    assert sum(held.values()) <= 2 * told
+    saved = io.BytesIO()
+    torch.save(state, saved)
+    assert saved.tell() <= 2 * told + 1024 * (1 + len(parts))  # torch's own 1 KiB a tensor
+
+
+@rows
+def test_a_batch_of_no_sequences_gives_no_outputs(r):
+    mixer = make(r)
+    y, state = mixer(draw(B=0))
+    assert y.shape == (0, T, D)
+    y.sum().backward()
+    if r.causal:
+        assert all(len(part) == 0 for part in tensors(state) if part.ndim)
+        assert mixer(draw(T=1, B=0), state)[0].shape == (0, 1, D)
 
 
 @rows

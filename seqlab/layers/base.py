@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from seqlab.core.inputs import at_least_one, choose
 
@@ -49,9 +50,22 @@ class Mixer(nn.Module):
         return choose(self.form, self.FORMS, chunk_size=self.chunk_size)
 
     def __call__(self, x, state=None, *args, **options):
-        if not torch.compiler.is_compiling():
-            self.check(x, state)
-        return super().__call__(x, state, *args, **options)
+        if torch.compiler.is_compiling():
+            return super().__call__(x, state, *args, **options)
+        self.check(x, state)
+        if len(x) == 0:
+            return self._of_no_sequences(x, state, *args, **options)
+        y, state = super().__call__(x, state, *args, **options)
+        return y, tree_map_only(Tensor, own, state)
+
+    def _of_no_sequences(self, x, state, *args, **options):
+        """y (0, T, D) and a state of 0 rows: those of one sequence of zeros, without that sequence.
+
+        So no mixer has to handle B = 0, at which some of PyTorch's functions raise.
+        """
+        state = tree_map_only(Tensor, lambda part: part.new_zeros(1, *part.shape[1:]), state)
+        y, state = super().__call__(x.new_zeros(1, *x.shape[1:]), state, *args, **options)
+        return y[:0], tree_map_only(Tensor, lambda part: own(part[:0]), state)
 
     def check(self, x, state=None):
         """Raise in one sentence unless x is (B, T, d_model) in the weights' dtype and the state has
@@ -92,6 +106,19 @@ class Mixer(nn.Module):
             raise TypeError(
                 f"{name}: x is {x.dtype}, the weights are {weights}: use one dtype, as x.to({weights})"
             )
+
+
+def own(part: Tensor) -> Tensor:
+    """part, copied if it is a view of memory more than twice its size.
+
+    A state is often the end of a longer tensor, and a view of its last token would keep the whole
+    prompt alive. The tensors of torch.func have no memory to ask about and are returned unchanged.
+    """
+    try:
+        held = part.untyped_storage().nbytes()
+    except NotImplementedError:
+        return part
+    return part.clone() if held > 2 * part.numel() * part.element_size() else part
 
 
 def _tensors(state):
