@@ -48,6 +48,14 @@ def test_peer(script):
     assert "| 256 | 16 |" in module.table([module.line(16, 16, False)], "here")
 
 
+def test_versions_compares_this_checkout_with_itself(script, monkeypatch, capsys):
+    module = script("versions", T=16, D=32, ROUNDS=1)
+    monkeypatch.setattr(sys, "argv", ["versions.py", str(FOLDER.parent), "GLA"])
+    module.main()
+    printed = capsys.readouterr().out
+    assert "GLA" in printed and "slower by more than 5 %:" in printed
+
+
 def test_zoo(script):
     """Of the pairs, those that need no other package."""
     module = script("zoo", T=128)
