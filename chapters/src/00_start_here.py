@@ -80,9 +80,8 @@ course_map(SYLLABUS, PARTS, here, title=f"Thirty chapters, {len(here)} of them w
 torch.manual_seed(0)
 q, k = torch.randn(2, 1, 100, 4, 8, dtype=torch.float64)  # (B, T, H, K) each
 v = torch.randn(1, 100, 4, 16, dtype=torch.float64)  # (B, T, H, V)
-log_a = -torch.rand(
-    1, 100, 4, 1, dtype=torch.float64
-)  # log of the decay, one number per head and token
+# log of the decay, one number per head and token
+log_a = -torch.rand(1, 100, 4, 1, dtype=torch.float64)
 
 y, S = recurrent(q, k, v, log_a=log_a)
 for form in (parallel, chunkwise):

@@ -50,7 +50,8 @@ from seqlab.microscope import observe
 from seqlab.mixers import LinearAttention
 from seqlab.widgets import explore, microscope
 
-THREADS = 1  # the timings below compare work with depth; one thread keeps them steady. Try your number of cores.
+# the timings below compare work with depth; one thread keeps them steady. Try your number of cores.
+THREADS = 1
 torch.set_num_threads(THREADS)
 rng = torch.Generator().manual_seed(0)
 
@@ -92,9 +93,8 @@ class RNN(nn.Module):
 
     def forward(self, x):
         h, ys = torch.zeros(x.shape[0], x.shape[2]), []
-        for u in self.U(x).unbind(
-            dim=1
-        ):  # all U x_t at once: only W h_{t-1} has to wait
+        # all U x_t at once: only W h_{t-1} has to wait
+        for u in self.U(x).unbind(dim=1):
             h = torch.tanh(u + self.W(h))
             ys.append(h)
         return torch.stack(ys, dim=1)
@@ -447,9 +447,8 @@ def a_read_returns_v1_plus_cos_v2():
 @holds
 def orthonormal_keys_read_back_exactly():
     K = 8
-    keys = torch.linalg.qr(
-        randn(K, K)
-    ).Q  # K rows, each a unit vector orthogonal to the others
+    # K rows, each a unit vector orthogonal to the others
+    keys = torch.linalg.qr(randn(K, K)).Q
     values = randn(K, V)
     S = values.mT @ keys  # Σ v kᵀ
     same(keys @ S.mT, values)
@@ -750,9 +749,8 @@ v = randn(B, T, H, V)
 @holds
 def the_normaliser_is_one_more_row_of_the_state():
     weights = torch.einsum("bihk, bjhk -> bhij", q, k).tril()
-    weights = weights / weights.sum(
-        -1, keepdim=True
-    )  # each row sums to 1, as in softmax
+    # each row sums to 1, as in softmax
+    weights = weights / weights.sum(-1, keepdim=True)
     same(normalised(q, k, v, C=8)[0], torch.einsum("bhij, bjhv -> bihv", weights, v))
     z = normalised(q, k, v, C=8)[1][..., -1, :]
     same(z, k.sum(dim=1))
@@ -944,9 +942,8 @@ class OurLinearAttention(nn.Module):
         y, state = seqlab.core.recurrence.chunkwise(
             elu_plus_one(q), elu_plus_one(k), v, state=state
         )
-        y = y[..., :-1] / (
-            y[..., -1:] + 1e-6
-        )  # a guard, far below any sum of weights that occurs
+        # a guard, far below any sum of weights that occurs
+        y = y[..., :-1] / (y[..., -1:] + 1e-6)
         return self.out(rearrange(y, "b t h v -> b t (h v)")), state
 
 
@@ -1024,9 +1021,8 @@ for name, layers, heads, n_features, width in (
     ("MiniMax-Text-01", 70, 64, 128, 128),
 ):
     numbers = layers * heads * n_features * width
-    tokens = (
-        n_features * width / (2 * width)
-    )  # keys and values of one head: 2 V numbers a token
+    # keys and values of one head: 2 V numbers a token
+    tokens = n_features * width / (2 * width)
     print(
         f"{name:16} {numbers / 1e6:6.1f} million numbers of state, as much as {tokens:5.1f} tokens of KV cache"
     )

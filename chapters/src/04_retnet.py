@@ -55,9 +55,8 @@ from seqlab.tasks import IGNORE, Recall
 from seqlab.train import evaluate, train
 from seqlab.widgets import explore, microscope
 
-torch.set_num_threads(
-    1
-)  # small matrices: more threads gain nothing here, and one keeps the timings steady
+# small matrices: more threads gain nothing here, and one keeps the timings steady
+torch.set_num_threads(1)
 rng = torch.Generator().manual_seed(0)
 
 
@@ -109,12 +108,9 @@ print(
 # is no feed-forward layer, so only the memory is tested. Guessing scores 1 in 8.
 
 # %%
-WIDTH, HEADS, STEPS, SEEDS = (
-    64,
-    4,
-    300,
-    (0,),
-)  # try STEPS = 1000 or SEEDS = (0, 1, 2): two minutes
+# try STEPS = 1000 or SEEDS = (0, 1, 2): two minutes
+WIDTH, HEADS = 64, 4
+STEPS, SEEDS = 300, (0,)
 
 
 def model_with(mixer, seed):
@@ -134,9 +130,8 @@ def trained(name, make):
 
 mixers = {
     "linear attention": partial(LinearAttention, n_heads=HEADS),
-    "RetNet": partial(
-        RetNet, n_heads=HEADS, expand_v=1
-    ),  # V = K, as linear attention has it; the paper takes V = 2 K
+    # V = K, as linear attention has it; the paper takes V = 2 K
+    "RetNet": partial(RetNet, n_heads=HEADS, expand_v=1),
 }
 models, histories = {}, {}
 for name, mixer in mixers.items():
@@ -181,9 +176,8 @@ def linear_attention_cannot_see_the_order_of_the_pairs():
             answers, others = (
                 model(x)[0][:, task.n_pairs :] for x in (tokens, shuffled)
             )
-            torch.testing.assert_close(
-                answers, others, rtol=0, atol=1e-3
-            )  # float32 sums, added in another order
+            # float32 sums, added in another order
+            torch.testing.assert_close(answers, others, rtol=0, atol=1e-3)
 
 
 # %% [markdown]
@@ -196,11 +190,12 @@ def linear_attention_cannot_see_the_order_of_the_pairs():
 def order_blind_ceiling(batch):
     """For each question: the share of the most frequent value among all values written under that key (B, T)."""
     writes, questions = batch.tokens.split([task.n_pairs, task.n_keys], dim=1)
+    # (B,K,V)
     counts = (
         F.one_hot(writes, task.n_keys * task.n_values)
         .sum(1)
         .unflatten(1, (task.n_keys, task.n_values))
-    )  # (B,K,V)
+    )
     share = counts.amax(-1) / counts.sum(-1).clamp(min=1)
     asked_key = questions - task.n_keys * task.n_values
     return F.pad(share.gather(1, asked_key), (task.n_pairs, 0))
@@ -216,9 +211,8 @@ def by(what, batch, scores, buckets):
 
 
 overwritten = [(n, n) for n in range(9)]
-batch = task.batch(
-    1000, torch.Generator().manual_seed(10_000)
-)  # the sequences that `evaluate` takes
+# the sequences that `evaluate` takes
+batch = task.batch(1000, torch.Generator().manual_seed(10_000))
 ceiling = order_blind_ceiling(batch)
 curves = {
     "a vote among all values: the ceiling without order": (
@@ -246,9 +240,8 @@ def mean(xs):
 
 # %% tags=["nbval-check-output"]
 shares = ceiling[batch.targets != IGNORE]
-luck = (
-    2 * (shares * (1 - shares)).sum().sqrt() / len(shares)
-)  # two standard deviations of the vote's own score
+# two standard deviations of the vote's own score
+luck = 2 * (shares * (1 - shares)).sum().sqrt() / len(shares)
 print(
     f"luck moves a score on these {len(batch.tokens):,} sequences by up to about {luck:.0%}"
 )
@@ -353,17 +346,15 @@ explore(lambda half_life=10.0: figures.mask_at(half_life), half_life=(1.0, 64.0,
 def decay_mask(gamma, T):
     n = torch.arange(T)
     distance = (n[:, None] - n).double()
-    return (
-        (distance * math.log(gamma)).masked_fill(distance < 0, -torch.inf).exp()
-    )  # (T, T)
+    # (T, T)
+    return (distance * math.log(gamma)).masked_fill(distance < 0, -torch.inf).exp()
 
 
 def parallel(q, k, v, gamma):
     T = len(q)
     y = (q @ k.mT * decay_mask(gamma, T)) @ v
-    S = v.mT @ (
-        decay_mask(gamma, T)[-1, :, None] * k
-    )  # the last row: how much of each write is left
+    # the last row: how much of each write is left
+    S = v.mT @ (decay_mask(gamma, T)[-1, :, None] * k)
     return y, S
 
 
@@ -650,9 +641,8 @@ figures.head_decays(gammas)
 # %% tags=["nbval-check-output"]
 inputs = retention_inputs(8192, H=8, K=16, V=16, dtype=torch.float64)
 y, _ = seqlab.core.recurrence.chunkwise(**inputs)
-loud = (
-    y[0, -2048:].square().mean((0, 2)).sqrt()
-)  # root mean square of each head, once it has settled
+# root mean square of each head, once it has settled
+loud = y[0, -2048:].square().mean((0, 2)).sqrt()
 expected = (1 - gammas**2).rsqrt()
 print(
     "head 7 is",
@@ -677,9 +667,8 @@ def head_norm(y, eps=1e-6):
 def a_positive_factor_on_a_head_changes_nothing():
     y = randn(2, 7, 4, 16)  # (B, T, H, V)
     factor = torch.rand(2, 7, 4, 1, generator=rng, dtype=torch.float64) + 0.5
-    torch.testing.assert_close(
-        head_norm(factor * y), head_norm(y), rtol=0, atol=1e-4
-    )  # eps is not scaled
+    # eps is not scaled
+    torch.testing.assert_close(head_norm(factor * y), head_norm(y), rtol=0, atol=1e-4)
     same(head_norm(factor * y, eps=0), head_norm(y, eps=0))
 
 
@@ -723,10 +712,8 @@ def turned(x, positions, theta):
 # %% tags=["nbval-check-output"]
 T, K = 64, 16
 theta = 10000 ** -torch.linspace(0, 1, K // 2, dtype=torch.float64)
-one_q, one_k = (
-    randn(1, K).expand(T, K),
-    randn(1, K).expand(T, K),
-)  # the same q and k at every position
+# the same q and k at every position
+one_q, one_k = randn(1, K).expand(T, K), randn(1, K).expand(T, K)
 n = torch.arange(T)
 
 
@@ -808,9 +795,10 @@ def our_retnet(layer, x):
     )
     K, n = q.shape[-1], torch.arange(T)
     theta = 10000 ** -torch.linspace(0, 1, K // 2, dtype=x.dtype)
+    # (T, 1, K/2)
     turn = torch.polar(torch.ones(T, K // 2, dtype=x.dtype), n[:, None] * theta)[
         :, None
-    ]  # (T, 1, K/2)
+    ]
     q, k = (
         torch.view_as_real(
             torch.view_as_complex(u.unflatten(-1, (-1, 2))) * turn
@@ -1033,9 +1021,10 @@ def asked_for_a(model, before, after, value):
 def newer_wins(model, gap):
     rng = torch.Generator().manual_seed(1)
     old = torch.randint(task.n_values, (250, 1), generator=rng)
+    # another value
     new = (
         old + torch.randint(1, task.n_values, (250, 1), generator=rng)
-    ) % task.n_values  # another value
+    ) % task.n_values
     return asked_for_a(
         model, torch.cat([old, others(gap - 1, rng)], dim=1), others(0, rng), new
     )
@@ -1128,13 +1117,11 @@ print(
 )
 for name, (layers, d_model, heads, d_value) in presets.items():
     K, V = d_model // heads, d_value // heads
-    half_life = float(
-        f"{math.log(0.5) / math.log1p(-(2.0 ** (-4 - heads))):.2g}"
-    )  # two digits will do
+    # two digits will do
+    half_life = float(f"{math.log(0.5) / math.log1p(-(2.0 ** (-4 - heads))):.2g}")
     state = layers * heads * K * V
-    cache = (
-        layers * 2 * d_model
-    )  # softmax attention keeps a key and a value of width d_model per token and layer
+    # softmax attention keeps a key and a value of width d_model per token and layer
+    cache = layers * 2 * d_model
     print(
         f"{name:11} {layers:5}  {heads:5}  {K}x{V}  {half_life:14,.0f} {state / 1e6:8.0f} M  {state / cache:12.0f}"
     )
@@ -1155,9 +1142,8 @@ for name, (layers, d_model, heads, d_value) in presets.items():
 #   each token chooses. That is chapter 05.
 
 # %% tags=["nbval-check-output"]
-rates = 2.0 ** (
-    -(torch.arange(64) + 1.0) / 8
-)  # -log γ of MiniMax-Text-01's first layer
+# -log γ of MiniMax-Text-01's first layer
+rates = 2.0 ** (-(torch.arange(64) + 1.0) / 8)
 print(
     f"half-lives in its first layer: from {math.log(2) / rates[0]:.2f} to {math.log(2) / rates[-1]:.0f} tokens"
 )

@@ -267,9 +267,8 @@ if smeared is not ...:  # predict first
 
 # %% nbgrader={"grade": false, "grade_id": "solution_03_5", "locked": false, "schema_version": 3, "solution": true, "task": false}
 ### BEGIN SOLUTION
-cache = (
-    28 * 2 * 32_768 * 4 * 128 * 2
-)  # layers, k and v, tokens, key-value heads, width, bytes
+# layers, k and v, tokens, key-value heads, width, bytes
+cache = 28 * 2 * 32_768 * 4 * 128 * 2
 state = 28 * 10 * (192 + 1) * 128 * 4  # layers, heads, V + 1 rows, K columns, bytes
 cache_over_state = cache / state
 ### END SOLUTION

@@ -358,9 +358,8 @@ def rotate(x, start):
     ### BEGIN SOLUTION
     T, K = x.shape[1], x.shape[-1]
     theta = 10000 ** -torch.linspace(0, 1, K // 2)
-    angle = (torch.arange(start, start + T)[:, None] * theta)[
-        :, None
-    ]  # (T, 1, K/2): one for all heads
+    # (T, 1, K/2): one for all heads
+    angle = (torch.arange(start, start + T)[:, None] * theta)[:, None]
     cos, sin = angle.cos(), angle.sin()
     a, b = x[..., 0::2], x[..., 1::2]
     return rearrange(
@@ -419,9 +418,8 @@ def symptoms(decoder):
     gamma, empty = torch.tensor([0.5, 0.9]), torch.zeros(1, 2, 4, 4)
     one, S = decoder(q[:, :1], k[:, :1], v[:, :1], gamma, empty, 0)
     factor = one / ((q * k).sum(-1, keepdim=True) * v)[:, :1]
-    written = S / (
-        v[:, 0, :, :, None] * k[:, 0, :, None, :]
-    )  # position 0 turns nothing
+    # position 0 turns nothing
+    written = S / (v[:, 0, :, :, None] * k[:, 0, :, None, :])
     whole, _ = decoder(q, k, v, gamma, empty, 0)
     first, S = decoder(q[:, :5], k[:, :5], v[:, :5], gamma, empty, 0)
     second, _ = decoder(q[:, 5:], k[:, 5:], v[:, 5:], gamma, S, 5)
@@ -527,11 +525,12 @@ def chunkwise(q, k, v, gamma, state=None, chunk_size=64):
         n = qc.shape[2]
         i = torch.arange(n)
         distance = i[:, None] - i
+        # (H, n, n)
         D = (
             (distance * log_gamma[..., None])
             .masked_fill(distance < 0, -torch.inf)
             .exp()
-        )  # (H, n, n)
+        )
         since_start = ((i + 1) * log_gamma).exp()[..., None]  # (H, n, 1)
         to_end = ((n - 1 - i) * log_gamma).exp()[..., None]
         ys.append((qc @ kc.mT * D) @ vc + since_start * (qc @ S.mT))
