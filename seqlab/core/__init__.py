@@ -1,8 +1,11 @@
-"""The mathematics as functions, an equation a file. Nothing here imports a module of the course
-outside this folder.
+"""The mathematics as functions, one equation a file. Nothing here imports the rest of the course.
 
-`recurrence` is the equation of the course; `two_sided`, `dplr` and `rank_one` are its relatives
-that do not fit it. `scan`, `convolution` and `discretize` belong to state spaces, `attention`,
-`attention_tiled`, `masks` and `position` to softmax attention, `exponential_gates` to xLSTM and
-`shift` to RWKV. `inputs` checks what the others are given.
+`recurrence` is the equation of the course. `two_sided`, `dplr` and `rank_one` are relatives that
+it does not cover. `scan`, `convolution` and `discretize` serve state space models; `attention`,
+`attention_tiled`, `masks` and `position` serve softmax attention; `exponential_gates` serves xLSTM
+and `shift` serves RWKV. `inputs` checks what the others are given.
+
+Axes have one letter each: B T D for batch, time and model width; H K V for heads, key width and
+value width; N for the modes of a state space; C for the length of a chunk. Time comes second:
+q and k are (B, T, H, K), v is (B, T, H, V), and a state S is (B, H, V, K).
 """

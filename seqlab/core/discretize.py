@@ -1,13 +1,15 @@
-"""From continuous time to tokens: h' = A h + B x becomes h_t = a h_{t-1} + b x_t, one step of
-length dt a token.
+"""From continuous time to tokens: h' = A h + B x becomes h_t = a h_{t-1} + b x_t.
 
-    zero-order hold   a = exp(dt A)                         b = A⁻¹ (a - 1) B            exact if x rests during a step
-    bilinear          a = (1 - dt A / 2)⁻¹ (1 + dt A / 2)   b = (1 - dt A / 2)⁻¹ dt B     every decay stays a decay
-    Euler             a = 1 + dt A                          b = dt B                      explodes where |1 + dt A| > 1
+Each token is one step of length dt.
 
-Each comes for diagonal A (any shape; returns the gate, and the gain that multiplies B) and for full
-ones (`_matrix`). Then the A that such models begin with: HiPPO-LegS and its normal form, S4D's
-three, LRU's ring; and the dt.
+    zero-order hold   a = exp(dt A)                         b = A⁻¹ (a - 1) B
+    bilinear          a = (1 - dt A / 2)⁻¹ (1 + dt A / 2)   b = (1 - dt A / 2)⁻¹ dt B
+    Euler             a = 1 + dt A                          b = dt B
+
+Zero-order hold is exact if x is constant during a step. The bilinear rule keeps every decay a
+decay. Euler explodes where |1 + dt A| > 1. Each has a function for diagonal A (any shape; returns
+the gate, and the gain that multiplies B) and one for full A (`_matrix`). Below are the A that such
+models start with (HiPPO-LegS and its normal form, S4D's, LRU's ring) and the dt.
 """
 
 import math
@@ -20,6 +22,7 @@ from seqlab.core.inputs import wide
 
 Rate = Inexact[Tensor, "..."]
 Matrix = Inexact[Tensor, "N N"]
+Vector = Complex[Tensor, " N"]
 
 
 def zero_order_hold(A: Rate, dt: Float[Tensor, "..."]) -> tuple[Rate, Rate]:
@@ -40,9 +43,7 @@ def euler(A: Rate, dt: Float[Tensor, "..."]) -> tuple[Rate, Rate]:
 
 
 def zero_order_hold_matrix(A: Matrix, B: Inexact[Tensor, "N M"], dt: float):
-    """(Ā, B̄) for any A, also a singular one: both stand in the exponential of [[A, B], [0, 0]]
-    dt.
-    """
+    """(Ā, B̄) for any A, also a singular one: the top rows of exp(dt [[A, B], [0, 0]])."""
     N, M = B.shape
     joined = torch.cat([torch.cat([A, B], dim=1), A.new_zeros(M, N + M)])
     top = torch.linalg.matrix_exp(joined * dt)[:N]
@@ -68,23 +69,18 @@ def hippo_legs(n: int) -> tuple[Float[Tensor, "N N"], Float[Tensor, " N"]]:
     whole past x(0 .. t). A_nk = -√((2n+1)(2k+1)) below the diagonal, -(n + 1) on it, 0 above.
     """
     root = (2 * torch.arange(n, dtype=torch.float64) + 1).sqrt()
-    return -(
-        torch.outer(root, root).tril(-1) + torch.diag(torch.arange(1.0, n + 1, dtype=torch.float64))
-    ), root
+    diagonal = torch.diag(torch.arange(1.0, n + 1, dtype=torch.float64))
+    return -(torch.outer(root, root).tril(-1) + diagonal), root
 
 
-def legs_dplr(
-    n: int,
-) -> tuple[
-    Complex[Tensor, " N"], Complex[Tensor, " N"], Complex[Tensor, " N"], Complex[Tensor, "N N"]
-]:
-    """HiPPO-LegS as diagonal plus low rank (S4, arXiv:2111.00396): (Λ, P, B, V), A = V (diag(Λ) - P
-    P*) V*.
+def legs_dplr(n: int) -> tuple[Vector, Vector, Vector, Complex[Tensor, "N N"]]:
+    """HiPPO-LegS as diagonal plus low rank: (Λ, P, B, V) with A = V (diag(Λ) - P P*) V*.
 
-    A alone has hopeless eigenvectors. But A + p pᵀ with p = √(n + 1/2) is -1/2 plus a skew matrix,
-    so it is normal: V is unitary, and all of Λ has real part -1/2. P and B are V* p and V* B. Λ, P,
-    B and the columns of V come in conjugate pairs: the first n/2 with positive frequency, rising,
-    then their conjugates. n must be even.
+    S4 (Gu et al. 2021, arXiv:2111.00396). The eigenvectors of A alone are too ill-conditioned to
+    use. But A + p pᵀ with p = √(n + 1/2) is -1/2 plus a skew matrix, so it is normal: V is unitary,
+    and all of Λ has real part -1/2. P and B are V* p and V* B. Λ, P, B and the columns of V form
+    conjugate pairs: first the n/2 with positive frequency, rising, then their conjugates. An odd n
+    raises a ValueError.
     """
     if n % 2:
         raise ValueError(f"n is {n}: conjugate pairs need an even number of modes")
@@ -92,58 +88,58 @@ def legs_dplr(
     p = (torch.arange(n, dtype=torch.float64) + 0.5).sqrt()
     skew = A + torch.outer(p, p) + torch.eye(n, dtype=torch.float64) / 2
     frequency, V = torch.linalg.eigh(-1j * skew)  # rising, from -ω to ω
-    V = torch.cat([V[:, n // 2 :], V[:, n // 2 :].conj()], dim=1)
-    frequency = torch.cat([frequency[n // 2 :], -frequency[n // 2 :]])
-    return (
-        torch.complex(torch.full_like(frequency, -0.5), frequency),
-        *(V.mH @ u.to(V.dtype) for u in (p, B)),
-        V,
-    )
+    frequency, V = frequency[n // 2 :], V[:, n // 2 :]  # of each pair, the positive one
+    frequency = torch.cat([frequency, -frequency])
+    V = torch.cat([V, V.conj()], dim=1)
+    rates = torch.complex(torch.full_like(frequency, -0.5), frequency)
+    return rates, V.mH @ p.to(V.dtype), V.mH @ B.to(V.dtype), V
 
 
 def s4d_lin(n: int) -> Complex[Tensor, " half"]:
-    """-1/2 + iπk, k = 0 .. n/2 - 1 (S4D, arXiv:2206.11893): equally spaced frequencies, a Fourier
-    basis that fades.
+    """-1/2 + iπk, k = 0 .. n/2 - 1 (S4D, Gu et al. 2022, arXiv:2206.11893): S4D-Lin.
+
+    Equally spaced frequencies: a Fourier basis that fades.
     """
     k = torch.arange(n // 2, dtype=torch.float64)
     return torch.complex(torch.full_like(k, -0.5), math.pi * k)
 
 
 def s4d_inv(n: int) -> Complex[Tensor, " half"]:
-    """-1/2 + i (n/π) (n / (2k + 1) - 1), k = 0 .. n/2 - 1: near the frequencies of HiPPO-LegS."""
+    """-1/2 + i (n/π) (n / (2k + 1) - 1), k = 0 .. n/2 - 1: S4D-Inv, near HiPPO's frequencies."""
     k = torch.arange(n // 2, dtype=torch.float64)
     return torch.complex(torch.full_like(k, -0.5), n / math.pi * (n / (2 * k + 1) - 1))
 
 
 def s4d_legs(n: int) -> Complex[Tensor, " half"]:
-    """The Λ of HiPPO-LegS with its low rank left out; only the positive frequencies."""
+    """The Λ of HiPPO-LegS, without its low-rank part; the positive frequencies only: S4D-LegS."""
     return legs_dplr(n)[0][: n // 2]
 
 
 def s4d_real(n: int) -> Float[Tensor, " N"]:
-    """-(k + 1), k = 0 .. n - 1: pure decays, the diagonal of HiPPO-LegS. Mamba begins here."""
+    """-(k + 1), k = 0 .. n - 1: pure decays, the diagonal of HiPPO-LegS. Mamba starts here."""
     return -torch.arange(1.0, n + 1, dtype=torch.float64)
 
 
 S4D = {"lin": s4d_lin, "inv": s4d_inv, "legs": s4d_legs, "real": s4d_real}
 
 
-def lru_ring(n: int, r_min: float = 0.0, r_max: float = 1.0, max_phase: float = 2 * math.pi):
-    """λ = exp(-exp(ν) + i exp(θ)), uniform on the ring r_min ≤ |λ| ≤ r_max (LRU, arXiv:2303.06349):
-    (ν, θ).
+def lru_ring(
+    n: int, r_min: float = 0.0, r_max: float = 1.0, max_phase: float = 2 * math.pi
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """(ν, θ) of λ = exp(-exp(ν) + i exp(θ)), uniform on the ring r_min ≤ |λ| ≤ r_max.
 
-    Uniform by area, so it is |λ|² that is uniform. max_phase < 2π keeps to slow rotations, which
-    long inputs need.
+    LRU (Orvieto et al. 2023, arXiv:2303.06349). Uniform by area: |λ|² is uniform, not |λ|. Phases
+    are uniform up to max_phase; below 2π only slow rotations are left, which long inputs need.
     """
-    u, phase = torch.rand(n, dtype=torch.float64), torch.rand(n, dtype=torch.float64)
-    nu = (-0.5 * (u * (r_max**2 - r_min**2) + r_min**2).log()).log()
-    return nu, (max_phase * phase).log()
+    u = torch.rand(n, dtype=torch.float64)
+    phase = max_phase * torch.rand(n, dtype=torch.float64)
+    squared = u * (r_max**2 - r_min**2) + r_min**2  # |λ|²
+    nu = (-0.5 * squared.log()).log()
+    return nu, phase.log()
 
 
 def draw_dt(n: int, dt_min: float = 1e-3, dt_max: float = 0.1) -> Float[Tensor, " n"]:
-    """Step lengths whose logarithm is uniform: as many memories of 10 to 100 tokens as of 100 to
-    1000.
-    """
+    """Step lengths with a uniform logarithm: as many in [0.001, 0.01] as in [0.01, 0.1]."""
     u = torch.rand(n, dtype=torch.float64)
     return (math.log(dt_min) + u * (math.log(dt_max) - math.log(dt_min))).exp()
 
@@ -154,9 +150,7 @@ def softplus_inverse(y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def as_pairs(z: Inexact[Tensor, "..."]) -> Float[Tensor, "... two"]:
-    """A complex tensor as real pairs, in the default dtype: how parameters are kept, so that
-    `.double()` works.
-    """
+    """A complex tensor as real pairs, in the default dtype: so `.double()` works on parameters."""
     return torch.view_as_real(z.resolve_conj()).to(torch.get_default_dtype())
 
 
@@ -166,8 +160,10 @@ def as_complex(pairs: Float[Tensor, "... two"]) -> Complex[Tensor, "..."]:
 
 
 def _mean_exponential(z):
-    """(exp(z) - 1) / z, the mean of exp over [0, z]; by its series near 0, where the quotient's
-    gradient is lost.
+    """(exp(z) - 1) / z, the mean of exp over [0, z].
+
+    Near 0 by its series: the gradient of the quotient loses all its digits there.
     """
     near = z.abs() < torch.finfo(z.dtype).eps ** (1 / 3)
-    return torch.where(near, 1 + z / 2 + z.square() / 6, torch.expm1(z) / torch.where(near, 1, z))
+    series = 1 + z / 2 + z.square() / 6
+    return torch.where(near, series, torch.expm1(z) / torch.where(near, 1, z))

@@ -3,17 +3,18 @@
     S_t = S_{t-1} A_t + v_t k_tᵀ        y_t = S_t q_t
 
 The state S (B, H, V, K) is a table with one column per key direction. A_t = diag(a_t) decays the
-columns; log_a holds log a_t ≤ 0, one number per head (B, T, H, 1) or one per key channel (B, T, H,
-K). A write strength beta (B, T, H) turns the write into the delta rule: v_t is replaced by beta_t
-(v_t - S k_t), with S already decayed.
+columns; log_a holds log a_t ≤ 0, one number per head (B, T, H, 1) or one per key channel
+(B, T, H, K). A write strength beta (B, T, H) turns the write into the delta rule: v_t is replaced
+by beta_t (v_t - S k_t), with S already decayed.
 
-`recurrent`, `parallel` and `chunkwise` take q, k (B, T, H, K) and v (B, T, H, V) and return the
-same (y, S_T) up to rounding. Nothing here scales q or normalises k: callers do. State and decays
-are float32 at least, also for bf16 input, and under autocast, where q, k and v may come in
-different dtypes. Wrong shapes, mixed dtypes and a positive log_a raise ValueError or TypeError with
-one sentence (`inputs.py`).
+`recurrent`, `parallel` and `chunkwise` take q and k (B, T, H, K) and v (B, T, H, V). They return
+the same (y, S_T) up to rounding. Nothing here scales q or normalises k: callers do. The state and
+the decays are float32 at least, also for bf16 inputs and under autocast, where q, k and v may have
+different dtypes. Wrong shapes, mixed dtypes and a positive log_a raise a ValueError or TypeError
+of one sentence (`inputs.py`).
 """
 
+from collections.abc import Callable, Iterator
 from itertools import repeat as repeat_forever
 
 import torch
@@ -21,11 +22,11 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.core.inputs import at_least_one, check_inputs, full_precision
+from seqlab.core.inputs import at_least_one, check_inputs, full_precision, wide
 
 Keys = Float[Tensor, "B T H K"]
 Values = Float[Tensor, "B T H V"]
-LogDecay = Float[Tensor, "B T H A"]  # A = 1: a decay per head; A = K: one per key channel
+LogDecay = Float[Tensor, "B T H A"]  # A = 1: one decay per head; A = K: one per key channel
 Strength = Float[Tensor, "B T H"]
 State = Float[Tensor, "B H V K"]
 
@@ -61,8 +62,8 @@ def recurrent(
     check_inputs(q, k, v, log_a, beta, state)
     xs, S = _heads_first(q, k, v, log_a, beta, state)
     ys = []
-    for token in _over_time(xs, lambda x: x.unbind(dim=2)):
-        y, S = step(S, *token)
+    for q_t, k_t, v_t, log_a_t, beta_t in _over_time(xs, lambda x: x.unbind(dim=2)):
+        y, S = step(S, q_t, k_t, v_t, log_a_t, beta_t)
         ys.append(y)
     return torch.stack(ys, dim=1).to(v.dtype), S
 
@@ -80,7 +81,7 @@ def parallel(
     """All pairs at once: O(T²) work and memory. How the equation is derived."""
     check_inputs(q, k, v, log_a, beta, state)
     xs, S = _heads_first(q, k, v, log_a, beta, state)
-    y, S = _parallel(*xs, S)
+    y, S = _parallel(S, *xs)
     return rearrange(y, "b h t v -> b t h v").to(v.dtype), S
 
 
@@ -104,16 +105,16 @@ def chunkwise(
     xs, S = _heads_first(q, k, v, log_a, beta, state)
     ys = []
     for chunk in _over_time(xs, lambda x: x.split(chunk_size, dim=2)):
-        y, S = _parallel(*chunk, S)
+        y, S = _parallel(S, *chunk)
         ys.append(y)
     return rearrange(torch.cat(ys, dim=2), "b h t v -> b t h v").to(v.dtype), S
 
 
-def _parallel(q, k, v, log_a, beta, S):
-    """`parallel` on (B, H, T, ·) tensors: inside the chunk by pairs, from before the chunk through
-    S.
-    """
-    between, since_start, to_end = decays(log_a)
+def _parallel(S, q, k, v, log_a, beta):
+    """`parallel` on (B, H, T, ·): pairs inside the chunk, and S for all that came before it."""
+    between = since_start = to_end = None
+    if log_a is not None:
+        between, since_start, to_end = decays(log_a)
     if beta is not None:
         # Each write removes what the earlier ones left under its key: a triangular system, solved
         # for all t at once.
@@ -122,32 +123,32 @@ def _parallel(q, k, v, log_a, beta, S):
         v = beta * (v - _times(k, since_start) @ S.mT)
         v = torch.linalg.solve_triangular(overlap, v, upper=False, unitriangular=True)
     y = _times(q, since_start) @ S.mT + pairs(q, k, between) @ v
-    S = S if log_a is None else S * since_start[:, :, -1:]
+    if since_start is not None:
+        S = S * since_start[:, :, -1:]
     return y, S + v.mT @ _times(k, to_end)
 
 
-def decays(log_a: Float[Tensor, "B H T A"] | None):
-    """Decay from j to i (B, H, A, T, T), from the start to i and from j to the end (B, H, T, A).
+def decays(
+    log_a: Float[Tensor, "B H T A"],
+) -> tuple[Float[Tensor, "B H A T T"], Float[Tensor, "B H T A"], Float[Tensor, "B H T A"]]:
+    """Decay from j to i, from the start to i, and from j to the end.
 
     Each sum of logs runs over its own span (j, i] only. So exp never sees a positive number, a gate
-    of exactly 0 is allowed, and a strong decay early in the chunk costs no precision later: exp(G_i
-    - G_j), never exp(G_i) exp(-G_j).
+    of exactly 0 is allowed, and a strong decay early in the chunk costs no precision later:
+    exp(G_i - G_j), never exp(G_i) exp(-G_j).
     """
-    if log_a is None:
-        return None, None, None
     T = log_a.shape[2]
     steps = repeat(log_a, "b h i a -> b h a i j", j=T).tril(-1)
     between = steps.cumsum(-2).exp().tril()
     return between, log_a.cumsum(2).exp(), between[..., -1, :].mT
 
 
-def pairs(q, k, between):
-    """Weight of token j in the read of token i, 0 for j > i (B, H, T, T)."""
+def pairs(q: Tensor, k: Tensor, between: Tensor | None) -> Float[Tensor, "B H T T"]:
+    """Weight of token j in the read of token i, 0 for j > i. q, k (B, H, T, K)."""
     if between is None:
         return (q @ k.mT).tril()
-    if (
-        between.shape[2] == 1
-    ):  # a scalar decay factors out of the dot product: nothing of size (T, T, K)
+    # A scalar decay factors out of the dot product: nothing of size (T, T, K) is made.
+    if between.shape[2] == 1:
         return (q @ k.mT) * between[:, :, 0]
     return torch.einsum("bhik, bhkij, bhjk -> bhij", q, between, k)
 
@@ -160,21 +161,21 @@ def _times(x, decay):
     return x if decay is None else x * decay
 
 
-def _over_time(xs, cut):
-    """The pieces of all inputs, time by time. Cut once, not sliced: a slice's gradient is as long
-    as the sequence.
+def _over_time(xs: list[Tensor | None], cut: Callable[[Tensor], tuple]) -> Iterator[tuple]:
+    """The pieces of all inputs, in the order of time; None for each absent input.
+
+    Split once: the gradient of each slice `x[:, t]` would span all T steps, O(T²) in total.
     """
     pieces = [repeat_forever(None) if x is None else cut(x) for x in xs]
-    return zip(*pieces, strict=False)  # an absent input goes on for ever
+    return zip(*pieces, strict=False)  # not strict: None is repeated without end
 
 
-def _heads_first(q, k, v, log_a, beta, state):
-    """Inputs as (B, H, T, ·) in float32 or wider, and the first state."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    xs = [None if x is None else x.to(wide).transpose(1, 2) for x in (q, k, v, log_a, beta)]
+def _heads_first(q, k, v, log_a, beta, state) -> tuple[list[Tensor | None], Tensor]:
+    """The inputs as (B, H, T, ·) in float32 or wider, and the first state."""
+    q = wide(q)
+    xs = [None if x is None else x.to(q.dtype).transpose(1, 2) for x in (q, k, v, log_a, beta)]
     B, _, H, K = q.shape
-    S = q.new_zeros(B, H, v.shape[-1], K, dtype=wide) if state is None else state.to(wide)
-    return xs, S
+    return xs, q.new_zeros(B, H, v.shape[-1], K) if state is None else state.to(q.dtype)
 
 
 FORMS = {"recurrent": recurrent, "parallel": parallel, "chunkwise": chunkwise}

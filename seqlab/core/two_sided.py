@@ -2,10 +2,10 @@
 
     S_t = diag(b_t) S_{t-1} diag(a_t) + v_t k_tᵀ        y_t = S_t q_t
 
-`seqlab.core.recurrence` decays columns (key channels), which is all that most architectures ask
-for. Here log_b (B, T, H, V) is the log decay of each row, a value channel. DFW gates both sides;
-ABC and GSA keep their slots' keys in the rows. Both gates are ≤ 0 in log, of any width 1 or full,
-and optional. Everything else is as in `seqlab.core.recurrence`.
+`seqlab.core.recurrence` decays columns (key channels), which is all that most architectures need.
+Here log_b (B, T, H, V) is also the log decay of each row, a value channel. DFW gates both sides;
+ABC and GSA keep the keys of their slots in the rows. Both gates are optional and at most 0 in log;
+each has width 1 or full width. Everything else is as in `seqlab.core.recurrence`.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from seqlab.core.inputs import at_least_one, check_inputs, full_precision
+from seqlab.core.inputs import at_least_one, check_decay, check_inputs, full_precision, wide
 from seqlab.core.recurrence import Keys, LogDecay, State, Values, decays, pairs
 
 RowDecay = Float[Tensor, "B T H b"]  # b = 1: all rows alike; b = V: one decay per value channel
@@ -32,32 +32,32 @@ def chunkwise(
     state: State | None = None,
     chunk_size: int = 16,
 ) -> tuple[Values, State]:
-    """Chunks of C tokens, each by all its pairs: the recurrence with C = 1, the parallel form with
-    C = T.
+    """Chunks of C tokens, each by all its pairs.
+
+    With C = 1 this is the recurrence; with C = T it is the parallel form.
     """
     check_inputs(q, k, v, log_a, None, state)
     at_least_one(chunk_size=chunk_size)
     if log_b is not None:
         _check_rows(log_b, v)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    still = q.new_zeros(*q.shape[:3], 1, dtype=wide)  # a log decay of 0: nothing is forgotten
-    xs = [q, k, v, still if log_a is None else log_a, still if log_b is None else log_b]
-    xs = [x.to(wide).transpose(1, 2).split(chunk_size, dim=2) for x in xs]
-    S = (
-        q.new_zeros(*xs[0][0].shape[:2], v.shape[-1], q.shape[-1], dtype=wide)
-        if state is None
-        else state.to(wide)
-    )
+    q = wide(q)
+    B, T, H, K = q.shape
+    no_decay = q.new_zeros(B, T, H, 1)
+    log_a = no_decay if log_a is None else log_a
+    log_b = no_decay if log_b is None else log_b
+    S = q.new_zeros(B, H, v.shape[-1], K) if state is None else state.to(q.dtype)
+    xs = [x.to(q.dtype).transpose(1, 2) for x in (q, k, v, log_a, log_b)]
     ys = []
-    for chunk in zip(*xs, strict=True):
-        y, S = _chunk(*chunk, S)
+    for chunk in zip(*(x.split(chunk_size, dim=2) for x in xs), strict=True):
+        y, S = _chunk(S, *chunk)
         ys.append(y)
     return rearrange(torch.cat(ys, dim=2), "b h t v -> b t h v").to(v.dtype), S
 
 
-def _chunk(q, k, v, log_a, log_b, S):
-    """All pairs inside the chunk, and S from before it. Token j in the read of i: (q_i·(a k_j)) (b
-    ⊙ v_j).
+def _chunk(S, q, k, v, log_a, log_b):
+    """All pairs inside the chunk, and S for all that came before it.
+
+    Token j adds (q_i·(a k_j)) (b ⊙ v_j) to the read of i.
     """
     a_between, a_start, a_end = decays(log_a)
     b_between, b_start, b_end = decays(log_b)
@@ -73,13 +73,9 @@ def _chunk(q, k, v, log_a, log_b, S):
 
 def _check_rows(log_b, v):
     if log_b.shape[:3] != v.shape[:3] or log_b.shape[-1] not in (1, v.shape[-1]):
-        raise ValueError(
-            f"log_b has shape {tuple(log_b.shape)}: (B, T, H, 1) or v's {tuple(v.shape)} is needed"
-        )
-    if not torch.compiler.is_compiling() and (log_b > 0).any():
-        raise ValueError(
-            f"log_b reaches {log_b.max():.3g}: a log decay is at most 0 (pass log b, with b in [0, 1])"
-        )
+        ours, theirs = tuple(log_b.shape), tuple(v.shape)
+        raise ValueError(f"log_b has shape {ours}: (B, T, H, 1) or v's {theirs} is needed")
+    check_decay("log_b", log_b)
 
 
 FORMS = {
