@@ -1,3 +1,5 @@
-"""Modules that several architectures share: `base` (what every mixer inherits), norms, feature
-maps, the short convolution, and the inner loop of test-time training.
+"""Modules that several architectures share.
+
+`base` is what every mixer inherits; `norm`, `feature_maps` and `short_conv` are parts of many;
+`inner_loop` is the loop of test-time training. They import the core and nothing else of the course.
 """

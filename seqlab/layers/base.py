@@ -1,8 +1,6 @@
-"""What all mixers have in common: the check of what they are given, and of the sizes they are made
-with.
-"""
+"""What all mixers share: the checks of their input and of the sizes they are made with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +13,22 @@ class Mixer(nn.Module):
     """(x, state) -> (y, state) with x (B, T, d_model): a subclass writes `forward`.
 
     A call checks x and the state first, so that a wrong one is a TypeError or ValueError of one
-    sentence, not a message from the depths of `forward`. Compiled code is not checked.
+    sentence, not a message from deep inside `forward`. Compiled code is not checked.
 
-    FORMS says what `form` may be. A dict, as `seqlab.core.recurrence.FORMS`, names functions, and any
-    function with their signature (a kernel) is a form too; `self.in_form` is the chosen one. A tuple
-    names forms that the subclass tells apart itself. A subclass without forms leaves it empty.
+    FORMS lists what `form` may be. A dict, such as `seqlab.core.recurrence.FORMS`, names functions,
+    and any function with their signature (a kernel) is a form too; `self.in_form` is the chosen
+    one. A tuple names forms that the subclass tells apart itself. It is empty in a mixer without
+    forms.
+
+    torch.func: `functional_call`, `grad` and gradients per sample, `vmap(grad(...))`, work in every
+    form of every mixer. These do not:
+
+    - `vmap` with no gradient inside it, in the form "fused" of Elman, LSTM and GRU: PyTorch's RNN
+      kernels have no batching rule. Use "recurrent".
+    - `jvp` (hence `jacfwd` and `hessian`) and second derivatives in the forms "scan", "tiled" and
+      "sdpa", and in MLA and Titans MAG, which are built on them: their backward is written by hand,
+      here or in PyTorch.
+    - any of them with a Triton kernel as the form.
     """
 
     FORMS: dict[str, Callable] | tuple[str, ...] = ()
@@ -34,7 +43,7 @@ class Mixer(nn.Module):
         self.chunk_size = chunk_size
         self._check_form()
 
-    def _check_form(self):
+    def _check_form(self) -> None:
         """An unknown form fails here, not at the first call."""
         if isinstance(self.FORMS, dict):
             choose(self.form, self.FORMS, chunk_size=self.chunk_size)
@@ -47,7 +56,8 @@ class Mixer(nn.Module):
     @property
     def in_form(self) -> Callable:
         """The function behind `form`, with `chunk_size` bound to it where it works in chunks."""
-        return choose(self.form, self.FORMS, chunk_size=self.chunk_size)
+        forms = self.FORMS if isinstance(self.FORMS, dict) else {}
+        return choose(self.form, forms, chunk_size=self.chunk_size)
 
     def __call__(self, x, state=None, *args, **options):
         if torch.compiler.is_compiling():
@@ -59,42 +69,44 @@ class Mixer(nn.Module):
         return y, tree_map_only(Tensor, own, state)
 
     def _of_no_sequences(self, x, state, *args, **options):
-        """y (0, T, D) and a state of 0 rows: those of one sequence of zeros, without that sequence.
+        """y (0, T, D) and a state of 0 rows, from one sequence of zeros that is then cut off.
 
-        So no mixer has to handle B = 0, at which some of PyTorch's functions raise.
+        So no mixer has to handle B = 0, for which some of PyTorch's functions raise.
         """
         state = tree_map_only(Tensor, lambda part: part.new_zeros(1, *part.shape[1:]), state)
         y, state = super().__call__(x.new_zeros(1, *x.shape[1:]), state, *args, **options)
         return y[:0], tree_map_only(Tensor, lambda part: own(part[:0]), state)
 
-    def check(self, x, state=None):
-        """Raise in one sentence unless x is (B, T, d_model) in the weights' dtype and the state has
-        B rows.
-        """
+    def check(self, x: Tensor, state=None) -> None:
+        """Raise unless x is (B, T, d_model) in the weights' dtype and the state has B rows."""
         name = type(self).__name__
         if not isinstance(x, Tensor):
             raise TypeError(
-                f"{name}: x is a {type(x).__name__}: a torch.Tensor (B, T, {self.d_model}) is needed"
+                f"{name}: x is a {type(x).__name__}: "
+                f"a torch.Tensor (B, T, {self.d_model}) is needed"
             )
         if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != self.d_model:
             raise ValueError(
-                f"{name}: x has shape {tuple(x.shape)}: (B, T, {self.d_model}) with T at least 1 is needed"
+                f"{name}: x has shape {tuple(x.shape)}: "
+                f"(B, T, {self.d_model}) with T at least 1 is needed"
             )
         if not x.is_floating_point():
             raise TypeError(
-                f"{name}: x has dtype {x.dtype}: floating-point vectors are needed (tokens are embedded first)"
+                f"{name}: x has dtype {x.dtype}: "
+                "floating-point vectors are needed (tokens are embedded first)"
             )
         self._check_dtype(x, name)
         for part in _tensors(state):
             if part.ndim and part.shape[0] != len(x):
                 raise ValueError(
-                    f"{name}: the state holds a tensor of shape {tuple(part.shape)}, x has {len(x)} sequences: "
-                    "a state belongs to the batch it came from"
+                    f"{name}: the state holds a tensor of shape {tuple(part.shape)}, "
+                    f"x has {len(x)} sequences: a state belongs to the batch it came from"
                 )
 
     def _check_dtype(self, x, name):
-        """One of the weights has x's dtype; under autocast, which casts all but float64, any other
-        goes with any.
+        """TypeError unless one of the weights has the dtype of x.
+
+        Autocast casts all but float64, so there any dtypes without float64 go together.
         """
         cast = x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
         weights = None
@@ -104,7 +116,8 @@ class Mixer(nn.Module):
             weights = weights or p.dtype
         if weights is not None:
             raise TypeError(
-                f"{name}: x is {x.dtype}, the weights are {weights}: use one dtype, as x.to({weights})"
+                f"{name}: x is {x.dtype}, the weights are {weights}: "
+                f"use one dtype, as x.to({weights})"
             )
 
 
@@ -121,7 +134,7 @@ def own(part: Tensor) -> Tensor:
     return part.clone() if held > 2 * part.numel() * part.element_size() else part
 
 
-def _tensors(state):
+def _tensors(state) -> Iterator[Tensor]:
     if isinstance(state, Tensor):
         yield state
     elif isinstance(state, tuple | list):
@@ -138,10 +151,10 @@ def head_width(
     even: bool = False,
     name: str = "d_model",
 ) -> int:
-    """d_head, or else d_model / (parts · n_heads), which must come out whole; even, if a rotation
-    is to turn pairs.
+    """d_head, or d_model / (parts · n_heads), which must be whole.
 
-    name: what d_model is, where it is a multiple of the model's.
+    even: the width must be even, because a rotation turns pairs of channels. name: what the message
+    calls d_model if it is a multiple of the model's. A width that does not fit raises a ValueError.
     """
     at_least_one(n_heads=n_heads)
     heads = parts * n_heads
@@ -159,17 +172,19 @@ def head_width(
     return width
 
 
-def check_layer(layer: int, n_layers: int):
-    """layer 0 .. n_layers - 1."""
+def check_layer(layer: int, n_layers: int) -> None:
+    """ValueError unless layer is one of 0 .. n_layers - 1."""
     if not 0 <= layer < n_layers:
         raise ValueError(
-            f"layer is {layer}, n_layers is {n_layers}: layers are numbered from 0, so pass n_layers too"
+            f"layer is {layer}, n_layers is {n_layers}: "
+            "layers are numbered from 0, so pass n_layers too"
         )
 
 
-def check_shape(name: str, x: Tensor, shape: tuple[int, ...]):
-    """For code that would not notice: PyTorch's fused LSTM reads past the end of a state that is
-    too small.
+def check_shape(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    """ValueError for another shape, in front of code that would not notice.
+
+    PyTorch's fused LSTM reads past the end of a state that is too small.
     """
     if x.shape != shape:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: {shape} is needed")

@@ -1,9 +1,12 @@
-"""Feature maps φ for linear attention: φ(q)·φ(k) stands in for exp(q·k / √K).
+"""Feature maps φ for linear attention: φ(q)·φ(k) takes the place of exp(q·k / √K).
 
-Each is a module from (..., K) to (..., F), with `out_features(K)` = F.
+Each is a module from (..., K) to (..., F), with `out_features(K)` = F. `positive`: whether
+φ(q)·φ(k) > 0, so that a normaliser can divide by it.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 
 class Identity(nn.Module):
-    """φ(x) = x. The scores q·k may be negative, so there is no normaliser to divide by."""
+    """φ(x) = x. The scores q·k may be negative, so they are not normalised."""
 
     positive = False
 
@@ -33,10 +36,10 @@ class Elu(Identity):
 
 
 class Taylor(nn.Module):
-    """φ(x) = [1, x / K^¼, (x ⊗ x) / √(2K)], so φ(q)·φ(k) = 1 + s + s²/2 with s = q·k / √K (Based,
-    arXiv:2402.18668).
+    """φ(x) = [1, x / K^¼, (x ⊗ x) / √(2K)] (Based, Arora et al. 2024, arXiv:2402.18668).
 
-    The second-order Taylor polynomial of exp(s): always at least ½, and wrong far from s = 0.
+    So φ(q)·φ(k) = 1 + s + s²/2 with s = q·k / √K, the second-order Taylor polynomial of exp(s):
+    always at least ½, and wrong far from s = 0.
     """
 
     positive = True
@@ -47,20 +50,19 @@ class Taylor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         K = x.shape[-1]
         pairs = rearrange(x[..., :, None] * x[..., None, :], "... i j -> ... (i j)")
-        return torch.cat(
-            [torch.ones_like(x[..., :1]), x / K**0.25, pairs / math.sqrt(2 * K)], dim=-1
-        )
+        one = torch.ones_like(x[..., :1])
+        return torch.cat([one, x / K**0.25, pairs / math.sqrt(2 * K)], dim=-1)
 
 
 class RandomFeatures(nn.Module):
-    """φ(x) = exp(w_i·x̂ - ‖x̂‖²/2) / √F with x̂ = x / K^¼ and random w_i (Performer,
-    arXiv:2009.14794).
+    """φ(x) = exp(w_i·x̂ - ‖x̂‖²/2) / √F with x̂ = x / K^¼ and F random w_i.
 
-    The mean of φ(q)·φ(k) over w is exp(q·k / √K) exactly; its spread falls as 1/√F. Rows w_i are
-    orthogonal in blocks of K, which lowers the spread. They are drawn once, from `seed`, and kept
-    with the weights.
+    Performer (Choromanski et al. 2020, arXiv:2009.14794). The mean of φ(q)·φ(k) over w is exactly
+    exp(q·k / √K); its spread falls as 1/√F. The w_i are orthogonal in blocks of K, which lowers the
+    spread. They are drawn once, from `seed`, and kept with the weights.
     """
 
+    w: Tensor
     positive = True
 
     def __init__(self, d_head: int, n_features: int = 64, seed: int = 0):
@@ -80,8 +82,9 @@ class RandomFeatures(nn.Module):
 
 
 def _random_rotation(n: int, rng: torch.Generator) -> Tensor:
-    """Uniform among the orthogonal n×n matrices. QR alone is not: LAPACK fixes signs by R, so R's
-    signs are undone.
+    """Uniform among the orthogonal n × n matrices.
+
+    QR alone is not uniform: LAPACK fixes the signs of Q by those of R's diagonal. This undoes it.
     """
     Q, R = torch.linalg.qr(torch.randn(n, n, generator=rng))
     return Q * R.diagonal().sign()
@@ -89,11 +92,11 @@ def _random_rotation(n: int, rng: torch.Generator) -> Tensor:
 
 def feature_map(name: str, d_head: int, n_features: int = 64) -> nn.Module:
     """The map called `name`: identity, elu, taylor or random."""
-    maps = {
+    maps: dict[str, Callable[[], nn.Module]] = {
         "identity": Identity,
         "elu": Elu,
         "taylor": Taylor,
-        "random": lambda: RandomFeatures(d_head, n_features),
+        "random": partial(RandomFeatures, d_head, n_features),
     }
     if name not in maps:
         raise ValueError(f"feature_map is {name!r}: choose one of {', '.join(maps)}")

@@ -10,26 +10,20 @@ from seqlab.core.inputs import wide
 
 def rms_norm(
     x: Float[Tensor, "*B D"], weight: Float[Tensor, " D"] | None = None, eps: float = 1e-6
-):
-    """x / sqrt(mean(x²) + eps), times weight: the root mean square over the last axis, in float32
-    at least.
-    """
+) -> Float[Tensor, "*B D"]:
+    """x / sqrt(mean(x²) + eps) · weight, the mean over the last axis, in float32 at least."""
     exact = wide(x)
     y = (exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
     return y if weight is None else y * weight
 
 
-def l2norm(x: Float[Tensor, "*B D"], eps: float = 1e-6):
-    """x / sqrt(sum(x²) + eps). The eps is inside the root, as in the DeltaNet family: not
-    `F.normalize`.
-    """
+def l2norm(x: Float[Tensor, "*B D"], eps: float = 1e-6) -> Float[Tensor, "*B D"]:
+    """x / sqrt(sum(x²) + eps). eps is inside the root (DeltaNet), not as in `F.normalize`."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm (Zhang & Sennrich 2019, arXiv:1910.07467) with a learned weight per
-    channel.
-    """
+    """Root-mean-square norm with a weight per channel (Zhang & Sennrich 2019, arXiv:1910.07467)."""
 
     def __init__(self, d_model: int, eps: float = 1e-6):
         super().__init__()
@@ -41,7 +35,7 @@ class RMSNorm(nn.Module):
 
 
 class GatedRMSNorm(RMSNorm):
-    """RMSNorm(y silu(gate)): the gate first, then the norm (Mamba-2's order)."""
+    """RMSNorm(y · silu(gate)): the gate first, then the norm (Mamba-2's order)."""
 
     def forward(
         self, y: Float[Tensor, "*B D"], gate: Float[Tensor, "*B D"]
