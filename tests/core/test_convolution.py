@@ -1,6 +1,7 @@
+"""Convolutions are sums over the past; sums of exponentials are recurrences too."""
+
 import pytest
 import torch
-from torch import nn
 
 from seqlab.core import convolution
 from seqlab.core.convolution import (
@@ -11,7 +12,6 @@ from seqlab.core.convolution import (
     fft_conv,
 )
 from seqlab.core.inputs import choose
-from seqlab.layers.short_conv import ShortConv
 
 D, N = 3, 4
 longs = pytest.mark.parametrize("conv", [fft_conv, direct_conv], ids=lambda f: f.__name__)
@@ -26,16 +26,6 @@ def close(ours, theirs, tolerance=1e-11):
     torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
-def test_a_short_convolution_is_torchs():
-    ours, theirs, x = (
-        ShortConv(D, 4, bias=True).double(),
-        nn.Conv1d(D, D, 4, groups=D, padding=3).double(),
-        randn(2, 9, D),
-    )
-    theirs.load_state_dict({"weight": ours.weight.data[:, None], "bias": ours.bias.data})
-    close(ours(x)[0], nn.functional.silu(theirs(x.mT)[..., :9].mT))
-
-
 @pytest.mark.parametrize("W", [1, 2, 5])
 def test_a_short_convolution_carries_its_last_inputs(W):
     x, weight, bias = randn(2, 9, D), randn(D, W), randn(D)
@@ -47,6 +37,18 @@ def test_a_short_convolution_carries_its_last_inputs(W):
     close(torch.cat(parts, dim=1), whole)
     close(carried, state)
     assert state.shape == (2, W - 1, D)
+
+
+def test_a_short_convolution_is_its_sum():
+    """y_t = Σ_{j<W} w_j x_{t-W+1+j} + bias, with zeros before the first token."""
+    x, weight, bias = randn(2, 9, D), randn(D, 4), randn(D)
+    expected = bias.repeat(2, 9, 1)
+    for t in range(9):
+        for j in range(4):
+            if t - 3 + j >= 0:
+                expected[:, t] += weight[:, j] * x[:, t - 3 + j]
+    close(causal_conv(x, weight, bias)[0], expected)
+    close(causal_conv(x, weight)[0], expected - bias)
 
 
 @longs
@@ -68,14 +70,12 @@ def test_past_inputs_are_read_and_not_answered(conv):
 
 
 def test_both_long_convolutions_have_the_same_gradients():
-    x, kernel, past = (t.requires_grad_() for t in (randn(2, 10, D), randn(D, 8), randn(2, 4, D)))
+    x, kernel, past = randn(2, 10, D), randn(D, 8), randn(2, 4, D)
+    x, kernel, past = (t.requires_grad_() for t in (x, kernel, past))
     g = randn(2, 10, D)
-    close(
-        *(
-            torch.autograd.grad(conv(x, kernel, past), [x, kernel, past], g)
-            for conv in (fft_conv, direct_conv)
-        )
-    )
+    inputs = [x, kernel, past]
+    ours, theirs = (torch.autograd.grad(f(*inputs), inputs, g) for f in (fft_conv, direct_conv))
+    close(ours, theirs)
     assert torch.autograd.gradcheck(fft_conv, (x, kernel, past))
 
 
@@ -94,17 +94,14 @@ def test_a_long_convolution_in_bf16_is_computed_in_float32():
 @modes
 @pytest.mark.parametrize("T", [1, 2, 5, 16, 37])
 def test_a_sum_of_exponentials_by_two_tables(dtype, T):
-    """a^(C j) a^i is a^(C j + i): kernel and last state as their definitions, with gates of any
-    phase.
-    """
+    """a^(C j) a^i is a^(C j + i): kernel and last state by definition, with gates of any phase."""
     c, x = randn(D, N, dtype=dtype), randn(2, T, D)
     a = randn(D, N, dtype=dtype)
     a = (a / a.abs()) ** (1 if dtype.is_complex else 2) * torch.rand(D, N, dtype=torch.float64)
     powers = torch.stack([a**t for t in range(T)], dim=-1)  # (D, N, T)
     close(exponential_kernel(c, a.log(), T), (c[..., None] * powers).sum(1).real)
-    close(
-        exponential_state(x, a.log()), torch.einsum("btd, dnt -> bdn", x.to(dtype), powers.flip(-1))
-    )
+    last = torch.einsum("btd, dnt -> bdn", x.to(dtype), powers.flip(-1))
+    close(exponential_state(x, a.log()), last)
 
 
 @modes
@@ -130,7 +127,30 @@ def test_a_diagonal_state_space_is_a_convolution_is_a_loop(dtype, with_state):
 
 
 def test_an_unknown_form_gets_one_clear_sentence():
-    with pytest.raises(
-        ValueError, match="form is 'fft': choose one of convolution, scan, or pass a function"
-    ):
+    sentence = "form is 'fft': choose one of convolution, scan, or pass a function"
+    with pytest.raises(ValueError, match=sentence):
         choose("fft", convolution.FORMS)
+
+
+@longs
+def test_no_sequences_give_no_outputs(conv):
+    assert conv(randn(0, 9, D), randn(D, 9)).shape == (0, 9, D)
+
+
+@pytest.mark.parametrize("form", convolution.FORMS)
+@modes
+def test_no_sequences_give_no_states(form, dtype):
+    c, log_a = randn(D, N, dtype=dtype), -torch.rand(D, N, dtype=torch.float64)
+    y, h = convolution.FORMS[form](randn(0, 9, D), c, log_a.to(dtype))
+    assert y.shape == (0, 9, D) and h.shape == (0, D, N)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 9, 12, 13, 97, 1000, 1025])
+def test_an_fft_has_a_size_with_small_factors_and_little_waste(n, monkeypatch):
+    """2^k or 3·2^k, at least n and less than 3/2 n + 1."""
+    sizes, rfft = [], torch.fft.rfft
+    monkeypatch.setattr(torch.fft, "rfft", lambda x, n: sizes.append(n) or rfft(x, n=n))
+    fft_conv(randn(1, n, 1), randn(1, 1))
+    (size,) = set(sizes)
+    odd = size // (size & -size)
+    assert odd in (1, 3) and n <= size < 1.5 * n + 1

@@ -1,3 +1,5 @@
+"""Rules of discretisation against their equations, and starts against the authors' numbers."""
+
 import math
 
 import pytest
@@ -21,9 +23,8 @@ def close(ours, theirs, tolerance=1e-12):
 
 
 def diagonal():
-    return torch.complex(
-        -torch.rand(5, dtype=torch.float64), 9 * torch.randn(5, dtype=torch.float64)
-    )
+    rate, frequency = torch.rand(5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    return torch.complex(-rate, 9 * frequency)
 
 
 @rules
@@ -35,9 +36,7 @@ def test_a_diagonal_matrix_is_its_diagonal(rule):
 
 
 def test_zero_order_hold_solves_the_equation_exactly():
-    """For x constant during the step: h(dt) = exp(dt A) h + ∫ exp((dt - s) A) B x ds; the integral
-    by rectangles.
-    """
+    """For constant x, h(dt) = exp(dt A) h + ∫ exp((dt - s) A) B x ds; the integral by rectangles."""
     A, B = torch.randn(4, 4, dtype=torch.float64), torch.randn(4, 1, dtype=torch.float64)
     a, b = discretize.zero_order_hold_matrix(A, B, DT.item())
     close(a, torch.linalg.matrix_exp(DT * A))
@@ -48,18 +47,15 @@ def test_zero_order_hold_solves_the_equation_exactly():
 
 @rules
 def test_two_half_steps_come_closer_than_one(rule):
-    """The order of each rule: half the dt, and the error after one unit of time is 1/2 (Euler), 1/4
-    (bilinear) or 0.
-    """
+    """Half the dt, and the error after one unit of time is 1/2 (Euler), 1/4 (bilinear) or 0."""
     A, B = hippo_legs(4)
     exact = discretize.zero_order_hold_matrix(A, B[:, None], 1.0)
     errors = []
     for n in (2000, 4000):
         a, b = RULES[rule][1](A, B[:, None], 1 / n)
         h = torch.linalg.matrix_power(a, n)
-        total = torch.linalg.solve(
-            torch.eye(4, dtype=a.dtype) - a, (torch.eye(4, dtype=a.dtype) - h) @ b
-        )
+        one = torch.eye(4, dtype=a.dtype)
+        total = torch.linalg.solve(one - a, (one - h) @ b)
         errors.append(max((h - exact[0]).abs().max(), (total - exact[1]).abs().max()))
     if rule == "zero-order hold":
         assert max(errors) < 1e-9
@@ -97,8 +93,7 @@ def test_hippo_legs_is_normal_plus_rank_one(n):
 
 
 def test_hippo_legs_remembers_the_coefficients_of_legendre():
-    """A constant input has one coefficient, the first; x(t) = t, seen up to t, is t/2 (P_0 + P_1):
-    two coefficients.
+    """A constant has one coefficient, the first; x(t) = t, seen up to t, is t/2 (P_0 + P_1).
 
     With h' = (A h + B x) / t: a constant needs A h + B = 0; for x = t, h = t c with c = A c + B.
     """
@@ -118,10 +113,8 @@ def test_hippo_legs_has_the_eigenvalues_of_its_diagonal_and_no_usable_eigenvecto
 @pytest.mark.parametrize("n", [4, 64])
 def test_the_diagonal_starts(n):
     k = range(n // 2)
-    close(
-        discretize.S4D["lin"](n),
-        torch.tensor([complex(-0.5, math.pi * i) for i in k], dtype=torch.complex128),
-    )
+    lin = [complex(-0.5, math.pi * i) for i in k]
+    close(discretize.S4D["lin"](n), torch.tensor(lin, dtype=torch.complex128))
     inv = [complex(-0.5, n / math.pi * (n / (2 * i + 1) - 1)) for i in k]
     close(discretize.S4D["inv"](n), torch.tensor(inv, dtype=torch.complex128))
     assert discretize.S4D["real"](n).tolist() == [-(i + 1) for i in range(n)]
@@ -129,9 +122,7 @@ def test_the_diagonal_starts(n):
 
 
 def test_the_inverse_start_follows_the_frequencies_of_hippo():
-    """S4D's reason for S4D-Inv: the k-th largest frequency of HiPPO-LegS comes near n² / (π (2k +
-    1)) as n grows.
-    """
+    """Why S4D has S4D-Inv: the k-th largest frequency nears n² / (π (2k + 1)) as n grows."""
     errors = []
     for n in (32, 128, 512):
         legs, inv = discretize.s4d_legs(n).imag.flip(0)[:4], discretize.s4d_inv(n).imag[:4]
@@ -139,13 +130,30 @@ def test_the_inverse_start_follows_the_frequencies_of_hippo():
     assert errors[0] > 2 * errors[1] > 4 * errors[2] and errors[2] < 0.02
 
 
-def test_the_ring_is_uniform_by_area():
+@pytest.mark.parametrize("r_min, r_max, phase", [(0.5, 0.9, math.pi), (0.0, 1.0, math.pi / 10)])
+def test_the_ring_is_uniform_by_area(r_min, r_max, phase):
+    """The authors' nu_log and theta_log: |λ|² and the phase are uniform and independent."""
     torch.manual_seed(0)
-    nu, theta = discretize.lru_ring(20000, 0.5, 0.9, math.pi)
-    radius = (-nu.exp()).exp()
-    assert radius.min() >= 0.5 and radius.max() <= 0.9 and theta.exp().max() <= math.pi
-    share = (radius.square() < (0.5**2 + 0.9**2) / 2).double().mean()  # half the area
-    assert share == pytest.approx(0.5, abs=0.02)
+    n = 20000
+    nu, theta = discretize.lru_ring(n, r_min, r_max, phase)
+    square, angle = torch.exp(-2 * nu.exp()), theta.exp()
+    for x, low, high in ((square, r_min**2, r_max**2), (angle, 0.0, phase)):
+        u = (x - low) / (high - low)  # uniform in [0, 1]: mean 1/2, variance 1/12, and both ends
+        assert u.min() > -1e-12 and u.max() < 1 + 1e-12
+        assert u.min() < 1e-3 and u.max() > 1 - 1e-3
+        assert u.mean().item() == pytest.approx(1 / 2, abs=4 / (12 * n) ** 0.5)
+        assert u.var().item() == pytest.approx(1 / 12, rel=0.03)
+    assert torch.corrcoef(torch.stack([square, angle]))[0, 1].abs() < 4 / n**0.5
+
+
+def test_the_ring_is_the_whole_disc_by_default():
+    """r_min = 0, r_max = 1, max_phase = 2π, and the radius is drawn before the phase."""
+    torch.manual_seed(0)
+    default = discretize.lru_ring(50)
+    torch.manual_seed(0)
+    u, v = torch.rand(2, 50, dtype=torch.float64)
+    close(default[0], (-0.5 * u.log()).log())
+    close(default[1], (2 * math.pi * v).log())
 
 
 def test_step_lengths_are_uniform_in_their_logarithm():
@@ -153,8 +161,32 @@ def test_step_lengths_are_uniform_in_their_logarithm():
     dt = discretize.draw_dt(20000, 1e-3, 1e-1)
     assert dt.min() >= 1e-3 and dt.max() <= 1e-1
     assert (dt < 1e-2).double().mean() == pytest.approx(0.5, abs=0.02)
-    close(F.softplus(discretize.softplus_inverse(dt)), dt)
-    close(F.softplus(discretize.softplus_inverse(dt * 1e-9)), dt * 1e-9, 1e-12)
+    u = (dt / 1e-3).log10() / 2
+    assert u.min() < 1e-3 and u.max() > 1 - 1e-3
+    assert u.var().item() == pytest.approx(1 / 12, rel=0.03)
+    torch.manual_seed(0)
+    close(discretize.draw_dt(20000), dt)  # Mamba's and S4's range is the default
+
+
+def test_the_inverse_of_softplus():
+    y = torch.tensor([1e-12, 1e-3, 0.1, 1.0, 20.0, 50.0], dtype=torch.float64)
+    close(F.softplus(discretize.softplus_inverse(y), threshold=1e9), y)
+    assert discretize.softplus_inverse(torch.tensor(math.log(2.0))).abs() < 1e-6
+
+
+def test_pairs_hold_a_complex_tensor_through_double():
+    z = torch.randn(3, 4, dtype=torch.complex128)
+    pairs = discretize.as_pairs(z.mH.mT)
+    assert pairs.dtype == torch.get_default_dtype() and pairs.shape == (3, 4, 2)
+    close(pairs.double(), torch.stack([z.real, -z.imag], dim=-1), 1e-6)
+    close(discretize.as_complex(pairs.double()), z.conj().resolve_conj(), 1e-6)
+    assert discretize.as_complex(pairs.bfloat16()).dtype == torch.complex64
+
+
+def test_euler_gives_a_gain_for_each_rate():
+    gate, gain = discretize.euler(torch.tensor([-1.0, -2.0]).double(), DT)
+    close(gate, torch.tensor([0.93, 0.86], dtype=torch.float64))
+    assert gain.tolist() == [DT.item()] * 2
 
 
 def test_an_odd_number_of_modes_gets_one_clear_sentence():

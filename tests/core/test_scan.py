@@ -1,3 +1,5 @@
+"""Every order of joining steps is the loop; `linear_scan` has its gradients too."""
+
 import math
 import warnings
 
@@ -7,10 +9,7 @@ import torch
 from seqlab.core import scan
 from seqlab.core.inputs import choose
 
-FORMS = {
-    f.__name__: f
-    for f in (scan.sequential, scan.hillis_steele, scan.blelloch, scan.chunked, scan.linear_scan)
-}
+FORMS = {f.__name__: f for f in scan.FORMS.values()}
 COSTED = [name for name in FORMS if name != "linear_scan"]
 forms = pytest.mark.parametrize("form", FORMS)
 lengths = pytest.mark.parametrize("T", [1, 2, 3, 7, 16, 23])
@@ -82,9 +81,7 @@ def test_two_parts_with_the_state_carried_are_the_whole(form):
     "shape", [(1, 1, 3, 2), (2, 11, 1, 1), (1, 11, 3, 1), (2, 1, 1, 2)], ids=str
 )
 def test_a_gate_may_be_smaller_than_what_it_gates(form, shape):
-    """Constant over time, or shared by rows or channels: value and gradient as if it had been
-    repeated.
-    """
+    """Constant over time, or shared by rows or channels: as if it had been repeated."""
     a = torch.rand(shape, dtype=torch.float64).requires_grad_()
     _, b, h0 = draw(11)
     g = torch.randn_like(b)
@@ -101,6 +98,50 @@ def test_the_written_backward_is_the_derivative(dtype):
     assert torch.autograd.gradcheck(lambda a: scan.linear_scan(a[:, :1], b, h0), (a,))
 
 
+@dtypes
+@pytest.mark.parametrize("gate", ["each its own", "one for all", "constant"])
+def test_gradients_per_sample_are_those_of_each_sample_alone(dtype, gate):
+    """Under torch.func: a, b and h0 mapped over, or a shared by all samples."""
+    inputs = [torch.stack([x.detach(), 2 * x.detach()]) for x in draw(7, dtype)]
+    if gate == "one for all":
+        inputs[0] = inputs[0][:1].expand_as(inputs[0])
+    elif gate == "constant":
+        inputs[0] = inputs[0][:, :, :1, :1]
+    axes = (None if gate == "one for all" else 0, 0, 0)
+    given = [x[0] if axis is None else x for x, axis in zip(inputs, axes, strict=True)]
+
+    def loss(*x):
+        return scan.linear_scan(*x).abs().square().sum()
+
+    ours = torch.func.vmap(torch.func.grad(loss, (0, 1, 2)), axes)(*given)
+    total = torch.func.grad(lambda *x: torch.func.vmap(loss, axes)(*x).sum(), (0, 1, 2))(*given)
+    for i in range(2):
+        leaves = [x[i].clone().requires_grad_() for x in inputs]
+        alone = torch.autograd.grad(loop_loss(*leaves), leaves)
+        close([x[i] for x in ours], list(alone))
+    close(total, [x.sum(0) if axis is None else x for x, axis in zip(ours, axes, strict=True)])
+
+
+def loop_loss(a, b, h0):
+    return loop(a.expand(-1, b.shape[1], *a.shape[2:]), b, h0).abs().square().sum()
+
+
+def test_a_second_derivative_through_the_scan_is_refused():
+    a, b, h0 = draw(6)
+    (db,) = torch.autograd.grad(scan.linear_scan(a, b, h0).square().sum(), b, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative: use chunked"):
+        torch.autograd.grad(db.square().sum(), b)
+
+
+@forms
+@pytest.mark.parametrize("T", [1, 9])
+def test_no_sequences_give_no_states(form, T):
+    a, b, h0 = (x[:0].detach().requires_grad_() for x in draw(T))
+    h = FORMS[form](a, b, h0)
+    assert h.shape == (0, T, 3, 2)
+    h.sum().backward()
+
+
 def test_a_gradient_that_is_not_asked_for_is_not_computed():
     a, b, _ = draw(8)
     a.requires_grad_(False)
@@ -110,10 +151,8 @@ def test_a_gradient_that_is_not_asked_for_is_not_computed():
 
 @pytest.mark.parametrize("form", ["linear_scan", "chunked"])
 def test_a_real_gate_may_drive_complex_states(form):
-    a, b, h0 = (
-        torch.rand(1, 7, 3, dtype=torch.float64).requires_grad_(),
-        *draw(7, torch.complex128, 1, (3,))[1:],
-    )
+    a = torch.rand(1, 7, 3, dtype=torch.float64).requires_grad_()
+    _, b, h0 = draw(7, torch.complex128, 1, (3,))
     h = FORMS[form](a, b, h0)
     close(h, loop(a, b, h0))
     (grad,) = torch.autograd.grad(h.abs().square().sum(), a)
@@ -168,13 +207,11 @@ def test_a_chunk_of_one_or_of_everything_is_the_sequential_order():
 @forms
 def test_wrong_shapes_get_one_clear_sentence(form):
     b = torch.randn(2, 5, 3)
-    with pytest.raises(
-        ValueError, match=r"b has shape \(2, 0, 3\): \(B, T, ...\) with T at least 1 is needed"
-    ):
+    sentence = r"b has shape \(2, 0, 3\): \(B, T, ...\) with T at least 1 is needed"
+    with pytest.raises(ValueError, match=sentence):
         FORMS[form](b[:, :0], b[:, :0])
-    with pytest.raises(
-        ValueError, match=r"a has shape \(2, 4, 3\), b has \(2, 5, 3\): each axis of a must be"
-    ):
+    sentence = r"a has shape \(2, 4, 3\), b has \(2, 5, 3\): each axis of a must be"
+    with pytest.raises(ValueError, match=sentence):
         FORMS[form](b[:, :4], b)
     with pytest.raises(ValueError, match=r"h0 has shape \(2,\): \(B, ...\) = \(2, 3\) is needed"):
         FORMS[form](b, b, torch.zeros(2))
