@@ -36,7 +36,7 @@ def test_a_diagonal_matrix_is_its_diagonal(rule):
 
 
 def test_zero_order_hold_solves_the_equation_exactly():
-    """For constant x, h(dt) = exp(dt A) h + ∫ exp((dt - s) A) B x ds; the integral by rectangles."""
+    """For constant x, h(dt) = exp(dt A) h + ∫ exp((dt - s) A) B x ds, here by rectangles."""
     A, B = torch.randn(4, 4, dtype=torch.float64), torch.randn(4, 1, dtype=torch.float64)
     a, b = discretize.zero_order_hold_matrix(A, B, DT.item())
     close(a, torch.linalg.matrix_exp(DT * A))
