@@ -1,7 +1,8 @@
-"""Theorems of the core. Each form is also held against sums written out in the most literal way."""
+"""Theorems of the recurrence. Each form is also compared with sums written out literally."""
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,11 +17,8 @@ DECAYS = ["none", "scalar", "vector"]
 
 def draw(T, decay="scalar", delta=False, state=False, *, K=K, V=V, lowest=1e-6):
     """Random inputs with decays from exactly 1 down to `lowest` per step."""
-    x = {
-        "q": torch.randn(B, T, H, K, **F64),
-        "k": torch.randn(B, T, H, K, **F64),
-        "v": torch.randn(B, T, H, V, **F64),
-    }
+    q, k, v = (torch.randn(B, T, H, width, **F64) for width in (K, K, V))
+    x = {"q": q, "k": k, "v": v}
     if decay != "none":
         width = 1 if decay == "scalar" else K
         x["log_a"] = torch.rand(B, T, H, width, **F64) * torch.tensor(lowest, **F64).log()
@@ -38,13 +36,10 @@ def with_gradients(form, x, **options):
     """(y, S) and the gradients of a random but fixed sum over both, by input."""
     leaves = {name: t.clone().requires_grad_() for name, t in x.items()}
     y, S = form(**leaves, **options)
-    weight = (
-        torch.linspace(-1, 1, y.numel(), **F64).view_as(y).cos(),
-        torch.linspace(-2, 1, S.numel(), **F64).view_as(S),
-    )
-    grads = torch.autograd.grad(
-        (y * weight[0]).sum() + (S * weight[1]).sum(), list(leaves.values())
-    )
+    weight_y = torch.linspace(-1, 1, y.numel(), **F64).view_as(y).cos()
+    weight_S = torch.linspace(-2, 1, S.numel(), **F64).view_as(S)
+    loss = (y * weight_y).sum() + (S * weight_S).sum()
+    grads = torch.autograd.grad(loss, list(leaves.values()))
     return {"y": y, "S": S} | {f"d{name}": g for name, g in zip(leaves, grads, strict=True)}
 
 
@@ -57,11 +52,8 @@ def assert_same(ours, theirs, tolerance=1e-9):
 
 def literal(q, k, v, log_a=None, beta=None, state=None):
     """The equation in numpy, matrix by matrix: S_t = S_{t-1} A_t + u_t k_tᵀ."""
-    q, k, v, log_a, beta, state = (
-        None if x is None else x.numpy() for x in (q, k, v, log_a, beta, state)
-    )
-    import numpy as np
-
+    given = (q, k, v, log_a, beta, state)
+    q, k, v, log_a, beta, state = (None if x is None else x.numpy() for x in given)
     y, S_T = np.full(v.shape, np.nan), np.full((B, H, v.shape[-1], q.shape[-1]), np.nan)
     for b, h in itertools.product(range(B), range(H)):
         S = np.zeros(S_T.shape[2:]) if state is None else state[b, h]
@@ -154,10 +146,8 @@ def test_unit_decay_is_no_decay(form):
 def test_equal_decay_on_all_channels_is_a_scalar_decay():
     x = draw(20, "scalar")
     spread = {**x, "log_a": x["log_a"].expand(-1, -1, -1, K)}
-    for ours, theirs in zip(
-        chunkwise(**spread, chunk_size=8), chunkwise(**x, chunk_size=8), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    ours, theirs = chunkwise(**spread, chunk_size=8), chunkwise(**x, chunk_size=8)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
 def test_delta_rule_returns_the_latest_value_of_a_key():
@@ -266,9 +256,8 @@ def test_wrong_types_get_one_clear_sentence(form):
 
 
 def test_unknown_form_and_chunk_size_get_one_clear_sentence():
-    with pytest.raises(
-        ValueError, match="form is 'serial': choose one of recurrent, parallel, chunkwise"
-    ):
+    sentence = "form is 'serial': choose one of recurrent, parallel, chunkwise"
+    with pytest.raises(ValueError, match=sentence):
         choose("serial", FORMS)
     with pytest.raises(ValueError, match="chunk_size is 0"):
         chunkwise(**draw(4, "none"), chunk_size=0)
@@ -278,19 +267,40 @@ def test_unknown_form_and_chunk_size_get_one_clear_sentence():
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("decay", DECAYS)
 def test_autocast_changes_no_number_of_the_core(form, decay):
-    """bf16 parts beside float32 ones, as a mixer brings them under autocast: the same as all of
-    them in float32.
-    """
+    """bf16 beside float32, as under autocast, gives what float32 alone gives."""
     x = {name: t.float() for name, t in draw(21, decay, delta=True, state=True).items()}
     x["q"], x["beta"] = x["q"].bfloat16(), x["beta"].bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, S = FORMS[form](**x)
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16  # and it is still on
-    for ours, theirs in zip(
-        (y, S), FORMS[form](**{name: t.float() for name, t in x.items()}), strict=True
-    ):
+    expected = FORMS[form](**{name: t.float() for name, t in x.items()})
+    for ours, theirs in zip((y, S), expected, strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("decay", DECAYS)
+def test_no_sequences_give_no_answers(form, decay):
+    x = {name: t[:0].requires_grad_() for name, t in draw(5, decay, delta=True, state=True).items()}
+    y, S = FORMS[form](**x)
+    assert y.shape == (0, 5, H, V) and S.shape == (0, H, V, K)
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("decay", DECAYS)
+def test_gradients_per_sample_are_those_of_each_sample_alone(form, decay):
+    def loss(x):
+        y, S = FORMS[form](**x)
+        return y.square().sum() + S.sin().sum()
+
+    x = draw(7, decay, delta=True, state=True)
+    ours = torch.func.vmap(torch.func.grad(loss))({name: t[:, None] for name, t in x.items()})
+    for b in range(B):
+        alone = {name: t[b : b + 1].clone().requires_grad_() for name, t in x.items()}
+        for name, g in zip(x, torch.autograd.grad(loss(alone), list(alone.values())), strict=True):
+            torch.testing.assert_close(ours[name][b], g, rtol=1e-9, atol=1e-9)
 
 
 # Oracles: fla's naive functions, which share no code with ours. They compute in float32.

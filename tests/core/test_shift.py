@@ -1,3 +1,5 @@
+"""RWKV's shift of inputs, and its read before the write."""
+
 import torch
 
 from seqlab.core.convolution import causal_conv
@@ -14,13 +16,11 @@ def test_the_token_shift_is_a_convolution_of_two_taps():
     torch.testing.assert_close(token_shift(x), causal_conv(x, taps)[0])
 
 
-def test_a_read_before_the_write_meets_the_table_of_the_token_before():
+def test_a_read_before_the_write_sees_the_table_of_the_token_before():
     q, k = torch.randn(2, B, T, H, K, dtype=torch.float64)
     v, u = torch.randn(B, T, H, V, dtype=torch.float64), torch.randn(H, K, dtype=torch.float64)
-    log_a, start = (
-        -torch.rand(B, T, H, K, dtype=torch.float64),
-        torch.randn(B, H, V, K, dtype=torch.float64),
-    )
+    log_a = -torch.rand(B, T, H, K, dtype=torch.float64)
+    start = torch.randn(B, H, V, K, dtype=torch.float64)
     S, ys = start, []
     for t in range(T):
         write = v[:, t, :, :, None] * k[:, t, :, None]
