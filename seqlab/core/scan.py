@@ -121,8 +121,8 @@ def chunked(
     C = chunk_size or math.isqrt(T - 1) + 1
     n = math.ceil(T / C)
     cost = Cost()
-    a = _fill(a, n * C, 1).unflatten(1, (n, C))  # (B, n, C, ...)
-    b = _fill(b, n * C, 0).unflatten(1, (n, C))
+    a = _fill(a, n * C).unflatten(1, (n, C))  # (B, n, C, ...)
+    b = _fill(b, n * C).unflatten(1, (n, C))
     # Split once: the gradient of each `x[:, :, i]` would span all T steps.
     first, *rest = zip(a.unbind(2), b.unbind(2), strict=True)
     prefixes = accumulate(rest, partial(_join, cost=cost), initial=first)
@@ -293,12 +293,10 @@ def _prepare(a, b, h0):
     return a, b
 
 
-def _fill(x, length, value):
-    """x with `value` appended along time, up to `length`."""
-    missing = length - x.shape[1]
-    if not missing:
-        return x
-    return torch.cat([x, x.new_full((x.shape[0], missing, *x.shape[2:]), value)], dim=1)
+def _fill(x, length):
+    """x with zeros appended along time, up to `length`."""
+    missing = x.new_zeros(x.shape[0], length - x.shape[1], *x.shape[2:])
+    return torch.cat([x, missing], dim=1)
 
 
 def _answer(h, cost, return_cost):

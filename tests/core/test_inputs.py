@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from seqlab.core.inputs import at_least_one, check_decay, choose, full_precision, wide
+from seqlab.core.inputs import (
+    at_least_one,
+    check_attention,
+    check_decay,
+    check_inputs,
+    choose,
+    full_precision,
+    wide,
+)
 
 NARROW = [torch.bfloat16, torch.float16]
 
@@ -84,3 +92,64 @@ def test_values_inside_a_transform_are_not_checked():
 
     torch.testing.assert_close(torch.func.vmap(sum_of)(bad), bad)
     assert torch.func.vmap(torch.func.grad(sum_of))(bad[:, None]).tolist() == [[1.0], [1.0]]
+
+
+WRONG = {  # what the recurrence is given in place of the right thing, and what it says
+    "k is a list: a torch.Tensor is needed": {"k": [1.0]},
+    "v has dtype torch.int64: a real floating-point tensor is needed": {
+        "v": torch.ones(2, 4, 3, 6).long()
+    },
+    "beta is torch.float64, q is torch.float32: use one dtype for all": {
+        "beta": torch.ones(2, 4, 3).double()
+    },
+    r"q has shape \(2, 4, 3\): \(B, T, H, width\) is needed": {"q": torch.ones(2, 4, 3)},
+    r"beta has shape \(2, 4, 3, 1\): \(B, T, H\) is needed": {"beta": torch.ones(2, 4, 3, 1)},
+    r"k has \(B, T, H\) = \(2, 4, 1\), q has \(2, 4, 3\): they must match": {
+        "k": torch.ones(2, 4, 1, 5)
+    },
+    "k has width 6, q has 5: q and k must match": {"k": torch.ones(2, 4, 3, 6)},
+    r"log_a has width 6: 1 \(a decay per head\) or 5": {"log_a": -torch.ones(2, 4, 3, 6)},
+    "log_a reaches 1: a log decay is at most 0": {"log_a": torch.ones(2, 4, 3, 1)},
+    r"state has shape \(2, 3, 5, 6\): \(B, H, V, K\) = \(2, 3, 6, 5\)": {
+        "state": torch.ones(2, 3, 5, 6)
+    },
+}
+
+
+def recurrence_inputs(**changed):
+    q, k, v = torch.ones(2, 4, 3, 5), torch.ones(2, 4, 3, 5), torch.ones(2, 4, 3, 6)
+    return {"q": q, "k": k, "v": v, **changed}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_wrong_inputs_of_the_recurrence_get_one_clear_sentence(sentence):
+    with pytest.raises((TypeError, ValueError), match=f"^{sentence}"):
+        check_inputs(**recurrence_inputs(**WRONG[sentence]))
+
+
+def test_the_recurrence_takes_what_it_should():
+    """One token, any widths; a decay wider than q: float32 beside bf16."""
+    x = recurrence_inputs(log_a=-torch.ones(2, 4, 3, 5), beta=torch.ones(2, 4, 3))
+    check_inputs(**x, state=torch.ones(2, 3, 6, 5))
+    check_inputs(**{name: t[:, :1] for name, t in x.items()})
+    narrow = {name: t if name == "log_a" else t.bfloat16() for name, t in x.items()}
+    check_inputs(**{**narrow, "log_a": x["log_a"][..., :1]})
+    with pytest.raises(ValueError, match=r"^the sequence is empty: T must be at least 1"):
+        check_inputs(**{name: t[:, :0] for name, t in x.items()})
+
+
+def test_attention_takes_grouped_heads_and_other_lengths():
+    q, k, v = torch.ones(2, 7, 6, 5), torch.ones(2, 4, 3, 5), torch.ones(2, 4, 3, 8)
+    check_attention(q, k, v)
+    check_attention(q, k, v, causal=True, window=3)
+    wrong = {
+        "k has width 8, q has 5: q and k must match": (q, v, v, False, None),
+        r"k has \(B, T, H\) = \(2, 4, 3\), v has \(2, 3, 3\): they": (q, k, v[:, :3], False, None),
+        "k and v have 4 heads, q has 6: the second must be a multiple": (
+            q, torch.ones(2, 3, 4, 5), torch.ones(2, 3, 4, 5), False, None
+        ),
+        "window counts backwards from the query: pass causal=True": (q, k, v, False, 3),
+    }  # fmt: skip
+    for sentence, inputs in wrong.items():
+        with pytest.raises(ValueError, match=f"^{sentence}"):
+            check_attention(*inputs)
