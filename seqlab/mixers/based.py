@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
@@ -12,24 +14,37 @@ from seqlab.layers.short_conv import ShortConv
 class Based(Mixer):
     """The linear attention of Based (Arora et al. 2024, arXiv:2402.18668).
 
-    S_t = S_{t-1} + v_t φ(k_t)ᵀ        y_t = S_t φ(q_t) / z_t·φ(q_t)        φ(q)·φ(k) = 1 + s + s²/2,  s = q·k / √d
+    S_t = S_{t-1} + v_t φ(k_t)ᵀ        y_t = S_t φ(q_t) / z_t·φ(q_t)
+    φ(q)·φ(k) = 1 + s + s²/2,  s = q·k / √d
 
-    The difference from linear attention with the same map: q and k are projected to a small width d
-    = 16 first, so that the table S, 1 + d + d² = 273 columns a head, stays affordable. The
-    normaliser z is one more row of S, written by a 1 appended to v; a weight is at least ½, so
-    nothing else keeps it from 0. A Based model mixes these layers with short gated convolutions
-    (`BaseConv`) and sliding-window attention over 64 tokens, which see what a polynomial of q·k is
-    too blunt for. State: S (B, H, V + 1, 273).
+    The difference from linear attention with the same map: q and k are first projected to a small
+    width, d = 16 (`d_feature`), so that the table S, with its 1 + d + d² = 273 columns a head,
+    remains affordable. The normaliser z is one more row of S, written by a 1 appended to v. Each
+    weight is at least ½, so z needs no eps.
+
+    A Based model mixes these layers with short gated convolutions (`BaseConv`) and with attention
+    over a small window, for the local comparisons that a polynomial of q·k is too blunt for. The
+    window is 256 tokens in the authors' reference configurations, 128 in their examples.
+    State: S (B, H, V + 1, 1 + d + d²).
     """
 
     FORMS = recurrence.FORMS
 
     normalize = True  # the last row of the state is the normaliser
 
-    def __init__(self, d_model, n_heads=16, *, d_feature=16, form="chunkwise", chunk_size=64):
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int = 16,
+        *,
+        d_feature: int = 16,
+        form: str | Callable = "chunkwise",
+        chunk_size: int = 64,
+    ):
         super().__init__(d_model, form, chunk_size)
         head_width(d_model, n_heads)
-        self.n_heads, self.form, self.chunk_size, self.phi = n_heads, form, chunk_size, Taylor()
+        self.n_heads = n_heads
+        self.phi = Taylor()
         self.q, self.k = (nn.Linear(d_model, n_heads * d_feature, bias=False) for _ in range(2))
         self.v, self.out = (nn.Linear(d_model, d_model, bias=False) for _ in range(2))
 
@@ -53,14 +68,14 @@ class Based(Mixer):
 
 
 class BaseConv(Mixer):
-    """Based's short gated convolution: y = W_o(silu(conv(x W_u)) · x W_g), three taps per channel.
+    """Based's short gated convolution: y = W_o(silu(conv(W_u x)) · W_g x), three taps per channel.
 
-    The difference from every recurrence: a token sees the two before it and nothing else. Twice as
-    wide as the model inside, with biases, as in the authors' models. State: the last d_conv - 1
-    inputs of the convolution.
+    The difference from every recurrence: a token sees the two tokens before it and nothing else.
+    The inside is twice as wide as the model and has biases, as in the authors' models.
+    State: the last d_conv - 1 inputs of the convolution.
     """
 
-    def __init__(self, d_model, *, d_conv=3, expand=2):
+    def __init__(self, d_model: int, *, d_conv: int = 3, expand: int = 2):
         super().__init__(d_model)
         self.u, self.g = (nn.Linear(d_model, expand * d_model) for _ in range(2))
         self.conv = ShortConv(expand * d_model, d_conv, bias=True)

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,29 +19,40 @@ class DeltaNetState(NamedTuple):
 
 
 class DeltaNet(Mixer):
-    """DeltaNet (Yang et al. 2024, arXiv:2406.06484; the rule: Schlag et al. 2021,
-    arXiv:2102.11174).
+    """DeltaNet (Yang et al. 2024, arXiv:2406.06484); its rule is from 2021 (arXiv:2102.11174).
 
-    S_t = S_{t-1} + β_t (v_t - S_{t-1} k_t) k_tᵀ = S_{t-1} (I - β_t k_t k_tᵀ) + β_t v_t k_tᵀ        y_t = S_t q_t
+    S_t = S_{t-1} + β_t (v_t - S_{t-1} k_t) k_tᵀ        y_t = S_t q_t        β_t = σ(W_β x_t)
+        = S_{t-1} (I - β_t k_t k_tᵀ) + β_t v_t k_tᵀ
 
-    The difference from linear attention: a write first takes away what its key returned, so a key
-    can be overwritten. q, k and v pass a short convolution and silu (one over all channels: it is
-    depthwise), then q and k have length 1, so that β_t = σ(W_β x_t) is the share of the old value
-    that is replaced: the eigenvalues of I - β k kᵀ are 1 and 1 - β. `negative_eigenvalues` doubles
-    β: 1 - β down to -1, a reflection, which tracking a state such as parity needs
-    (arXiv:2411.12537). q is scaled by K^-1/2 as in the authors' code; the norm of each head cancels
-    it, but for eps. d_key and d_value are per head, d_model / n_heads by default; `gate`: the
-    normed head times silu(W_g x).
+    The difference from linear attention: a write first removes what its key returned, so the value
+    of a key can be overwritten. q, k and v pass through a short convolution and silu (one for all
+    channels: it is depthwise). Then q and k are normalised to length 1, so β_t is the share of the
+    old value that is replaced: the eigenvalues of I - β k kᵀ are 1 and 1 - β.
+    `negative_eigenvalues` doubles β, so 1 - β reaches -1, a reflection, which tracking a state such
+    as parity needs (arXiv:2411.12537).
 
-    State: S (B, H, V, K) and the convolution's last d_conv - 1 inputs.
+    q is scaled by K^-1/2 as in the authors' code; the norm of each head cancels the scale, up to
+    eps. d_key and d_value are per head, d_model / n_heads by default. gate: the normed head times
+    silu(W_g x). State: S (B, H, V, K) and the convolution's last d_conv - 1 inputs.
     """
 
     FORMS = recurrence.FORMS
 
     def __init__(
-        self, d_model, n_heads=4, *, d_key=None, d_value=None, d_conv=4, gate=False, negative_eigenvalues=False,
-        conv_bias=False, eps=1e-5, form="chunkwise", chunk_size=64,
-    ):  # fmt: skip
+        self,
+        d_model: int,
+        n_heads: int = 4,
+        *,
+        d_key: int | None = None,
+        d_value: int | None = None,
+        d_conv: int = 4,
+        gate: bool = False,
+        negative_eigenvalues: bool = False,
+        conv_bias: bool = False,
+        eps: float = 1e-5,
+        form: str | Callable = "chunkwise",
+        chunk_size: int = 64,
+    ):
         super().__init__(d_model, form, chunk_size)
         d_key = head_width(d_model, n_heads, d_key)
         d_value = d_value or d_key
@@ -62,24 +74,22 @@ class DeltaNet(Mixer):
             rearrange(u, "b t (h k) -> b t h k", h=self.n_heads)
             for u in qkv.split(self.widths, dim=-1)
         )
-        q = l2norm(q) * q.shape[-1] ** -0.5
-        return {
-            "q": q,
+        inputs = {
+            "q": l2norm(q) * q.shape[-1] ** -0.5,
             "k": l2norm(k),
             "v": v,
             "beta": self.beta_scale * self.beta(x).sigmoid(),
-        }, conv_state
+        }
+        return inputs, conv_state
 
     def project(
         self, x: Float[Tensor, "B T D"], state: DeltaNetState | None = None
     ) -> dict[str, Tensor]:
-        """What the recurrence reads: q and k of length K^-1/2 and 1, v, and the strength of each
-        write.
-        """
+        """What the recurrence reads: q of length K^-1/2, k of length 1, v, and the strength β."""
         return self._inputs(x, None if state is None else state.conv)[0]
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
-        """From S_t q_t to the head's output: its root mean square is divided out."""
+        """From S_t q_t to the head's output: divide by its root mean square."""
         return rms_norm(y, self.norm, self.eps)
 
     def forward(
@@ -89,6 +99,6 @@ class DeltaNet(Mixer):
         inputs, conv_state = self._inputs(x, conv_state)
         y, S = self.in_form(**inputs, state=S)
         y = rearrange(self.read(y), "b t h v -> b t (h v)")
-        return self.out(y if self.gate is None else y * F.silu(self.gate(x))), DeltaNetState(
-            S, conv_state
-        )
+        if self.gate is not None:
+            y = y * F.silu(self.gate(x))
+        return self.out(y), DeltaNetState(S, conv_state)

@@ -2,7 +2,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.inputs import full_precision
+from seqlab.core.inputs import full_precision, wide
 from seqlab.layers.base import Mixer, check_shape
 
 
@@ -12,31 +12,36 @@ class Elman(Mixer):
     h_t = tanh(W x_t + R h_{t-1} + b)        y_t = h_t
 
     The difference from everything linear: h passes through a matrix *and* a nonlinearity at each
-    step, so step t must wait for step t-1; no form computes all t at once. W x_t needs no h and is
-    formed for all t first. Elman's context units copied h and no gradient went through the copy;
-    here, as everywhere since, it flows through all of time.
+    step. So step t has to wait for step t-1, and no form computes all t at once. W x_t does not
+    depend on h and is computed for all t first.
 
-    form: "fused" (PyTorch's own loop, on these parameters) or "recurrent" (the equation). State: h
-    (B, D).
+    Three things are as in PyTorch and not as in 1990. Elman's context units held a copy of h and no
+    gradient passed through the copy; here it flows through all of time. The nonlinearity is tanh
+    and h starts at 0; as far as we know, his units were logistic and the context started at 0.5.
+    All weights start uniform in ±D^-1/2.
+
+    form: "fused" (PyTorch's own loop, on these parameters) or "recurrent" (the equation).
+    State: h (B, D).
     """
 
     FORMS = ("fused", "recurrent")
 
-    def __init__(self, d_model, *, form="fused"):
+    def __init__(self, d_model: int, *, form: str = "fused"):
         super().__init__(d_model, form)
-        self.W, self.R = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model, bias=False)
+        self.W = nn.Linear(d_model, d_model)
+        self.R = nn.Linear(d_model, d_model, bias=False)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(d_model**-0.5), d_model**-0.5)
 
     def forward(
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        h = x.new_zeros(len(x), self.d_model, dtype=wide) if state is None else state.to(wide)
+        exact = wide(x)
+        h = exact.new_zeros(len(x), self.d_model) if state is None else state.to(exact.dtype)
         check_shape("the state", h, (len(x), self.d_model))
-        W, R, b = (parameter.to(wide) for parameter in (self.W.weight, self.R.weight, self.W.bias))
+        W, R, b = (p.to(exact.dtype) for p in (self.W.weight, self.R.weight, self.W.bias))
         run = self.fused if self.form == "fused" else self.recurrent
-        y, h = run(x.to(wide), h, W, R, b)
+        y, h = run(exact, h, W, R, b)
         return y.to(x.dtype), h
 
     @staticmethod
@@ -53,7 +58,6 @@ class Elman(Mixer):
     @full_precision
     def fused(x, h, W, R, b):
         """The same in one call; PyTorch has a second bias beside R, here 0."""
-        y, h = torch.rnn_tanh(
-            x, h[None], [W, R, b, torch.zeros_like(b)], True, 1, 0.0, False, False, True
-        )
+        weights = [W, R, b, torch.zeros_like(b)]
+        y, h = torch.rnn_tanh(x, h[None], weights, True, 1, 0.0, False, False, True)
         return y, h[0]

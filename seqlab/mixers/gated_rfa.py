@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -5,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.core import recurrence
+from seqlab.core.inputs import wide
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import l2norm
 
@@ -12,40 +15,46 @@ from seqlab.layers.norm import l2norm
 class GatedRFA(Mixer):
     """Random feature attention with a recency gate (Peng et al. 2021, arXiv:2103.02143).
 
-    S_t = g_t S_{t-1} + (1 - g_t) v_t φ(k_t)ᵀ        z_t = g_t z_{t-1} + (1 - g_t) φ(k_t)        g_t = σ(w_h·x_t + b_h)
-    y_t = S_t φ(q_t) / z_t·φ(q_t)
+    S_t = g_t S_{t-1} + (1 - g_t) v_t φ(k_t)ᵀ        y_t = S_t φ(q_t) / z_t·φ(q_t)
+    z_t = g_t z_{t-1} + (1 - g_t) φ(k_t)             g_t = σ(w_h·x_t + b_h)
 
-    The difference from linear attention: one gate per head, chosen by the token, weighs new against
-    old, in S and in the normaliser alike; it stood here three years before gated retention. φ(x) =
-    [sin(Wx), cos(Wx)] / √D with random w_i ~ N(0, diag(σ²)): φ(q)·φ(k) is near exp(-‖σ(q - k)‖²/2),
-    for unit q and k (they are normalised first) softmax's exp(q·k) up to a constant. W is drawn
-    once from `seed` and kept with the weights; the scale σ of a head is learned. φ(q)·φ(k) may come
-    out slightly negative, so we divide by |z·φ(q)|, at least eps; the paper has the plain quotient.
-    The normaliser is one more row of S, written by a 1 appended to v. State: S (B, H, V + 1, F), F
-    = 2D features.
+    The difference from linear attention: one gate per head, chosen by the token, balances old
+    against new, in S and in the normaliser alike. This was three years before gated retention.
+
+    φ(x) = [sin(Wx), cos(Wx)] / √D with D random rows w_i ~ N(0, diag(σ²)), so φ(q)·φ(k) is near
+    exp(-‖σ(q - k)‖²/2). q and k are normalised first, and for unit vectors that is softmax's
+    exp(q·k) up to a constant. W is drawn once, from `seed`, and kept with the weights; each head
+    learns its own σ, which starts at 1. φ(q)·φ(k) can be slightly negative, so we divide by
+    |z·φ(q)|, at least eps; the paper has the plain quotient. The normaliser is one more row of S,
+    written by a 1 appended to v. State: S (B, H, V + 1, F), F = 2D features (`n_features`).
+
+    ValueError: n_features is odd.
     """
 
     FORMS = recurrence.FORMS
 
     normalize = True  # the last row of the state is the normaliser
 
+    w: Float[Tensor, "H half K"]
+
     def __init__(
         self,
-        d_model,
-        n_heads=4,
+        d_model: int,
+        n_heads: int = 4,
         *,
-        n_features=128,
-        eps=1e-6,
-        seed=0,
-        form="chunkwise",
-        chunk_size=64,
+        n_features: int = 128,
+        eps: float = 1e-6,
+        seed: int = 0,
+        form: str | Callable = "chunkwise",
+        chunk_size: int = 64,
     ):
         super().__init__(d_model, form, chunk_size)
         if n_features % 2:
             raise ValueError(
                 f"n_features is {n_features}: features come in pairs, a sine and a cosine"
             )
-        d_head, rng = head_width(d_model, n_heads), torch.Generator().manual_seed(seed)
+        d_head = head_width(d_model, n_heads)
+        rng = torch.Generator().manual_seed(seed)
         self.n_heads = n_heads
         self.eps = eps
         self.q, self.k, self.v, self.out = (
@@ -66,11 +75,10 @@ class GatedRFA(Mixer):
             rearrange(W(x), "b t (h k) -> b t h k", h=self.n_heads)
             for W in (self.q, self.k, self.v)
         )
-        gate = self.gate(x).to(torch.promote_types(x.dtype, torch.float32))[..., None]
-        k = self.phi(k) * torch.sigmoid(-gate).to(x.dtype)
+        gate = wide(self.gate(x))[..., None]
         return {
             "q": self.phi(q),
-            "k": k,
+            "k": self.phi(k) * torch.sigmoid(-gate).to(x.dtype),
             "v": F.pad(v, (0, 1), value=1.0),
             "log_a": F.logsigmoid(gate),
         }

@@ -2,7 +2,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqlab.core.inputs import full_precision
+from seqlab.core.inputs import full_precision, wide
 from seqlab.layers.base import Mixer, check_shape
 
 
@@ -12,25 +12,27 @@ class GRU(Mixer):
     h_t = z_t h_{t-1} + (1 - z_t) n_t        y_t = h_t
     (r, z) = σ(W x_t + R h_{t-1} + b)        n = tanh(W x_t + b + r_t (R h_{t-1} + b'))
 
-    The difference from the LSTM: no separate cell; one gate z both keeps and writes, so what is
-    kept and what is new always add up to 1.
+    The difference from the LSTM: there is no separate cell. One gate z both keeps and writes, so
+    the shares of old and new always add up to 1.
 
-    reset: where r acts. "after" the product with R, as in PyTorch and cuDNN and the default here,
-    or "before" it, the paper's own n = tanh(W x + b + R (r h) + b'); only "after" has a fused form.
-    The rows of W, R and the biases are r, z, n, as in PyTorch. form: "fused" (PyTorch's own loop,
-    on these parameters) or "recurrent" (the equation). State: h (B, D).
+    reset: where r acts. "after" the product with R, as in PyTorch and cuDNN and by default here, or
+    "before" it, the paper's own n = tanh(W x + b + R (r h) + b'). Only "after" has a fused form.
+    The rows of W, R and the biases are r, z, n, as in PyTorch; all start uniform in ±D^-1/2.
+    form: "fused" (PyTorch's own loop, on these parameters) or "recurrent" (the equation).
+    State: h (B, D).
     """
 
     FORMS = ("fused", "recurrent")
 
-    def __init__(self, d_model, *, reset="after", form=None):
+    def __init__(self, d_model: int, *, reset: str = "after", form: str | None = None):
         form = form or ("fused" if reset == "after" else "recurrent")
         super().__init__(d_model, form)
         if reset not in ("after", "before"):
             raise ValueError(f"reset is {reset!r}: choose 'after' or 'before' (the product with R)")
         if (reset, form) == ("before", "fused"):
             raise ValueError(
-                "reset is 'before', form is 'fused': PyTorch fuses only 'after', so use form='recurrent'"
+                "reset is 'before', form is 'fused': "
+                "PyTorch fuses only 'after', so use form='recurrent'"
             )
         self.reset = reset
         self.W, self.R = (nn.Linear(d_model, 3 * d_model) for _ in range(2))
@@ -40,21 +42,23 @@ class GRU(Mixer):
     def forward(
         self, x: Float[Tensor, "B T D"], state=None
     ) -> tuple[Float[Tensor, "B T D"], Tensor]:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        h = x.new_zeros(len(x), self.d_model, dtype=wide) if state is None else state.to(wide)
+        exact = wide(x)
+        h = exact.new_zeros(len(x), self.d_model) if state is None else state.to(exact.dtype)
         check_shape("the state", h, (len(x), self.d_model))
-        parameters = [p.to(wide) for p in (self.W.weight, self.R.weight, self.W.bias, self.R.bias)]
+        parameters = (self.W.weight, self.R.weight, self.W.bias, self.R.bias)
         run = self.fused if self.form == "fused" else self.recurrent
-        y, h = run(x.to(wide), h, *parameters)
+        y, h = run(exact, h, *(p.to(exact.dtype) for p in parameters))
         return y.to(x.dtype), h
 
     @full_precision
     def recurrent(self, x, h, W, R, b, b_R):
         """The equation, token by token."""
-        D, ys = h.shape[-1], []
+        D = h.shape[-1]
+        R_rz, R_n = R[: 2 * D], R[2 * D :]
+        b_rz, b_n = b_R[: 2 * D], b_R[2 * D :]
+        ys = []
         for Wx in (x @ W.mT + b).unbind(1):
-            r, z = (Wx[:, : 2 * D] + h @ R[: 2 * D].mT + b_R[: 2 * D]).sigmoid().chunk(2, dim=-1)
-            R_n, b_n = R[2 * D :], b_R[2 * D :]
+            r, z = (Wx[:, : 2 * D] + h @ R_rz.mT + b_rz).sigmoid().chunk(2, dim=-1)
             past = r * (h @ R_n.mT + b_n) if self.reset == "after" else (r * h) @ R_n.mT + b_n
             h = z * h + (1 - z) * (Wx[:, 2 * D :] + past).tanh()
             ys.append(h)

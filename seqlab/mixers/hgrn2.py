@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -7,46 +8,60 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.core import recurrence
+from seqlab.core.inputs import wide
 from seqlab.layers.base import Mixer, head_width
-from seqlab.layers.norm import RMSNorm
+from seqlab.layers.norm import rms_norm
 
 
 class HGRN2(Mixer):
-    """HGRN-2 (Qin et al. 2024, arXiv:2404.07904): a gated RNN whose state is expanded by an outer
-    product.
+    """HGRN-2, a gated RNN whose state is an outer product (Qin et al. 2024, arXiv:2404.07904).
 
-    S_t = S_{t-1} diag(a_t) + v_t (1 - a_t)ᵀ        a_t = γ + (1 - γ) σ(x_t W_f)
+    S_t = S_{t-1} diag(a_t) + v_t (1 - a_t)ᵀ        y_t = S_t q_t
+    a_t = γ + (1 - γ) σ(W_f x_t)
 
     The difference from GLA: there is no key. What a channel forgets is what it takes in: k = 1 - a.
-    The input of the RNN is v, its output gate q = silu(x W_q). γ is a lower bound on the gate that
-    rises with depth, so that low layers forget fast and high layers remember: the paper learns it
-    as a running sum of a softmax over the layers, which starts as l / L for layer l of L, 0 for the
-    first. A mixer knows one layer, so γ is a constant here. A stack: [partial(HGRN2, lower_bound=l
-    / L) for l in range(L)]. Output: W_o RMSNorm(y) over all heads together. The paper's heads are
-    128 wide. State: S (B, H, V, K).
+    The input of the RNN is v, its output gate q = silu(W_q x).
+
+    γ is a lower bound on the gate that rises with depth, so that low layers forget fast and high
+    layers remember. The paper learns it as a running sum of a softmax over the layers, which starts
+    as l / L for layer l of L, so 0 for the first. A mixer knows only its own layer, so γ is a
+    constant here. A stack: [partial(HGRN2, lower_bound=l / L) for l in range(L)].
+
+    Output: W_o norm(y), an RMS norm over all heads together, without weights, as in the authors'
+    language models. The paper's heads are 128 wide. State: S (B, H, V, K).
+
+    ValueError: lower_bound is not in [0, 1).
     """
 
     FORMS = recurrence.FORMS
 
     def __init__(
-        self, d_model, n_heads=4, *, lower_bound=0.0, eps=1e-5, form="chunkwise", chunk_size=16
+        self,
+        d_model: int,
+        n_heads: int = 4,
+        *,
+        lower_bound: float = 0.0,
+        eps: float = 1e-5,
+        form: str | Callable = "chunkwise",
+        chunk_size: int = 16,
     ):
         super().__init__(d_model, form, chunk_size)
         head_width(d_model, n_heads)
         if not 0 <= lower_bound < 1:
-            raise ValueError(f"lower_bound is {lower_bound}: a gate's lower bound lies in [0, 1)")
+            raise ValueError(f"lower_bound is {lower_bound}: a gate's lower bound is in [0, 1)")
         self.n_heads = n_heads
         self.lower_bound = lower_bound
+        self.eps = eps
         self.q, self.f, self.v, self.out = (
             nn.Linear(d_model, d_model, bias=False) for _ in range(4)
         )
-        self.norm = RMSNorm(d_model, eps)
 
     def project(self, x: Float[Tensor, "B T D"], state=None) -> dict[str, Tensor]:
-        """What the recurrence reads. Both a and 1 - a come from the gate's input, so neither loses
-        digits near 0.
+        """What the recurrence reads: q, k = 1 - a, v and log a.
+
+        Both 1 - a and log a are computed from the input of σ, so neither loses digits near 0.
         """
-        f = self.f(x).to(torch.promote_types(x.dtype, torch.float32))
+        f = wide(self.f(x))
         k = ((1 - self.lower_bound) * torch.sigmoid(-f)).to(x.dtype)
         log_a = F.logsigmoid(f)
         if self.lower_bound:
@@ -59,12 +74,9 @@ class HGRN2(Mixer):
         return {"q": q, "k": k, "v": v, "log_a": log_a}
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
-        """From S_t q_t to the heads' output: the root mean square of all heads together is divided
-        out.
-        """
-        return rearrange(
-            self.norm(rearrange(y, "b t h v -> b t (h v)")), "b t (h v) -> b t h v", h=self.n_heads
-        )
+        """From S_t q_t to the heads' output: divide by the root mean square of all heads."""
+        together = rms_norm(rearrange(y, "b t h v -> b t (h v)"), eps=self.eps)
+        return rearrange(together, "b t (h v) -> b t h v", h=self.n_heads)
 
     def forward(
         self, x: Float[Tensor, "B T D"], state=None

@@ -9,10 +9,9 @@ D, H, T = 32, 4, 19
 
 @pytest.mark.parametrize("bound", [0.0, 0.3])
 def test_it_is_the_papers_recurrence(bound):
-    mixer, x = (
-        HGRN2(D, H, lower_bound=bound).double(),
-        3 * torch.randn(2, T, D, dtype=torch.float64),
-    )
+    """Its norm has no weight, as in the authors' language models."""
+    mixer = HGRN2(D, H, lower_bound=bound).double()
+    x = 3 * torch.randn(2, T, D, dtype=torch.float64)
     q, f, v = (W(x).unflatten(-1, (H, D // H)) for W in (mixer.q, mixer.f, mixer.v))
     q, f = q * torch.sigmoid(q), bound + (1 - bound) * torch.sigmoid(f)
     S, ys = torch.zeros(2, H, D // H, D // H, dtype=torch.float64), []
@@ -20,7 +19,7 @@ def test_it_is_the_papers_recurrence(bound):
         S = f[:, t, :, :, None] * S + (1 - f[:, t])[..., None] * v[:, t, :, None, :]
         ys.append(torch.einsum("bhk, bhkv -> bhv", q[:, t], S))
     y = torch.stack(ys, dim=1).flatten(-2)
-    y = y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt() * mixer.norm.weight
+    y = y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     ours, state = mixer(x)
     torch.testing.assert_close(ours, mixer.out(y), rtol=0, atol=1e-9)
     torch.testing.assert_close(state, S.mT, rtol=0, atol=1e-9)
@@ -35,21 +34,17 @@ def test_no_gate_is_below_its_bound_and_a_higher_bound_remembers_longer():
 
 
 def test_a_constant_input_fills_the_state_up_to_itself():
-    """What is forgotten is what is written, so a column of S is a mean of values: it ends at v for
-    a constant v.
-    """
-    mixer, x = HGRN2(D, H).double(), torch.randn(1, 1, D, dtype=torch.float64).expand(-1, 400, -1)
-    v = mixer.project(x)["v"][:, 0]  # (1, H, V)
-    torch.testing.assert_close(
-        mixer(x)[1], v[..., None].expand(-1, -1, -1, D // H), rtol=0, atol=1e-9
-    )
+    """What is forgotten is what is written: a column of S is a mean of values, at last v itself."""
+    mixer = HGRN2(D, H).double()
+    x = torch.randn(1, 1, D, dtype=torch.float64).expand(-1, 400, -1)
+    v = mixer.project(x)["v"][:, 0, :, :, None]  # (1, H, V, 1)
+    torch.testing.assert_close(mixer(x)[1], v.expand(-1, -1, -1, D // H), rtol=0, atol=1e-9)
 
 
 def test_wrong_options_get_one_clear_sentence():
-    with pytest.raises(
-        ValueError, match=r"lower_bound is 1.0: a gate's lower bound lies in \[0, 1\)"
-    ):
-        HGRN2(D, H, lower_bound=1.0)
+    for bound in (1.0, -0.1):
+        with pytest.raises(ValueError, match=rf"is {bound}: a gate's lower bound is in \[0, 1\)"):
+            HGRN2(D, H, lower_bound=bound)
     with pytest.raises(ValueError, match="d_model is 32, n_heads is 5"):
         HGRN2(D, 5)
 
@@ -72,6 +67,5 @@ def test_hgrn2_against_fla_gla(fla):
     inputs = mixer.project(x)
     q = inputs["q"] * (D // H) ** 0.5
     y, _ = fla("gla").naive_recurrent_gla(q, inputs["k"], inputs["v"], inputs["log_a"])
-    torch.testing.assert_close(
-        mixer(x)[0], mixer.out(mixer.norm(y.flatten(-2))), rtol=1e-4, atol=1e-5
-    )
+    expected = mixer.out(mixer.read(y).flatten(-2))
+    torch.testing.assert_close(mixer(x)[0], expected, rtol=1e-4, atol=1e-5)
