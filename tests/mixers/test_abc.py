@@ -27,23 +27,32 @@ def test_each_slot_is_a_weighted_mean_and_the_softmax_runs_over_slots():
 
 
 def test_a_slot_per_token_is_softmax_attention():
-    """Token t writes to slot t alone: the slots are the tokens, and what is not yet written weighs
-    nothing.
-    """
+    """Token t writes to slot t alone, so the slots are the tokens; seen by the last token."""
     mixer, x = ABC(D, H, n_slots=T).double(), torch.randn(1, T, D, dtype=torch.float64)
-    q, k, v, _ = parts(mixer, x)
-    s = (
-        torch.where(torch.eye(T, dtype=torch.bool), 0.0, -60.0)
-        .double()[None, :, None]
-        .expand(1, T, H, T)
-    )
-    mixer.control.forward = lambda _: s.flatten(-2)
-    y = torch.nn.functional.scaled_dot_product_attention(
-        *(u.transpose(1, 2) for u in (q, k, v))
-    ).transpose(1, 2)
-    torch.testing.assert_close(
-        mixer(x)[0][:, -1], mixer.out(y.flatten(-2))[:, -1], rtol=0, atol=1e-9
-    )
+    q, k, v, _ = (u.transpose(1, 2) for u in parts(mixer, x))
+    own = torch.eye(T, dtype=torch.float64)[:, None].expand(T, H, T)
+    mixer.control.forward = lambda _: 60 * (own - 1).flatten(-2)[None]
+    y = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    expected = mixer.out(y.flatten(-2))[:, -1]
+    torch.testing.assert_close(mixer(x)[0][:, -1], expected, rtol=0, atol=1e-9)
+
+
+def test_a_carried_state_holds_the_means_of_all_tokens():
+    """Σ φ k / Σ φ over both parts, however the sequence is cut, and z = log Σ φ."""
+    mixer, x = ABC(D, H, n_slots=M).double(), 3 * torch.randn(1, T, D, dtype=torch.float64)
+    _, k, v, s = parts(mixer, x)
+    share = s.softmax(dim=1)  # φ_s / Σ φ, over time
+    keys, values = (torch.einsum("bthm, bthk -> bhmk", share, u) for u in (k, v))
+    for cut in (1, 7, T - 1):
+        _, state = mixer(x[:, :cut])
+        _, state = mixer(x[:, cut:], state)
+        torch.testing.assert_close(state.keys, keys, rtol=0, atol=1e-9)
+        torch.testing.assert_close(state.values, values.mT, rtol=0, atol=1e-9)
+        torch.testing.assert_close(state.z, s.logsumexp(dim=1), rtol=0, atol=1e-9)
+
+
+def test_it_has_four_heads_of_32_slots_by_default():
+    assert ABC(D)(torch.randn(1, T, D))[1].keys.shape == (1, 4, 32, D // 4)
 
 
 def test_no_control_is_too_large():
@@ -64,6 +73,5 @@ def test_wrong_options_get_one_clear_sentence():
 def test_abc_against_fla(fla, reference):
     mixer, x = ABC(D, H, n_slots=M), torch.randn(2, 50, D)
     y, _ = getattr(fla("abc"), reference)(*(u.transpose(1, 2) for u in parts(mixer, x)))
-    torch.testing.assert_close(
-        mixer(x)[0], mixer.out(y.transpose(1, 2).flatten(-2)), rtol=1e-4, atol=1e-5
-    )
+    expected = mixer.out(y.transpose(1, 2).flatten(-2))
+    torch.testing.assert_close(mixer(x)[0], expected, rtol=1e-4, atol=1e-5)

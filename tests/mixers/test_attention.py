@@ -25,28 +25,23 @@ def draw():
 
 @pytest.fixture(scope="module")
 def theirs():
-    """theirs("llama", "Llama", **config): one attention layer of a `transformers` model, and its
-    config.
-    """
+    """theirs("llama", "Llama", **config): the module, its config, and one attention layer."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
 
+    sizes = {"hidden_size": D, "num_attention_heads": H, "num_hidden_layers": 2}
+
     def load(name, prefix, **config):
         with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
             warnings.simplefilter("ignore")
-            patch.setitem(
-                sys.modules, "fla", None
-            )  # its kernels are of no use here and slow to load
+            patch.setitem(sys.modules, "fla", None)  # its kernels are unused here, and slow to load
             models = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
-            config = getattr(models, f"{prefix}Config")(
-                **{"hidden_size": D, "num_attention_heads": H, "num_hidden_layers": 2} | config
-            )
-        config._attn_implementation = "sdpa"  # eager takes its softmax in float32
+            config = getattr(models, f"{prefix}Config")(**sizes | config)
+        config._attn_implementation = "sdpa"  # eager computes its softmax in float32
         layer = getattr(models, f"{prefix}Attention")(config, layer_idx=0).double().eval()
-        for p in (
-            layer.parameters()
-        ):  # biases and norms too: at their first values some could hide a mistake
+        # Biases and norms too: their starting values could hide a mistake.
+        for p in layer.parameters():
             torch.nn.init.normal_(p, std=0.3)
         return models, config, layer
 
@@ -62,16 +57,14 @@ def copy(ours, layer):
 
 
 def causal(T, window=None):
-    """0 where a token may look, -inf where not, as they take it."""
+    """0 where a token may look and -inf elsewhere: the mask that their layers expect."""
     distance = torch.arange(T)[:, None] - torch.arange(T)
     hidden = (distance < 0) | (distance >= (window or T))
     return torch.zeros(T, T, dtype=torch.float64).masked_fill(hidden, -torch.inf)[None, None]
 
 
 def angles(ours, T, rotary=None):
-    """cos and sin as they take them, from our frequencies; theirs, which are float32, must be the
-    same.
-    """
+    """cos and sin as their layers expect, from our frequencies, which must equal theirs."""
     if rotary is not None:
         torch.testing.assert_close(ours.theta.float(), rotary.inv_freq, rtol=1e-5, atol=0)
         assert ours.magnitude == pytest.approx(rotary.attention_scaling)
@@ -155,14 +148,11 @@ def test_against_recurrent_gemma_attention(theirs, bias):
         attention_bias=bias,
     )
     assert config.rope_parameters["partial_rotary_factor"] == 0.5
-    ours = copy(
-        Attention(D, H, n_kv_heads=1, window=5, d_rotary=4, bias=bias, out_bias=True), layer
-    )
-    x = draw()
+    options = {"n_kv_heads": 1, "window": 5, "d_rotary": 4, "bias": bias, "out_bias": True}
+    ours, x = copy(Attention(D, H, **options), layer), draw()
     y = layer(x, position_ids=torch.arange(23)[None], attention_mask=causal(23, window=5))[0]
-    assert_equal_in_prefill_and_decoding(
-        ours, x, y, atol=1e-5
-    )  # its angles are its own, in float32
+    # It computes its own angles, in float32.
+    assert_equal_in_prefill_and_decoding(ours, x, y, atol=1e-5)
 
 
 @pytest.mark.oracle
@@ -171,9 +161,7 @@ def test_against_recurrent_gemma_attention(theirs, bias):
     [("jamba", "Jamba", False), ("bamba", "Bamba", True), ("minimax", "MiniMax", True)],
 )
 def test_against_the_attention_of_hybrids(theirs, name, prefix, rope):
-    """Jamba has no positions at all; Bamba turns part of a head; MiniMax-01's softmax layers are
-    Llama's.
-    """
+    """Jamba has no positions; Bamba rotates part of a head; MiniMax-01's softmax is Llama's."""
     config = {"num_key_value_heads": 2}
     if name == "bamba":
         config |= {"partial_rotary_factor": 0.5, "attention_bias": True, "mamba_n_heads": 8}
@@ -186,7 +174,7 @@ def test_against_the_attention_of_hybrids(theirs, name, prefix, rope):
 
 @pytest.mark.oracle
 def test_against_zamba2_attention(theirs):
-    """Twice as wide inside as outside, and scores scaled as for half a head."""
+    """Its inside is twice as wide as its outside, and scores are scaled as for half a head."""
     models, config, layer = theirs(
         "zamba2", "Zamba2", use_mem_rope=True, layers_block_type=["mamba", "hybrid"]
     )
@@ -198,8 +186,9 @@ def test_against_zamba2_attention(theirs):
 @pytest.mark.oracle
 @pytest.mark.parametrize("form", FORMS)
 def test_against_qwen3_next_gated_attention(theirs, form):
-    """Normed q and k, a quarter of a head turned, a sigmoid gate. Their q_proj holds q and gate,
-    head by head, and their norms' weights are stored minus 1.
+    """Normed q and k, a quarter of a head rotated, a sigmoid gate.
+
+    Their q_proj holds q and gate, head by head, and the weights of their norms are stored minus 1.
     """
     models, config, layer = theirs(
         "qwen3_next",
@@ -220,20 +209,15 @@ def test_against_qwen3_next_gated_attention(theirs, form):
     ours = Attention(D, H, **options, eps=config.rms_norm_eps, form=form).double()
     for part in ("weight", "bias"):
         q, gate = getattr(layer.q_proj, part).unflatten(0, (H, 2, 16)).unbind(1)
-        getattr(ours.q, part).data, getattr(ours.gate, part).data = (
-            q.flatten(0, 1),
-            gate.flatten(0, 1),
-        )
+        getattr(ours.q, part).data = q.flatten(0, 1)
+        getattr(ours.gate, part).data = gate.flatten(0, 1)
     for name in ("k", "v"):
         getattr(ours, name).load_state_dict(getattr(layer, f"{name}_proj").state_dict())
     ours.out.load_state_dict(layer.o_proj.state_dict())
-    ours.q_norm.weight.data, ours.k_norm.weight.data = (
-        1 + layer.q_norm.weight,
-        1 + layer.k_norm.weight,
-    )
-    assert_equal(
-        ours, layer, models.Qwen3NextRotaryEmbedding(config), atol=1e-6
-    )  # their norms are float32
+    ours.q_norm.weight.data = 1 + layer.q_norm.weight
+    ours.k_norm.weight.data = 1 + layer.k_norm.weight
+    # Their norms are computed in float32.
+    assert_equal(ours, layer, models.Qwen3NextRotaryEmbedding(config), atol=1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -245,9 +229,8 @@ def test_a_window_sees_only_its_tokens(form):
     full.load_state_dict(windowed.state_dict())
     y = windowed(x)[0]
     for t in range(17):
-        alone = full(x[:, max(0, t - W + 1) : t + 1])[0][
-            :, -1
-        ]  # only differences of positions matter
+        # From position 0 on: only differences of positions matter.
+        alone = full(x[:, max(0, t - W + 1) : t + 1])[0][:, -1]
         torch.testing.assert_close(y[:, t], alone, rtol=0, atol=1e-9)
 
 
@@ -257,7 +240,18 @@ def test_the_cache_of_a_window_stays_small():
         _, state = mixer(torch.randn(1, 1, D), state)
     assert state.k.shape[1] == 5 and state.position == 12
     _, state = mixer(torch.randn(1, 40, D), state)
-    assert state.k.untyped_storage().nbytes() == 5 * D * 4  # and no view of a longer one
+    for cache in (state.k, state.v):  # not a view of a longer one
+        assert cache.untyped_storage().nbytes() == 5 * D * 4
+
+
+def test_the_defaults_are_those_of_llama():
+    """RoPE over the whole head with base 10000, no bias, as many key heads as query heads."""
+    ours = Attention(D)
+    assert ours(torch.randn(1, 3, D))[1].k.shape == (1, 3, 4, D // 4)
+    theta = torch.tensor([10000 ** (-2 * i / 8) for i in range(4)], dtype=torch.float64)
+    torch.testing.assert_close(ours.theta.double(), theta, rtol=1e-6, atol=0)
+    assert ours.magnitude == 1 and not any("bias" in name for name in ours.state_dict())
+    assert Attention(D, qk_norm=True).k_norm.eps == 1e-6  # Qwen 3's
 
 
 def test_wrong_options_get_one_clear_sentence():
@@ -269,12 +263,8 @@ def test_wrong_options_get_one_clear_sentence():
 
 def test_a_form_may_be_any_function_like_attend():
     """A kernel, or tiles of another size."""
-    ours, x = (
-        Attention(
-            D, H, n_kv_heads=2, form=partial(attend_tiled, tile=(5, 3), order="fa1")
-        ).double(),
-        draw(),
-    )
+    tiled, x = partial(attend_tiled, tile=(5, 3), order="fa1"), draw()
+    ours = Attention(D, H, n_kv_heads=2, form=tiled).double()
     plain = Attention(D, H, n_kv_heads=2, form=attend).double()
     plain.load_state_dict(ours.state_dict())
     torch.testing.assert_close(ours(x)[0], plain(x)[0], rtol=0, atol=1e-9)
@@ -287,16 +277,11 @@ def test_without_positions_the_order_of_the_past_does_not_matter():
 
 
 def test_equal_keys_in_a_group_are_multi_head_attention():
-    """Grouped queries are attention whose neighbouring heads happen to share their k and v."""
+    """Grouped queries are attention whose neighbouring heads share their k and v."""
     grouped = Attention(D, H, n_kv_heads=2).double()
     full, x = Attention(D, H).double(), draw()
     full.q.weight.data, full.out.weight.data = grouped.q.weight, grouped.out.weight
     for name in ("k", "v"):
-        shared = (
-            getattr(grouped, name)
-            .weight.unflatten(0, (2, -1))
-            .repeat_interleave(2, dim=0)
-            .flatten(0, 1)
-        )
-        getattr(full, name).weight.data = shared
+        heads = getattr(grouped, name).weight.unflatten(0, (2, -1))
+        getattr(full, name).weight.data = heads.repeat_interleave(2, dim=0).flatten(0, 1)
     torch.testing.assert_close(full(x)[0], grouped(x)[0], rtol=0, atol=1e-9)

@@ -15,15 +15,12 @@ def random(*shape):
     "options", [{}, {"negative_eigenvalues": True, "gate": True, "d_key": 6, "d_value": 10}]
 )
 def test_a_write_is_a_product_with_the_identity_less_a_projection(options):
-    """S_t = S_{t-1} (I - β k kᵀ) + β v kᵀ, with the matrix written out and the convolution as a sum
-    over taps.
-    """
+    """S_t = S_{t-1} (I - β k kᵀ) + β v kᵀ, the matrix written out, the convolution tap by tap."""
     mixer, x = DeltaNet(D, H, **options).double(), random(2, T, D)
     past = torch.cat([torch.zeros(2, 3, sum(mixer.widths), dtype=torch.float64), mixer.qkv(x)], 1)
     taps = sum(mixer.conv.weight[:, j] * past[:, j : j + T] for j in range(4))
-    q, k, v = (
-        u.unflatten(-1, (H, -1)) for u in (taps * taps.sigmoid()).split(mixer.widths, dim=-1)
-    )
+    qkv = (taps * taps.sigmoid()).split(mixer.widths, dim=-1)
+    q, k, v = (u.unflatten(-1, (H, -1)) for u in qkv)
     q, k = (u / (u.square().sum(-1, keepdim=True) + 1e-6).sqrt() for u in (q, k))
     beta = mixer.beta(x).sigmoid() * (2 if options else 1)
     S, ys = torch.zeros(2, H, v.shape[-1], k.shape[-1], dtype=torch.float64), []
@@ -41,9 +38,7 @@ def test_a_write_is_a_product_with_the_identity_less_a_projection(options):
 
 
 def test_a_full_write_replaces_the_value_of_its_key():
-    """β = 1: whatever was stored under k, the key now returns v; orthogonal keys keep what they
-    had.
-    """
+    """β = 1: a key returns its last value, and orthogonal keys keep what they had."""
     k = torch.eye(4, dtype=torch.float64)[[0, 1, 0]][None, :, None]
     v, ones = random(1, 3, 1, 5), torch.ones(1, 3, 1, dtype=torch.float64)
     _, S = recurrent(k, k, v, beta=ones)
@@ -72,6 +67,15 @@ def test_the_eigenvalues_of_a_write(doubled, low):
         assert eigenvalues[0] == pytest.approx(1 - beta_t.item(), abs=1e-4)
         assert low - 1e-4 <= eigenvalues[0] < 1
     assert (1 - beta).min() < low + 0.1  # the whole range is used
+
+
+def test_the_defaults_are_the_papers():
+    """A head is as wide in k as in v; the norm starts at 1; nothing has a bias but on request."""
+    mixer = DeltaNet(D)
+    assert mixer(random(1, 2, D).float())[1].S.shape == (1, 4, D // 4, D // 4)
+    assert mixer.norm.eq(1).all() and mixer.gate is None
+    assert not any("bias" in name for name in mixer.state_dict())
+    assert DeltaNet(D, conv_bias=True).conv.bias.eq(0).all()
 
 
 @pytest.mark.oracle

@@ -27,9 +27,7 @@ def diffllama():
 @pytest.mark.parametrize("form", ["parallel", "tiled", "sdpa"])
 @pytest.mark.parametrize("depth, kv_heads, bias", [(0, 8, False), (3, 4, True)])
 def test_against_diffllama_attention(diffllama, form, depth, kv_heads, bias):
-    """Their eight heads are our four pairs. Their value head h and h + n/2 are the two halves of
-    our value h.
-    """
+    """Their eight heads are our four pairs: value heads h and h + n/2 are the halves of our h."""
     config = diffllama.DiffLlamaConfig(
         hidden_size=D,
         num_attention_heads=2 * H,
@@ -37,7 +35,7 @@ def test_against_diffllama_attention(diffllama, form, depth, kv_heads, bias):
         head_dim=6,
         attention_bias=bias,
     )
-    config._attn_implementation = "sdpa"  # eager takes its softmax in float32
+    config._attn_implementation = "sdpa"  # eager computes its softmax in float32
     layer = diffllama.DiffLlamaAttention(config, layer_idx=depth).double().eval()
     for p in layer.parameters():
         torch.nn.init.normal_(p, std=0.3)
@@ -48,16 +46,15 @@ def test_against_diffllama_attention(diffllama, form, depth, kv_heads, bias):
         getattr(ours, name).load_state_dict(getattr(layer, f"{name}_proj").state_dict())
     ours.out.load_state_dict(layer.o_proj.state_dict())
     for name, part in layer.v_proj.named_parameters():
-        getattr(ours.v, name).data = (
-            part.unflatten(0, (2, kv_heads // 2, 6)).transpose(0, 1).flatten(0, 2)
-        )
+        halves = part.unflatten(0, (2, kv_heads // 2, 6))
+        getattr(ours.v, name).data = halves.transpose(0, 1).flatten(0, 2)
     ours.lambda_q.data = torch.stack([layer.lambda_q1, layer.lambda_q2])
     ours.lambda_k.data = torch.stack([layer.lambda_k1, layer.lambda_k2])
 
     x, angle = draw(), (torch.arange(T)[:, None] * rope_frequencies(6)).repeat(1, 2)[None]
     mask = torch.full((T, T), -torch.inf, dtype=torch.float64).triu(1)[None, None]
     y = layer(x, position_embeddings=(angle.cos(), angle.sin()), attention_mask=mask)[0]
-    torch.testing.assert_close(ours(x)[0], y, rtol=0, atol=1e-6)  # their λ is float32
+    torch.testing.assert_close(ours(x)[0], y, rtol=0, atol=1e-6)  # their λ is in float32
     state, steps = None, []
     for token in x.split(1, dim=1):
         y_t, state = ours(token, state)
@@ -66,13 +63,10 @@ def test_against_diffllama_attention(diffllama, form, depth, kv_heads, bias):
 
 
 def test_lambda_starts_deeper_for_deeper_layers():
-    """λ_init of the paper's layers 1, 2, ...: 0.2 at first, towards 0.8; λ itself starts near
-    it.
-    """
+    """λ_init of the paper's layers 1, 2, ..: from 0.2 towards 0.8; λ itself starts near it."""
     inits = [Differential(D, depth=depth).lambda_init for depth in range(30)]
-    assert inits == pytest.approx(
-        [0.8 - 0.6 * math.exp(-0.3 * (layer - 1)) for layer in range(1, 31)]
-    )
+    papers = [0.8 - 0.6 * math.exp(-0.3 * (layer - 1)) for layer in range(1, 31)]
+    assert inits == pytest.approx(papers)
     assert inits[0] == pytest.approx(0.2) and inits[-1] == pytest.approx(0.8, abs=1e-3)
     mixer = Differential(D, depth=4)
     assert mixer.strength().item() == pytest.approx(mixer.lambda_init, abs=0.2)
@@ -80,10 +74,48 @@ def test_lambda_starts_deeper_for_deeper_layers():
     assert mixer.strength().item() == pytest.approx(mixer.lambda_init)
 
 
-def test_equal_maps_leave_their_value_scaled():
-    """What both maps see alike cancels up to 1 - λ; the norm of each head then hides even that
-    factor.
+def test_the_vectors_behind_lambda_start_with_a_spread_of_a_tenth():
+    """N(0, 0.1²), as in the authors' code; bounds of five standard errors."""
+    mixer = Differential(8000, 1)
+    for start in (mixer.lambda_q.detach(), mixer.lambda_k.detach()):
+        assert start.shape == (2, 4000)
+        assert start.mean().item() == pytest.approx(0, abs=5 * 0.1 / 8000**0.5)
+        assert start.std().item() == pytest.approx(0.1, abs=5 * 0.1 / 16000**0.5)
+
+
+def test_the_defaults():
+    """Four pairs of maps, the first layer's λ_init, RoPE with base 10000, no bias, eps 1e-5."""
+    mixer = Differential(D)
+    _, cache = mixer(torch.randn(1, 3, D))
+    assert cache.k.shape == (1, 3, 8, 4) and cache.v.shape == (1, 3, 4, 8)
+    assert mixer.lambda_init == pytest.approx(0.2) and mixer.norm.eps == 1e-5
+    torch.testing.assert_close(mixer.theta.double(), torch.tensor([1, 0.01]).double())
+    assert not any("bias" in name for name in mixer.state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("form", ["parallel", "tiled", "sdpa"])
+def test_reads_that_nearly_cancel_are_subtracted_in_float32(form, dtype):
+    """Both maps alike and λ = 1 - 2^-6: 63 of 64 parts cancel, and the norm enlarges what is left.
+
+    Then y is the value, normed, with the few roundings of one read. The product λ y² rounded to
+    half precision would be off by up to 64 times as much.
     """
+    mixer, x = Differential(D, H, form=form), torch.randn(1, 1, D)
+    for W in (mixer.q, mixer.k):
+        W.weight.data[D // 2 :] = W.weight.data[: D // 2]
+    mixer.norm.eps, mixer.lambda_init = 0.0, 1 - 2**-6
+    mixer.lambda_q.data.zero_()  # λ = λ_init
+    mixer.out = torch.nn.Identity()
+    v = mixer.to(dtype).v(x.to(dtype)).unflatten(-1, (H, 8)).double()
+    expected = 2**-6 * v / v.square().mean(-1, keepdim=True).sqrt()
+    y = mixer(x.to(dtype))[0].unflatten(-1, (H, 8)).double()
+    roundings = 4 * torch.finfo(dtype).eps  # of a read, the norm, its weight and 1 - λ
+    assert ((y - expected).abs() <= roundings * expected.abs()).all()
+
+
+def test_equal_maps_leave_their_value_scaled():
+    """What both maps see alike cancels up to 1 - λ; the norm of each head hides that factor too."""
     mixer, x = Differential(D, H).double(), draw()
     for W in (mixer.q, mixer.k):
         W.weight.data[D // 2 :] = W.weight.data[: D // 2]

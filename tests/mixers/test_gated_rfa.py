@@ -14,9 +14,8 @@ def test_it_is_the_papers_recurrence():
     g, W = torch.sigmoid(mixer.gate(x)), mixer.w * mixer.scale[:, None]  # rows of W: σ ∘ w̃
 
     def phi(u):
-        angle = torch.einsum(
-            "hdk, bhk -> bhd", W, u / (u.square().sum(-1, keepdim=True) + 1e-6).sqrt()
-        )
+        unit = u / (u.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+        angle = torch.einsum("hdk, bhk -> bhd", W, unit)
         return torch.cat([angle.sin(), angle.cos()], dim=-1) / W.shape[1] ** 0.5
 
     S, z, ys = 0, 0, []
@@ -24,9 +23,8 @@ def test_it_is_the_papers_recurrence():
         g_t, phi_k, phi_q = g[:, t, :, None], phi(k[:, t]), phi(q[:, t])
         S = g_t[..., None] * S + (1 - g_t)[..., None] * phi_k[..., :, None] * v[:, t, :, None, :]
         z = g_t * z + (1 - g_t) * phi_k
-        ys.append(
-            torch.einsum("bhf, bhfv -> bhv", phi_q, S) / (phi_q * z).sum(-1, keepdim=True).abs()
-        )
+        normaliser = (phi_q * z).sum(-1, keepdim=True).abs()
+        ys.append(torch.einsum("bhf, bhfv -> bhv", phi_q, S) / normaliser)
     y = torch.stack(ys, dim=1)
     ours, state = mixer(x)
     torch.testing.assert_close(ours, mixer.out(y.flatten(-2)), rtol=0, atol=1e-9)
@@ -35,9 +33,7 @@ def test_it_is_the_papers_recurrence():
 
 
 def test_its_features_mean_the_gaussian_kernel():
-    """Over many draws the mean of φ(q)·φ(k) is exp(-‖σ(q - k)‖²/2) of the unit vectors, within four
-    standard errors.
-    """
+    """The mean of φ(q)·φ(k) over draws is exp(-‖σ(q - k)‖²/2), within four standard errors."""
     q, k = torch.randn(2, 1, 5, H, D // H, dtype=torch.float64)
     unit = lambda u: u / u.norm(dim=-1, keepdim=True)  # noqa: E731
     draws = []
@@ -51,15 +47,33 @@ def test_its_features_mean_the_gaussian_kernel():
 
 
 def test_an_output_is_a_mean_of_values():
-    """Normaliser and table have the same gates, so equal values come back unchanged, whatever the
-    gate.
-    """
+    """Normaliser and table have the same gates: equal values return unchanged, whatever these."""
     mixer, x = GatedRFA(D, H).double(), torch.randn(1, T, D, dtype=torch.float64)
     inputs = mixer.project(x)
     inputs["v"] = inputs["v"][:, :1].expand_as(inputs["v"])
-    torch.testing.assert_close(
-        mixer.read(chunkwise(**inputs)[0]), inputs["v"][..., :-1].contiguous(), rtol=0, atol=1e-9
-    )
+    y = mixer.read(chunkwise(**inputs)[0])
+    torch.testing.assert_close(y, inputs["v"][..., :-1].contiguous(), rtol=0, atol=1e-9)
+
+
+def test_a_normaliser_near_0_divides_by_no_less_than_eps():
+    y = torch.tensor([2.0, 3.0, -1e-9], dtype=torch.float64).expand(1, 1, 1, 3)
+    expected = torch.tensor([2e6, 3e6], dtype=torch.float64).expand(1, 1, 1, 2)
+    torch.testing.assert_close(GatedRFA(D, H).read(y), expected)
+    torch.testing.assert_close(GatedRFA(D, H, eps=0.1).read(y), 1e-5 * expected)
+
+
+def test_the_frequencies_start_normal_and_their_scale_at_1():
+    """w ~ N(0, 1), σ = 1, four heads of 64 sines and 64 cosines; bounds of five standard errors."""
+    mixer = GatedRFA(320)
+    assert mixer.w.shape == (4, 64, 80) and mixer.scale.eq(1).all()
+    assert mixer.w.mean().item() == pytest.approx(0, abs=5 / mixer.w.numel() ** 0.5)
+    assert mixer.w.std().item() == pytest.approx(1, abs=5 / (2 * mixer.w.numel()) ** 0.5)
+
+
+def test_the_seed_alone_chooses_the_frequencies():
+    """So two layers of one seed share them, whatever was drawn before; the default is one seed."""
+    assert GatedRFA(D, H).w.equal(GatedRFA(D, H, seed=0).w)
+    assert not GatedRFA(D, H).w.equal(GatedRFA(D, H, seed=1).w)
 
 
 def test_wrong_options_get_one_clear_sentence():
@@ -75,6 +89,5 @@ def test_gated_rfa_against_fla(fla):
     y, _ = fla("simple_gla").naive_recurrent_simple_gla(
         q, inputs["k"], inputs["v"], inputs["log_a"][..., 0]
     )
-    torch.testing.assert_close(
-        mixer(x)[0], mixer.out(mixer.read(y).flatten(-2)), rtol=1e-4, atol=1e-5
-    )
+    expected = mixer.out(mixer.read(y).flatten(-2))
+    torch.testing.assert_close(mixer(x)[0], expected, rtol=1e-4, atol=1e-5)

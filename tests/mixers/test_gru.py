@@ -12,17 +12,14 @@ def test_it_is_torch_nn_gru_with_its_gradients(form):
     parameters = [ours.W.weight, ours.R.weight, ours.W.bias, ours.R.bias]
     for a, b in zip(parameters, theirs.parameters(), strict=True):
         a.data = b.data
-    x, h = (
-        torch.randn(3, T, D, dtype=torch.float64, requires_grad=True),
-        torch.randn(3, D, dtype=torch.float64),
-    )
+    x = torch.randn(3, T, D, dtype=torch.float64, requires_grad=True)
+    h = torch.randn(3, D, dtype=torch.float64)
     (y, last), (y_theirs, last_theirs) = ours(x, h), theirs(x, h[None])
     torch.testing.assert_close(y, y_theirs, rtol=0, atol=1e-12)
     torch.testing.assert_close(last, last_theirs[0], rtol=0, atol=1e-12)
     grads = torch.autograd.grad(y.square().sum(), [x, *parameters])
-    for a, b in zip(
-        grads, torch.autograd.grad(y_theirs.square().sum(), [x, *theirs.parameters()]), strict=True
-    ):
+    wanted = torch.autograd.grad(y_theirs.square().sum(), [x, *theirs.parameters()])
+    for a, b in zip(grads, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
@@ -39,6 +36,21 @@ def test_reset_before_the_product_is_the_papers_equation():
     after = GRU(D).double()
     after.load_state_dict(mixer.state_dict())
     assert (after(x)[0] - y).abs().max() > 1e-3  # the two are different models
+
+
+def test_it_starts_as_pytorchs():
+    """Every weight and bias uniform in ±D^-1/2, and h at 0: then h = (1 - z) n."""
+    mixer = GRU(500)
+    for parameter in mixer.parameters():
+        assert -(500**-0.5) <= parameter.min() < -0.97 * 500**-0.5
+        assert 0.97 * 500**-0.5 < parameter.max() <= 500**-0.5
+        error = (3 * 500 * parameter.numel()) ** -0.5
+        assert parameter.mean().item() == pytest.approx(0, abs=5 * error)
+    x = torch.randn(1, 1, 500)
+    b_r, b_z, b_n = mixer.R.bias.chunk(3)
+    r, z, n = mixer.W(x).chunk(3, dim=-1)
+    n = torch.tanh(n + (r + b_r).sigmoid() * b_n)
+    torch.testing.assert_close(mixer(x)[0], (1 - (z + b_z).sigmoid()) * n, rtol=0, atol=1e-6)
 
 
 def test_wrong_options_get_one_clear_sentence():

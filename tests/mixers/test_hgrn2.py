@@ -41,6 +41,15 @@ def test_a_constant_input_fills_the_state_up_to_itself():
     torch.testing.assert_close(mixer(x)[1], v.expand(-1, -1, -1, D // H), rtol=0, atol=1e-9)
 
 
+def test_the_defaults():
+    """No lower bound, so a = σ(W_f x); four heads; no bias anywhere."""
+    mixer, x = HGRN2(D), torch.randn(1, T, D)
+    gate = mixer.project(x)["log_a"].exp().flatten(-2)
+    torch.testing.assert_close(gate, torch.sigmoid(mixer.f(x)))
+    assert mixer(x)[1].shape == (1, 4, D // 4, D // 4)
+    assert set(mixer.state_dict()) == {f"{name}.weight" for name in ("q", "f", "v", "out")}
+
+
 def test_wrong_options_get_one_clear_sentence():
     for bound in (1.0, -0.1):
         with pytest.raises(ValueError, match=rf"is {bound}: a gate's lower bound is in \[0, 1\)"):
