@@ -39,6 +39,8 @@ class Attention(Mixer):
     gate: a sigmoid for each channel of y (arXiv:2505.06708; Qwen3-Next). scale: in place of K^-1/2.
     d_rotary: how many channels of a head are rotated. rope_base: None for no positions (Jamba).
     theta and magnitude: any frequencies of `seqlab.core.position`, with their magnitude.
+
+    ValueError: n_kv_heads does not divide n_heads.
     """
 
     FORMS = attention.FORMS
@@ -67,12 +69,7 @@ class Attention(Mixer):
         super().__init__(d_model, form)
         even = theta is None and rope_base is not None and d_rotary is None
         d_head = head_width(d_model, n_heads, d_head, even=even)
-        n_kv_heads = n_kv_heads or n_heads
-        if n_heads % n_kv_heads:
-            raise ValueError(
-                f"n_heads is {n_heads}, n_kv_heads is {n_kv_heads}: "
-                "the first must be a multiple of the second"
-            )
+        n_kv_heads = key_heads(n_heads, n_kv_heads)
         out_bias = bias if out_bias is None else out_bias
         self.d_head = d_head
         self.window = window
@@ -116,3 +113,14 @@ class Attention(Mixer):
             # Cloned: a view would keep all T tokens in memory.
             k, v = k[:, -self.window :].clone(), v[:, -self.window :].clone()
         return self.out(y), KVCache(k, v, position)
+
+
+def key_heads(n_heads: int, n_kv_heads: int | None) -> int:
+    """n_kv_heads, or by default n_heads; each must serve equally many heads of q."""
+    n_kv_heads = n_kv_heads or n_heads
+    if n_heads % n_kv_heads:
+        raise ValueError(
+            f"n_heads is {n_heads}, n_kv_heads is {n_kv_heads}: "
+            "the first must be a multiple of the second"
+        )
+    return n_kv_heads

@@ -19,13 +19,15 @@ class DeltaNetState(NamedTuple):
 
 
 class DeltaNet(Mixer):
-    """DeltaNet (Yang et al. 2024, arXiv:2406.06484); its rule is from 2021 (arXiv:2102.11174).
+    """DeltaNet (Yang et al. 2024, arXiv:2406.06484).
 
     S_t = S_{t-1} + β_t (v_t - S_{t-1} k_t) k_tᵀ        y_t = S_t q_t        β_t = σ(W_β x_t)
         = S_{t-1} (I - β_t k_t k_tᵀ) + β_t v_t k_tᵀ
 
     The difference from linear attention: a write first removes what its key returned, so the value
-    of a key can be overwritten. q, k and v pass through a short convolution and silu (one for all
+    of a key can be overwritten. That is the delta rule of Schlag et al. 2021 (arXiv:2102.11174).
+
+    q, k and v pass through a short convolution and silu (one for all
     channels: it is depthwise). Then q and k are normalised to length 1, so β_t is the share of the
     old value that is replaced: the eigenvalues of I - β k kᵀ are 1 and 1 - β.
     `negative_eigenvalues` doubles β, so 1 - β reaches -1, a reflection, which tracking a state such

@@ -39,6 +39,8 @@ class Differential(Mixer):
     first maps precede all second ones; the authors interleave them, which is the same model with
     its rows in another order. d_head is K, d_model / (2 n_heads) by default. form: as in
     `Attention`. State: DifferentialCache, as large as attention's.
+
+    ValueError: n_kv_heads does not divide n_heads.
     """
 
     FORMS = attention.FORMS

@@ -36,9 +36,11 @@ class GatedDeltaNet(Mixer):
 
     n_heads counts value heads. With fewer heads of q and k (`n_k_heads`), each serves several
     neighbouring value heads (Qwen3-Next). d_key and d_value are per head; by default, as in the
-    authors' code, K = ¾ d_model / n_heads and V = 2 K. A starts as U(0, 16) (from 0.01, as log 0 is
-    not a number) and softplus(b) log-uniform in [0.001, 0.1]. Decays are computed in float32 at
-    least. State: S (B, H, V, K) and the convolution's last inputs.
+    authors' code, K = ¾ d_model / n_heads and V = 2 K. A starts as U(0, 16) (from 0.01, as log 0
+    is not a number) and softplus(b) log-uniform in [0.001, 0.1]. Decays are float32 at least.
+    State: S (B, H, V, K) and the convolution's last inputs.
+
+    ValueError: n_k_heads does not divide n_heads.
     """
 
     FORMS = recurrence.FORMS
