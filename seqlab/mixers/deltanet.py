@@ -27,11 +27,10 @@ class DeltaNet(Mixer):
     The difference from linear attention: a write first removes what its key returned, so the value
     of a key can be overwritten. That is the delta rule of Schlag et al. 2021 (arXiv:2102.11174).
 
-    q, k and v pass through a short convolution and silu (one for all
-    channels: it is depthwise). Then q and k are normalised to length 1, so β_t is the share of the
-    old value that is replaced: the eigenvalues of I - β k kᵀ are 1 and 1 - β.
-    `negative_eigenvalues` doubles β, so 1 - β reaches -1, a reflection, which tracking a state such
-    as parity needs (arXiv:2411.12537).
+    q, k and v pass through a short convolution (one for all channels: it is depthwise) and silu.
+    Then q and k are normalised to length 1, so β_t is the share of the old value that is replaced:
+    the eigenvalues of I - β k kᵀ are 1 and 1 - β. `negative_eigenvalues` doubles β, so 1 - β
+    reaches -1, a reflection, which tracking a state such as parity needs (arXiv:2411.12537).
 
     q is scaled by K^-1/2 as in the authors' code; the norm of each head cancels the scale, up to
     eps. d_key and d_value are per head, d_model / n_heads by default. gate: the normed head times

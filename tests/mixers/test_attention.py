@@ -261,6 +261,13 @@ def test_wrong_options_get_one_clear_sentence():
         Attention(D, H, form="flash")
 
 
+def test_only_a_rotation_of_the_whole_head_needs_an_even_width():
+    with pytest.raises(ValueError, match="d_model is 12, n_heads is 4: each head needs an even"):
+        Attention(12, 4)
+    for options in ({"rope_base": None}, {"d_rotary": 2}, {"theta": torch.ones(1)}):
+        assert Attention(12, 4, **options)(torch.randn(1, 2, 12))[1].k.shape == (1, 2, 4, 3)
+
+
 def test_a_form_may_be_any_function_like_attend():
     """A kernel, or tiles of another size."""
     tiled, x = partial(attend_tiled, tile=(5, 3), order="fa1"), draw()

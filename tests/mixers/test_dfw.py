@@ -45,6 +45,7 @@ def test_its_gates_start_uniform():
         assert start.mean().item() == pytest.approx(0.5, abs=5 * 12**-0.5 / 2000**0.5)
         assert start.std().item() == pytest.approx(12**-0.5, rel=0.05)
     assert not starts[0].equal(starts[1])
+    assert DFW(2, 1).a.bias.eq(0).all()  # uniform in [1/2, 1/2]
     assert DFW(1, 1).a.bias.isfinite().all()
 
 

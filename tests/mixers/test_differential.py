@@ -130,5 +130,8 @@ def test_equal_maps_leave_their_value_scaled():
 def test_wrong_options_get_one_clear_sentence():
     with pytest.raises(ValueError, match="n_heads is 4, n_kv_heads is 3"):
         Differential(D, H, n_kv_heads=3)
+    with pytest.raises(ValueError, match="2 n_heads is 8: each head needs an even width"):
+        Differential(24, H)
+    assert Differential(24, H, rope_base=None)(torch.randn(1, 2, 24))[0].isfinite().all()
     with pytest.raises(ValueError, match="form is 'flash'"):
         Differential(D, H, form="flash")

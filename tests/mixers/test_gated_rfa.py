@@ -27,6 +27,7 @@ def test_it_is_the_papers_recurrence():
         ys.append(torch.einsum("bhf, bhfv -> bhv", phi_q, S) / normaliser)
     y = torch.stack(ys, dim=1)
     ours, state = mixer(x)
+    assert mixer.normalize  # the last row of the state is the normaliser
     torch.testing.assert_close(ours, mixer.out(y.flatten(-2)), rtol=0, atol=1e-9)
     torch.testing.assert_close(state[:, :, :-1], S.mT, rtol=0, atol=1e-9)
     torch.testing.assert_close(state[:, :, -1], z, rtol=0, atol=1e-9)

@@ -69,7 +69,11 @@ def test_it_starts_as_the_authors():
     assert f.out.weight.shape == (1500, 64) and mixer.conv.weight.shape == (4500, 3)
 
 
-def test_a_filter_of_one_tap_is_allowed():
+def test_the_shortest_filters_follow_the_formula():
+    """Two taps are t = 0 and t = 1; of one tap only t = 0 is left."""
+    f = ImplicitFilter(D, 2, d_emb=5).double()
+    taps = [[papers_filter(f, n, channel) for channel in range(D)] for n in range(2)]
+    torch.testing.assert_close(f(2), torch.stack([torch.stack(row) for row in taps]))
     assert ImplicitFilter(D, 1)(1).isfinite().all()
     assert ImplicitFilter(D, 8, d_emb=3)(8).isfinite().all()
 
