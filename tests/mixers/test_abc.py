@@ -51,8 +51,10 @@ def test_a_carried_state_holds_the_means_of_all_tokens():
         torch.testing.assert_close(state.z, s.logsumexp(dim=1), rtol=0, atol=1e-9)
 
 
-def test_it_has_four_heads_of_32_slots_by_default():
-    assert ABC(D)(torch.randn(1, T, D))[1].keys.shape == (1, 4, 32, D // 4)
+def test_it_has_four_heads_of_32_slots_by_default_and_no_bias():
+    mixer = ABC(D)
+    assert mixer(torch.randn(1, T, D))[1].keys.shape == (1, 4, 32, D // 4)
+    assert not any("bias" in name for name in mixer.state_dict())
 
 
 def test_no_control_is_too_large():

@@ -49,8 +49,10 @@ def test_its_gates_start_uniform():
     assert DFW(1, 1).a.bias.isfinite().all()
 
 
-def test_it_has_four_heads_by_default():
-    assert DFW(D)(torch.randn(1, T, D))[1].shape == (1, 4, D // 4, D // 4)
+def test_it_has_four_heads_by_default_and_a_bias_on_the_gates_alone():
+    mixer = DFW(D)
+    assert mixer(torch.randn(1, T, D))[1].shape == (1, 4, D // 4, D // 4)
+    assert [name for name in mixer.state_dict() if "bias" in name] == ["a.bias", "b.bias"]
 
 
 def test_a_function_may_be_the_form():

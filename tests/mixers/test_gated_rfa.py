@@ -67,6 +67,7 @@ def test_the_frequencies_start_normal_and_their_scale_at_1():
     """w ~ N(0, 1), σ = 1, four heads of 64 sines and 64 cosines; bounds of five standard errors."""
     mixer = GatedRFA(320)
     assert mixer.w.shape == (4, 64, 80) and mixer.scale.eq(1).all()
+    assert [name for name in mixer.state_dict() if "bias" in name] == ["gate.bias"]
     assert mixer.w.mean().item() == pytest.approx(0, abs=5 / mixer.w.numel() ** 0.5)
     assert mixer.w.std().item() == pytest.approx(1, abs=5 / (2 * mixer.w.numel()) ** 0.5)
 

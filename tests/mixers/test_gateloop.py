@@ -51,8 +51,10 @@ def test_a_constant_turn_is_rope():
     torch.testing.assert_close(chunkwise(**inputs)[0], expected, rtol=0, atol=1e-9)
 
 
-def test_it_has_four_heads_by_default():
-    assert GateLoop(D)(torch.randn(1, T, D))[1].shape == (1, 4, D // 4, 2 * D // 4)
+def test_it_has_four_heads_by_default_and_a_bias_on_the_gate_alone():
+    mixer = GateLoop(D)
+    assert mixer(torch.randn(1, T, D))[1].shape == (1, 4, D // 4, 2 * D // 4)
+    assert [name for name in mixer.state_dict() if "bias" in name] == ["fade.bias", "turn.bias"]
 
 
 def test_wrong_options_get_one_clear_sentence():

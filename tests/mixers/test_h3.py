@@ -88,6 +88,7 @@ def test_it_starts_as_the_authors():
         assert start.mean().item() == pytest.approx(0, abs=5 * error)
         assert start.std().item() == pytest.approx(spread, abs=5 * error / 2**0.5)
     assert -1 / 8 <= mixer.shift.min() < -0.124 and 0.124 < mixer.shift.max() <= 1 / 8
+    assert all(W.bias is not None for W in (mixer.q, mixer.k, mixer.v, mixer.out))
     assert H3(D, d_state=N)(torch.randn(1, T, D))[1].h.shape == (1, D, 1, 1, N // 2)
 
 

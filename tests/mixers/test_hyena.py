@@ -63,6 +63,7 @@ def test_it_starts_as_the_authors():
     assert mixer.bias.shape == (1, 1500)
     assert mixer.bias.mean().item() == pytest.approx(0, abs=5 / 1500**0.5)
     assert mixer.bias.std().item() == pytest.approx(1, abs=5 / 3000**0.5)
+    assert all(W.bias is not None for W in (mixer.inputs, mixer.out))
     f = mixer.filter
     assert f.frequency.eq(1).all() and f.l_max == 2048 and f.out.bias is None
     assert [tuple(W.weight.shape) for W in f.layers] == [(64, 33), (64, 64), (64, 64)]
