@@ -3,6 +3,7 @@ import os
 import warnings
 
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -27,3 +28,19 @@ def rwkv_package(monkeypatch):
         return module
 
     return load
+
+
+@pytest.fixture
+def drawn_from():
+    """drawn_from(x, distribution): fails unless x can be a sample of the distribution.
+
+    Kolmogorov and Smirnov's test: the empirical distribution of n numbers departs from the true one
+    by more than 3 / √n once in 30 million samples (2 exp(-2 · 3²)).
+    """
+
+    def check(x, distribution):
+        expected = distribution.cdf(x.detach().double().flatten()).sort().values
+        found = (torch.arange(len(expected)) + 0.5) / len(expected)
+        assert (expected - found).abs().max() < 3 / len(expected) ** 0.5
+
+    return check
