@@ -7,15 +7,12 @@ import torch.nn.functional as F
 from seqlab.core.exponential_gates import divide, stabilise
 from seqlab.core.recurrence import chunkwise
 from seqlab.mixers.mlstm import MLSTM
-from seqlab.mixers.mlstm_block import MLSTMBlock
 
 D, H, T = 32, 4, 19
 
 
 def unstabilised(q, k, v, i, f):
-    """The paper's equations as they stand: C = f C + i v kᵀ, n = f n + i k, h = C q / max(|n·q|,
-    1).
-    """
+    """The paper's equations: C = f C + i v kᵀ, n = f n + i k, h = C q / max(|n·q|, 1)."""
     C, n, ys = 0, 0, []
     for t in range(q.shape[1]):
         f_t, i_t = torch.sigmoid(f[:, t, :, None]), i[:, t, :, None].exp()
@@ -46,19 +43,31 @@ def test_it_is_the_papers_recurrence_without_stabiliser():
     torch.testing.assert_close(true, torch.cat([C, n[:, :, None]], dim=2), rtol=1e-9, atol=1e-9)
 
 
-def test_the_block_is_the_papers_without_stabiliser():
-    mixer, x = awake(MLSTMBlock(D, H, eps=0.0)), 2 * torch.randn(2, T, D, dtype=torch.float64)
-    mixer.skip.data.normal_(), mixer.conv.bias.data.normal_()
-    u = mixer.u(x)
-    conv = torch.nn.Conv1d(2 * D, 2 * D, 4, groups=2 * D, padding=3).double()
-    conv.weight.data, conv.bias.data = mixer.conv.weight.data[:, None], mixer.conv.bias.data
-    c = F.silu(conv(u.mT)[..., :T].mT)
-    flat = [u @ torch.block_diag(*W).mT for u, W in zip((c, c, u), mixer.qkv, strict=True)]
-    i, f = (W(torch.cat(flat, dim=-1)) for W in (mixer.i, mixer.f))
-    q, k, v = (u.unflatten(-1, (H, -1)) for u in flat)
-    y, _, _ = unstabilised(q, k / 4.0, v, i, f)  # K = 16
-    y = F.layer_norm(y, (2 * D // H,), eps=1e-5).flatten(-2) + mixer.skip * c
-    torch.testing.assert_close(mixer(x)[0], mixer.out(y * F.silu(mixer.z(x))), rtol=0, atol=1e-8)
+def test_the_gates_start_as_in_xlstm_7b():
+    """ĩ = -10, f̃ = 3 .. 6 over the heads, whatever the token."""
+    mixer = MLSTM(D, H)
+    assert (mixer.i.weight == 0).all() and (mixer.f.weight == 0).all()
+    torch.testing.assert_close(mixer.i.bias, torch.full((H,), -10.0))
+    torch.testing.assert_close(mixer.f.bias, torch.tensor([3.0, 4.0, 5.0, 6.0]))
+    assert (mixer.norm == 1).all() and mixer.norm_bias is None
+
+
+def test_the_default_sizes_are_those_of_xlstm_7b():
+    """Keys half as wide as values, the gates capped to ±15, both eps 1e-6, no bias."""
+    mixer = MLSTM(D)
+    assert mixer.n_heads == H and mixer.soft_cap == 15 and mixer.eps == mixer.norm_eps == 1e-6
+    assert mixer.q.out_features == mixer.k.out_features == D // 2
+    assert mixer.v.out_features == mixer.g.out_features == mixer.out.in_features == D
+    names = {name for name, _ in mixer.named_parameters() if name.endswith("bias")}
+    assert names == {"i.bias", "f.bias"}
+    assert (MLSTM(D, bias=True).norm_bias == 0).all()
+
+
+def test_without_m_it_divides_by_n_q_alone():
+    """What the microscope asks: the read of a table that is not scaled by e^-m."""
+    mixer, y = MLSTM(D, H, eps=0.0).double(), torch.randn(2, 3, H, 9).double()
+    expected = F.layer_norm(y[..., :8] / y[..., 8:].abs(), (8,), eps=1e-6)
+    torch.testing.assert_close(mixer.read(y), expected, rtol=0, atol=1e-12)
 
 
 def test_the_unrolled_stabiliser_is_the_recurrence():
@@ -87,9 +96,8 @@ def test_the_output_does_not_depend_on_m():
 
 
 def test_gradients_are_those_of_the_unstabilised_equations():
-    inputs = [torch.randn(1, T, H, 6).double() for _ in range(3)] + [
-        torch.randn(1, T, H).double() for _ in range(2)
-    ]
+    qkv = [torch.randn(1, T, H, 6).double() for _ in range(3)]
+    inputs = qkv + [torch.randn(1, T, H).double() for _ in range(2)]
 
     def ours(q, k, v, i, f):
         log_a, log_i, m = stabilise(F.logsigmoid(f), i)
@@ -111,15 +119,9 @@ def test_a_gate_that_overflows_exp_is_no_trouble():
 
 
 def test_wrong_options_get_one_clear_sentence():
-    with pytest.raises(
-        ValueError,
-        match="d_model is 32, 2 n_heads is 10: the first must be a multiple of the second",
-    ):
+    sentence = "d_model is 32, 2 n_heads is 10: the first must be a multiple of the second"
+    with pytest.raises(ValueError, match=sentence):
         MLSTM(D, 5)
-    with pytest.raises(
-        ValueError, match="d_model is 64, n_heads is 5: the first must be a multiple of the second"
-    ):
-        MLSTMBlock(D, 5)
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +131,8 @@ def xlstm():
         pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[test]'")
         from transformers.models.xlstm import modeling_xlstm
     if modeling_xlstm.external_xlstm:
-        pytest.skip(
-            "the xlstm package is installed, so transformers calls it instead of its own code"
-        )
+        reason = "the xlstm package is installed, so transformers calls it, not its own code"
+        pytest.skip(reason)
     return modeling_xlstm
 
 
@@ -148,29 +149,19 @@ def test_against_xlstm_prefill_and_token_by_token(xlstm, bias, qk, v):
         v_dim_factor=v,
         chunk_size=8,
         norm_reduction_force_float32=False,
-        eps=1e-4,  # large enough to see that it stands in the same place
+        eps=1e-4,  # large enough to see that it is added in the same place
     )
     theirs = xlstm.xLSTMLayer(config).double().eval()
-    theirs.mlstm_backend._inference_fn.keywords["mlstm_step_kernel"].keywords["dtype_state"] = (
-        torch.float64
-    )
-    theirs.mlstm_backend._inference_fn.keywords["mlstm_sequence_kernel"].keywords["dtype_state"] = (
-        torch.float64
-    )
+    kernels = theirs.mlstm_backend._inference_fn.keywords
+    kernels["mlstm_step_kernel"].keywords["dtype_state"] = torch.float64
+    kernels["mlstm_sequence_kernel"].keywords["dtype_state"] = torch.float64
     for p in theirs.parameters():
         torch.nn.init.normal_(p, std=0.3)
-    ours = MLSTM(
-        D, H, d_key=int(D * qk) // H, d_value=int(D * v) // H, bias=bias, eps=1e-4
-    ).double()
-    names = {
-        "q": "q",
-        "k": "k",
-        "v": "v",
-        "g": "ogate_preact",
-        "i": "igate_preact",
-        "f": "fgate_preact",
-    }
-    for name, their_name in (names | {"out": "out_proj"}).items():
+    widths = {"d_key": int(D * qk) // H, "d_value": int(D * v) // H}
+    ours = MLSTM(D, H, **widths, bias=bias, eps=1e-4).double()
+    names = {"q": "q", "k": "k", "v": "v", "out": "out_proj"}
+    names |= {"g": "ogate_preact", "i": "igate_preact", "f": "fgate_preact"}
+    for name, their_name in names.items():
         getattr(ours, name).load_state_dict(getattr(theirs, their_name).state_dict())
     ours.norm.data = theirs.multihead_norm.weight.data.unflatten(0, (H, -1))
     if bias:
@@ -179,9 +170,9 @@ def test_against_xlstm_prefill_and_token_by_token(xlstm, bias, qk, v):
     y, state = ours(x[:, :T])
     expected, their_state = theirs(x[:, :T])
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-9)
-    for t in range(T, T + 4):
-        y, state = ours(x[:, t : t + 1], state)
-        expected, their_state = theirs(x[:, t : t + 1], their_state)
+    for token in x[:, T:].split(1, dim=1):
+        y, state = ours(token, state)
+        expected, their_state = theirs(token, their_state)
         torch.testing.assert_close(y, expected, rtol=0, atol=1e-9)
     C, n, m = their_state
     torch.testing.assert_close(state.S, torch.cat([C, n[..., None]], dim=-1).mT, rtol=0, atol=1e-9)
