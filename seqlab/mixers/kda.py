@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from seqlab.core import recurrence
 from seqlab.core.discretize import draw_dt, softplus_inverse
+from seqlab.core.inputs import wide
 from seqlab.layers.base import Mixer, head_width
 from seqlab.layers.norm import l2norm, rms_norm
 from seqlab.layers.short_conv import ShortConv
@@ -22,30 +24,47 @@ class KDA(Mixer):
     """Kimi Delta Attention (Kimi Team 2025, arXiv:2510.26692).
 
     S̃ = S_{t-1} diag(a_t)        S_t = S̃ + β_t (v_t - S̃ k_t) k_tᵀ        y_t = S_t q_t
-    a_t = exp(-A softplus(W_a U_a x_t + b))        β_t = σ(W_β x_t)        β_t and A > 0: one number per head
+    a_t = exp(-A softplus(W_a U_a x_t + b))
+    β_t = σ(W_β x_t)        β_t and A > 0: one number per head
 
-    The difference from Gated DeltaNet: a_t is one decay per key channel, not per head, so some
-    columns of the table S fade while others stay (as in GLA). Its map is low-rank, U_a to
-    `gate_rank` channels (K by default) and W_a back; so is that of the output gate, which is a
-    sigmoid: W_o(norm(y) σ(W_g U_g x)).
+    The difference from Gated DeltaNet: a_t is one decay per key channel, not one per head, so some
+    columns of the table S fade while others stay (as in GLA). The map to the decays is low-rank:
+    U_a down to `gate_rank` channels (K by default), W_a back up. So is the map to the output gate,
+    a sigmoid: W_o(norm(y) σ(W_g U_g x)).
 
-    (q, k, v) = silu(conv(W x_t)), a short convolution of each channel; then q and k have length 1
-    and q is scaled by K^-1/2. `negative_eigenvalues` doubles β. `gate_bias`: a bias after W_g (in
-    the authors' layer, not in Kimi Linear's). d_key and d_value are per head, K = V = d_model /
-    n_heads by default. Chunks of 16: a decay per channel costs C² K numbers a chunk. Decays are
-    computed in float32 at least; A starts in U(1, 16), softplus(b) log-uniform in [0.001, 0.1].
-    State: S (B, H, V, K) and the convolution's last inputs.
+    (q, k, v) = silu(conv(W x_t)), a short convolution of each channel; then q and k are scaled to
+    length 1, and q by K^-1/2. `negative_eigenvalues` doubles β. `gate_bias` adds a bias after W_g
+    (the authors' layer has it, Kimi Linear does not). d_key and d_value are widths per head,
+    K = V = d_model / n_heads by default. Chunks are short, 16 tokens, because a decay per channel
+    costs C² K numbers a chunk. Decays are computed in float32 at least.
+
+    A starts in U(1, 16), softplus(b) log-uniform in [0.001, 0.1], as in the authors' code. State:
+    S (B, H, V, K) and the convolution's last inputs.
     """
 
     FORMS = recurrence.FORMS
 
     def __init__(
-        self, d_model, n_heads=4, *, d_key=None, d_value=None, d_conv=4, gate_rank=None, gate_bias=False,
-        negative_eigenvalues=False, conv_bias=False, activation=F.silu, eps=1e-5, form="chunkwise", chunk_size=16,
-    ):  # fmt: skip
+        self,
+        d_model: int,
+        n_heads: int = 4,
+        *,
+        d_key: int | None = None,
+        d_value: int | None = None,
+        d_conv: int = 4,
+        gate_rank: int | None = None,
+        gate_bias: bool = False,
+        negative_eigenvalues: bool = False,
+        conv_bias: bool = False,
+        activation: Callable = F.silu,
+        eps: float = 1e-5,
+        form: str | Callable = "chunkwise",
+        chunk_size: int = 16,
+    ):
         super().__init__(d_model, form, chunk_size)
         d_key = head_width(d_model, n_heads, d_key)
-        d_value, gate_rank = d_value or d_key, gate_rank or d_key
+        d_value = d_value or d_key
+        gate_rank = gate_rank or d_key
         self.n_heads = n_heads
         self.eps = eps
         self.beta_scale = 2 if negative_eigenvalues else 1
@@ -60,53 +79,47 @@ class KDA(Mixer):
         self.norm = nn.Parameter(torch.ones(d_value))
         self.out = nn.Linear(n_heads * d_value, d_model, bias=False)
 
-    def _inputs(self, x, conv_state):
-        """What the recurrence reads, and the convolution's new state."""
-        qkv, conv_state = self.conv(self.qkv(x), conv_state)
-        q, k, v = (
-            rearrange(u, "b t (h k) -> b t h k", h=self.n_heads)
-            for u in qkv.split(self.widths, dim=-1)
-        )
-        q = l2norm(q) * q.shape[-1] ** -0.5
-        beta = self.beta_scale * self.beta(x).sigmoid()
-        return {
-            "q": q,
+    def _inputs(self, x, past):
+        """The recurrence's inputs, and the convolution's new state."""
+        qkv, past = self.conv(self.qkv(x), past)
+        qkv = qkv.split(self.widths, dim=-1)
+        q, k, v = (rearrange(u, "b t (h k) -> b t h k", h=self.n_heads) for u in qkv)
+        inputs = {
+            "q": l2norm(q) * q.shape[-1] ** -0.5,
             "k": l2norm(k),
             "v": v,
             "log_a": self._log_decay(x),
-            "beta": beta,
-        }, conv_state
+            "beta": self.beta_scale * self.beta(x).sigmoid(),
+        }
+        return inputs, past
 
     def _log_decay(self, x):
         """(B, T, H, K), at most 0."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        dt = F.softplus(self.decay(x).to(wide) + self.dt_bias.to(wide))
-        return -self.A_log.to(wide).exp()[:, None] * rearrange(
-            dt, "b t (h k) -> b t h k", h=self.n_heads
-        )
+        dt = F.softplus(wide(self.decay(x)) + wide(self.dt_bias))
+        A = wide(self.A_log).exp()[:, None]  # (H, 1)
+        return -A * rearrange(dt, "b t (h k) -> b t h k", h=self.n_heads)
 
     def project(
         self, x: Float[Tensor, "B T D"], state: KDAState | None = None
     ) -> dict[str, Tensor]:
-        """What the recurrence reads: q, k, v, the log decay of each key channel and the strength of
-        each write.
-        """
-        return self._inputs(x, None if state is None else state.conv)[0]
+        """The recurrence's inputs: q, k, v, each key channel's log decay, the write strength."""
+        inputs, _ = self._inputs(x, None if state is None else state.conv)
+        return inputs
 
     def read(self, y: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H V"]:
-        """From S_t q_t to the head's output: its root mean square is divided out."""
+        """The heads' output: each head's S_t q_t divided by its root mean square, with a weight."""
         return rms_norm(y, self.norm, self.eps)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], state=None
+        self, x: Float[Tensor, "B T D"], state: KDAState | None = None
     ) -> tuple[Float[Tensor, "B T D"], KDAState]:
-        S, conv_state = (None, None) if state is None else state
-        inputs, conv_state = self._inputs(x, conv_state)
+        S, past = (None, None) if state is None else state
+        inputs, past = self._inputs(x, past)
         y, S = self.in_form(**inputs, state=S)
-        y = rearrange(self.read(y), "b t h v -> b t (h v)") * self.gate(x).sigmoid()
-        return self.out(y), KDAState(S, conv_state)
+        y = rearrange(self.read(y), "b t h v -> b t (h v)")
+        return self.out(y * self.gate(x).sigmoid()), KDAState(S, past)
 
 
-def low_rank(d_in, rank, d_out, bias=False):
-    """W U: two thin matrices for one."""
+def low_rank(d_in: int, rank: int, d_out: int, bias: bool = False) -> nn.Sequential:
+    """The map W U: two thin matrices in place of one large one."""
     return nn.Sequential(nn.Linear(d_in, rank, bias=False), nn.Linear(rank, d_out, bias=bias))

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -22,37 +24,57 @@ def by_all_pairs(mixer, x, weight):
     return mixer.out(y.flatten(-2))
 
 
-@pytest.mark.parametrize(
-    ("name", "weight"),
-    [
-        (
-            "elu",
-            lambda q, k: (
-                (q.clamp(min=0) + q.clamp(max=0).exp()) * (k.clamp(min=0) + k.clamp(max=0).exp())
-            ).sum(-1),
-        ),
-        ("taylor", lambda q, k: 1 + (q * k).sum(-1) / 8**0.5 + (q * k).sum(-1) ** 2 / 16),
-    ],
-)
+def draw(T=17):
+    return torch.randn(2, T, D, dtype=torch.float64)
+
+
+def elu(x):
+    """elu(x) + 1: x + 1 for x > 0, else e^x."""
+    return torch.where(x > 0, x + 1, x.exp())
+
+
+def by_elu(q, k):
+    return (elu(q) * elu(k)).sum(-1)
+
+
+def by_taylor(q, k):
+    """The second-order polynomial of exp(q·k / √8)."""
+    score = (q * k).sum(-1) / 8**0.5
+    return 1 + score + score**2 / 2
+
+
+@pytest.mark.parametrize(("name", "weight"), [("elu", by_elu), ("taylor", by_taylor)])
 def test_it_is_a_weighted_mean_over_the_past(name, weight):
-    mixer, x = (
-        LinearAttention(D, H, feature_map=name).double(),
-        2 * torch.randn(2, 17, D, dtype=torch.float64),
-    )
-    torch.testing.assert_close(
-        mixer(x)[0], by_all_pairs(mixer, x, weight), rtol=0, atol=1e-5
-    )  # eps 1e-6 of the layer
+    mixer, x = LinearAttention(D, H, feature_map=name).double(), 2 * draw()
+    expected = by_all_pairs(mixer, x, weight)
+    # The layer adds 1e-6 to the normaliser, which is above 1 here.
+    torch.testing.assert_close(mixer(x)[0], expected, rtol=0, atol=1e-5)
 
 
-def test_without_feature_map_it_is_a_sum_over_pairs_each_head_normed():
-    mixer, x = (
-        LinearAttention(D, H, feature_map="identity").double(),
-        torch.randn(2, 17, D, dtype=torch.float64),
-    )
+@pytest.mark.parametrize("options", [{"feature_map": "identity"}, {"normalize": False}])
+def test_without_normaliser_it_is_a_sum_over_pairs_each_head_normed(options):
+    mixer, x = LinearAttention(D, H, **options).double(), draw()
     q, k, v = qkv(mixer, x)
-    y = torch.einsum("bihk, bjhk, ij, bjhv -> bihv", q, k, torch.ones(17, 17).tril().double(), v)
-    y = y / y.square().mean(-1, keepdim=True).sqrt()
-    torch.testing.assert_close(mixer(x)[0], mixer.out(y.flatten(-2)), rtol=1e-4, atol=1e-4)
+    if "normalize" in options:
+        q, k = elu(q), elu(k)
+    past = torch.ones(17, 17).tril().double()
+    y = torch.einsum("bihk, bjhk, ij, bjhv -> bihv", q, k, past, v)
+    y = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(mixer(x)[0], mixer.out(y.flatten(-2)), rtol=0, atol=1e-9)
+
+
+def test_1e_6_is_added_to_the_normaliser():
+    """One token: y = v z / (z + 1e-6), z = φ(q)·φ(k) = 8 e^-14 ≈ 6.7e-6 for q = k = -7."""
+    mixer, x = LinearAttention(D, H).double(), torch.ones(1, 1, D, dtype=torch.float64)
+    mixer.q.weight.data = mixer.k.weight.data = -7 * torch.eye(D, dtype=torch.float64)
+    z = 8 * math.exp(-14)
+    y = mixer.out(mixer.v(x) * z / (z + 1e-6))
+    torch.testing.assert_close(mixer(x)[0], y, rtol=0, atol=1e-9)
+
+
+def test_n_features_is_the_width_of_random_features():
+    assert LinearAttention(D, H, feature_map="random").phi.out_features(8) == 64
+    assert LinearAttention(D, H, feature_map="random", n_features=10).phi.out_features(8) == 10
 
 
 def test_random_features_mean_exp_of_the_dot_product():
@@ -82,9 +104,8 @@ def test_a_map_says_its_width(name):
 
 
 def test_wrong_options_get_one_clear_sentence():
-    with pytest.raises(
-        ValueError, match="feature_map is 'softmax': choose one of identity, elu, taylor, random"
-    ):
+    sentence = "feature_map is 'softmax': choose one of identity, elu, taylor, random"
+    with pytest.raises(ValueError, match=sentence):
         LinearAttention(D, H, feature_map="softmax")
     with pytest.raises(ValueError, match="d_model is 24, n_heads is 5"):
         LinearAttention(D, 5)

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributions import Normal, Uniform
 
 from seqlab.mixers.lru import LRU
 
@@ -27,18 +28,35 @@ def test_it_is_the_papers_recurrence(form):
     expected = F.glu(mixer.out(F.gelu(torch.stack(ys, dim=1) + mixer.skip * x)))
     y, state = mixer(x)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(
-        torch.view_as_real(state), torch.stack([re, im], -1), rtol=0, atol=1e-10
-    )
+    h = torch.stack([re, im], -1)
+    torch.testing.assert_close(torch.view_as_real(state), h, rtol=0, atol=1e-10)
 
 
-def test_it_begins_on_its_ring_with_gamma_against_lambda():
-    lam, gamma = LRU(D, d_state=500, r_min=0.4, r_max=0.99, max_phase=math.pi / 10).gates()
-    assert lam.abs().min() >= 0.4 and lam.abs().max() <= 0.99
-    assert lam.angle().min() > 0 and lam.angle().max() <= math.pi / 10
-    torch.testing.assert_close(
-        gamma.square() + lam.abs().square(), torch.ones(500), rtol=0, atol=1e-5
-    )
+def test_it_starts_on_its_ring_with_gamma_against_lambda(drawn_from):
+    """Uniform by area: |λ|² is uniform; the angle is uniform up to max_phase."""
+    lam, gamma = LRU(1, d_state=4096, r_min=0.4, r_max=0.99, max_phase=math.pi / 10).gates()
+    drawn_from(lam.abs().square(), Uniform(0.4**2, 0.99**2, validate_args=False))
+    drawn_from(lam.angle(), Uniform(0, math.pi / 10, validate_args=False))
+    assert lam.abs().min() > 0.3999 and lam.abs().max() < 0.9901
+    one = torch.ones(4096)
+    torch.testing.assert_close(gamma.square() + lam.abs().square(), one, rtol=0, atol=1e-5)
+
+
+def test_by_default_it_starts_on_the_whole_disc(drawn_from):
+    mixer = LRU(4096)
+    lam, _ = mixer.gates()
+    assert lam.shape == (4096,)
+    drawn_from(lam.abs().square(), Uniform(0, 1, validate_args=False))
+    drawn_from(lam.angle() % (2 * math.pi), Uniform(0, 2 * math.pi, validate_args=False))
+
+
+def test_its_maps_start_as_the_papers(drawn_from):
+    """Appendix A of the paper: B with std (2 D)^-1/2, C with N^-1/2, in both parts; D with 1."""
+    mixer = LRU(1000, d_state=10)
+    for part in (0, 1):
+        drawn_from(mixer.B[..., part], Normal(0, 2000**-0.5))
+        drawn_from(mixer.C[..., part], Normal(0, 10**-0.5))
+    drawn_from(mixer.skip, Normal(0, 1))
 
 
 def test_gamma_keeps_slow_and_fast_states_equally_large():

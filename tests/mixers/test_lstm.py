@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.distributions import Uniform
 
 from seqlab.mixers.lstm import LSTM, LSTMState
 
@@ -14,7 +15,8 @@ def test_it_is_torch_nn_lstm_with_its_gradients(form):
     ours.W.bias.data = theirs.bias_ih_l0.data + theirs.bias_hh_l0.data
     x = torch.randn(3, T, D, dtype=torch.float64, requires_grad=True)
     h, c = torch.randn(2, 3, D, dtype=torch.float64)
-    (y, state), (y_theirs, state_theirs) = ours(x, LSTMState(h, c)), theirs(x, (h[None], c[None]))
+    y, state = ours(x, LSTMState(h, c))
+    y_theirs, state_theirs = theirs(x, (h[None], c[None]))
     torch.testing.assert_close(y, y_theirs, rtol=0, atol=1e-12)
     for a, b in zip(state, state_theirs, strict=True):
         torch.testing.assert_close(a, b[0], rtol=0, atol=1e-12)
@@ -24,12 +26,29 @@ def test_it_is_torch_nn_lstm_with_its_gradients(form):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("form", ["fused", "recurrent"])
+def test_without_a_state_h_and_c_start_at_zero(form):
+    mixer, x, zero = LSTM(D, form=form), torch.randn(3, T, D), torch.zeros(3, D)
+    for a, b in zip(mixer(x)[1], mixer(x, LSTMState(zero, zero))[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_every_weight_starts_where_torch_nn_lstm_starts_it(drawn_from):
+    """Uniform within ±D^-1/2, the bias too."""
+    mixer = LSTM(100)
+    for p in mixer.parameters():
+        drawn_from(p, Uniform(-0.1, 0.1, validate_args=False))
+        assert p.abs().max() <= 0.1
+
+
 def test_an_open_forget_gate_and_a_shut_input_gate_keep_the_cell():
     """The constant error carousel: c is untouched by the tokens, and so is its gradient."""
     mixer, x = LSTM(D).double(), torch.randn(1, 200, D, dtype=torch.float64)
     with torch.no_grad():
-        mixer.W.weight.zero_(), mixer.R.weight.zero_()
-        mixer.W.bias[:D], mixer.W.bias[D : 2 * D] = -1000.0, 1000.0  # i = 0, f = 1
+        mixer.W.weight.zero_()
+        mixer.R.weight.zero_()
+        mixer.W.bias[:D] = -1000.0  # i = 0
+        mixer.W.bias[D : 2 * D] = 1000.0  # f = 1
     c = torch.randn(1, D, dtype=torch.float64, requires_grad=True)
     _, state = mixer(x, LSTMState(torch.zeros_like(c), c))
     torch.testing.assert_close(state.c, c)
@@ -46,7 +65,6 @@ def test_a_state_of_another_width_gets_one_clear_sentence(form):
     """PyTorch's fused loop would read past its end."""
     x = torch.randn(2, 3, D)
     _, state = LSTM(D // 2 + 1)(torch.randn(2, 3, D // 2 + 1))
-    with pytest.raises(
-        ValueError, match=rf"the state.* has shape \(2, {D // 2 + 1}\): \(2, {D}\) is needed"
-    ):
+    sentence = rf"the state.* has shape \(2, {D // 2 + 1}\): \(2, {D}\) is needed"
+    with pytest.raises(ValueError, match=sentence):
         LSTM(D, form=form)(x, state)

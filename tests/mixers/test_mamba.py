@@ -1,8 +1,10 @@
+import math
 import warnings
 from functools import partial
 
 import pytest
 import torch
+from torch.distributions import Uniform
 from torch.nn.functional import silu, softplus
 
 from seqlab.mixers.mamba import Mamba
@@ -23,35 +25,22 @@ def mamba(transformers, bias):
 def falcon(transformers, bias):
     from transformers.models.falcon_mamba.modeling_falcon_mamba import FalconMambaMixer
 
-    names = {
-        "intermediate_size": E,
-        "state_size": N,
-        "conv_kernel": 3,
-        "time_step_rank": 5,
-        "mixer_rms_eps": 1e-3,
-    }
+    names = {"intermediate_size": E, "state_size": N, "conv_kernel": 3, "time_step_rank": 5}
+    biases = {"use_bias": bias, "use_conv_bias": bias}
     config = transformers.FalconMambaConfig(
-        hidden_size=D, use_bias=bias, use_conv_bias=bias, num_hidden_layers=1, **names
+        hidden_size=D, num_hidden_layers=1, mixer_rms_eps=1e-3, **names, **biases
     )
-    make = partial(
-        FalconMambaMixer, initialize_mixer_weights=False
-    )  # it would use its norms before they exist
+    # initialize_mixer_weights would use its norms before they exist.
+    make = partial(FalconMambaMixer, initialize_mixer_weights=False)
     return make, config, {"norm_eps": 1e-3}
 
 
 def jamba(transformers, bias):
     from transformers.models.jamba.modeling_jamba import JambaMambaMixer
 
-    names = {
-        "mamba_expand": 2,
-        "mamba_d_state": N,
-        "mamba_d_conv": 3,
-        "mamba_dt_rank": 5,
-        "rms_norm_eps": 1e-3,
-    }
-    config = transformers.JambaConfig(
-        hidden_size=D, mamba_proj_bias=bias, mamba_conv_bias=bias, **names
-    )
+    names = {"mamba_expand": 2, "mamba_d_state": N, "mamba_d_conv": 3, "mamba_dt_rank": 5}
+    biases = {"mamba_proj_bias": bias, "mamba_conv_bias": bias}
+    config = transformers.JambaConfig(hidden_size=D, rms_norm_eps=1e-3, **names, **biases)
     return JambaMambaMixer, config, {"norm_eps": 1e-3, "norm_weight": True, "d_inner": 2 * D}
 
 
@@ -73,16 +62,13 @@ def copy_into(ours, theirs):
 def transformers():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip(
-            "transformers", reason="needs transformers: pip install -e '.[test]'"
-        )
+        needed = "needs transformers: pip install -e '.[test]'"
+        return pytest.importorskip("transformers", reason=needed)
 
 
 @pytest.fixture
 def wide_floats(monkeypatch):
-    """transformers drops to float32 inside, whatever the model's dtype: here `float32` means
-    float64 to it.
-    """
+    """transformers drops to float32 whatever the model's dtype: make `float32` mean float64."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(torch, "float32", torch.float64)
 
@@ -97,35 +83,26 @@ def test_a_layer_of_transformers_loads(transformers, wide_floats, family, bias):
     for p in theirs.parameters():
         p.data = 0.5 * torch.randn_like(p)
     theirs = theirs.double().eval()
-    options = {
-        "d_inner": E,
-        "d_state": N,
-        "d_conv": 3,
-        "dt_rank": 5,
-        "bias": bias,
-        "conv_bias": bias,
-    } | options
-    ours = Mamba(D, **options).double()
+    sizes = {"d_inner": E, "d_state": N, "d_conv": 3, "dt_rank": 5}
+    ours = Mamba(D, **sizes | {"bias": bias, "conv_bias": bias} | options).double()
     copy_into(ours, theirs)
-    x, cache = torch.randn(2, 21, D, dtype=torch.float64), transformers.DynamicCache(config=config)
+    x = torch.randn(2, 21, D, dtype=torch.float64)
+    cache = transformers.DynamicCache(config=config)
     torch.testing.assert_close(ours(x)[0], theirs(x), rtol=0, atol=1e-9)
     y, state = ours(x[:, :13])
     torch.testing.assert_close(y, theirs(x[:, :13], cache_params=cache), rtol=0, atol=1e-9)
-    for t in range(13, 21):
-        y, state = ours(x[:, t : t + 1], state)
-        torch.testing.assert_close(
-            y, theirs(x[:, t : t + 1], cache_params=cache), rtol=0, atol=1e-9
-        )
+    for token in x[:, 13:].split(1, dim=1):
+        y, state = ours(token, state)
+        torch.testing.assert_close(y, theirs(token, cache_params=cache), rtol=0, atol=1e-9)
 
 
 def test_every_channel_holds_its_own_state():
-    """h = exp(Δ A) h + Δ B x and y = C·h + D x, channel by channel and token by token, as the
-    paper's algorithm 2.
+    """Algorithm 2 of the paper, channel by channel and token by token.
+
+    h = exp(Δ A) h + Δ B x and y = C·h + D x.
     """
-    mixer, x = (
-        Mamba(D, d_inner=E, d_state=N, d_conv=3).double(),
-        torch.randn(1, 9, D, dtype=torch.float64),
-    )
+    mixer = Mamba(D, d_inner=E, d_state=N, d_conv=3).double()
+    x = torch.randn(1, 9, D, dtype=torch.float64)
     u, z = mixer.in_proj(x)[0].chunk(2, dim=-1)
     padded = torch.cat([torch.zeros(2, E, dtype=torch.float64), u])
     u = silu(sum(padded[j : j + 9] * mixer.conv.weight[:, j] for j in range(3)) + mixer.conv.bias)
@@ -150,12 +127,33 @@ def test_the_chunk_of_the_scan_does_not_matter(chunk_size):
     torch.testing.assert_close(mixer(x)[1].S, state.S, rtol=0, atol=1e-12)
 
 
-def test_every_weight_starts_where_the_authors_start_it():
-    mixer = Mamba(64, expand=8)
-    steps = softplus(mixer.dt_proj.bias)
-    assert (steps > 0.9e-3).all() and (steps < 1.1e-1).all() and steps.max() > 10 * steps.min()
-    torch.testing.assert_close(mixer.A_log.exp(), torch.arange(1.0, 17).expand(512, 16))
-    assert mixer.x_proj.out_features == 4 + 16 + 16 and (mixer.D == 1).all()
+def test_every_weight_starts_where_the_authors_start_it(drawn_from):
+    """And with their defaults: expand 2, 16 states, four taps, dt_rank = ⌈D / 16⌉, one bias."""
+    mixer = Mamba(1000)
+    steps = softplus(mixer.dt_proj.bias).log()
+    drawn_from(steps, Uniform(math.log(1e-3), math.log(0.1), validate_args=False))
+    rank = 63
+    drawn_from(mixer.dt_proj.weight, Uniform(-(rank**-0.5), rank**-0.5, validate_args=False))
+    torch.testing.assert_close(mixer.A_log.exp(), torch.arange(1.0, 17).expand(2000, 16))
+    assert mixer.x_proj.out_features == rank + 16 + 16 and (mixer.D == 1).all()
+    assert mixer.conv.weight.shape == (2000, 4) and (mixer.conv.bias == 0).all()
+    assert mixer.in_proj.bias is None and mixer.out.bias is None
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_eps": 1e-3}, {"norm_weight": True}])
+def test_the_norms_of_step_and_keys(options):
+    """None by default; with norm_eps alone they have no weight; with norm_weight eps is 1e-6."""
+    mixer = Mamba(D, d_state=N, **options).double()
+    u = torch.randn(1, 5, 2 * D, dtype=torch.float64) / 100  # small: eps matters
+    dt, B, C = mixer.x_proj(u).split([2, N, N], dim=-1)
+    if options:
+        eps = options.get("norm_eps", 1e-6)
+        dt, B, C = (w / (w.square().mean(-1, keepdim=True) + eps).sqrt() for w in (dt, B, C))
+    ours_dt, A, ours_B, ours_C = mixer._select(u)
+    for ours, theirs in ((ours_B, B), (ours_C, C), (ours_dt, softplus(mixer.dt_proj(dt)))):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    torch.testing.assert_close(A, -torch.arange(1.0, N + 1).double().expand(2 * D, N))
+    assert len(list(mixer.parameters())) == 9 + (3 if "norm_weight" in options else 0)
 
 
 def test_a_closed_step_keeps_the_state_and_an_open_one_forgets():

@@ -1,7 +1,9 @@
+import math
 import warnings
 
 import pytest
 import torch
+from torch.distributions import Uniform
 from torch.nn.functional import silu, softplus
 
 from seqlab.mixers.mamba2 import Mamba2
@@ -14,81 +16,54 @@ def copy_into(ours, theirs):
     """The weights of a transformers Mamba-2 layer, name by name."""
     for name, part in {"in_proj": theirs.in_proj, "out": theirs.out_proj}.items():
         getattr(ours, name).load_state_dict(part.state_dict())
-    pairs = {
-        ours.conv.weight: theirs.conv1d.weight[:, 0],
-        ours.norm: theirs.norm.weight,
-        **{getattr(ours, name): getattr(theirs, name) for name in ("A_log", "D", "dt_bias")},
-    }
+    for name in ("A_log", "D", "dt_bias"):
+        getattr(ours, name).data = getattr(theirs, name).data.clone()
+    ours.norm.data = theirs.norm.weight.data.clone()
+    ours.conv.weight.data = theirs.conv1d.weight.data[:, 0].clone()
     if ours.conv.bias is not None:
-        pairs[ours.conv.bias] = theirs.conv1d.bias
-    for mine, other in pairs.items():
-        mine.data = other.data.clone()
+        ours.conv.bias.data = theirs.conv1d.bias.data.clone()
 
 
 def bamba(transformers, bias):
     from transformers.models.bamba.modeling_bamba import BambaMixer
 
-    names = {
-        "mamba_d_head": 6,
-        "mamba_expand": 1,
-        "mamba_d_state": 6,
-        "mamba_n_groups": 2,
-        "mamba_d_conv": 3,
-    }
-    return BambaMixer, transformers.BambaConfig(
-        hidden_size=D,
-        mamba_n_heads=4,
-        mamba_chunk_size=8,
-        mamba_proj_bias=bias,
-        mamba_conv_bias=bias,
-        **names,
-    )
+    heads = {"mamba_n_heads": 4, "mamba_d_head": 6, "mamba_n_groups": 2, "mamba_chunk_size": 8}
+    sizes = {"mamba_expand": 1, "mamba_d_state": 6, "mamba_d_conv": 3}
+    biases = {"mamba_proj_bias": bias, "mamba_conv_bias": bias}
+    config = transformers.BambaConfig(hidden_size=D, **heads, **sizes, **biases)
+    return BambaMixer, config
 
 
 def mamba2(transformers, bias):
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-    names = {"head_dim": 6, "expand": 1, "state_size": 6, "n_groups": 2, "conv_kernel": 3}
-    return Mamba2Mixer, transformers.Mamba2Config(
-        hidden_size=D,
-        num_heads=4,
-        chunk_size=8,
-        use_bias=bias,
-        use_conv_bias=bias,
-        num_hidden_layers=1,
-        **names,
-    )
+    heads = {"num_heads": 4, "head_dim": 6, "n_groups": 2, "chunk_size": 8}
+    sizes = {"expand": 1, "state_size": 6, "conv_kernel": 3, "num_hidden_layers": 1}
+    biases = {"use_bias": bias, "use_conv_bias": bias}
+    config = transformers.Mamba2Config(hidden_size=D, **heads, **sizes, **biases)
+    return Mamba2Mixer, config
 
 
 def zamba2(transformers, bias):
     from transformers.models.zamba2.modeling_zamba2 import Zamba2MambaMixer
 
-    names = {
-        "mamba_headdim": 6,
-        "mamba_expand": 1,
-        "mamba_d_state": 6,
-        "mamba_ngroups": 2,
-        "mamba_d_conv": 3,
-    }
-    return Zamba2MambaMixer, transformers.Zamba2Config(
-        hidden_size=D, n_mamba_heads=4, chunk_size=8, add_bias_linear=bias, **names
-    )
+    heads = {"n_mamba_heads": 4, "mamba_headdim": 6, "mamba_ngroups": 2, "chunk_size": 8}
+    sizes = {"mamba_expand": 1, "mamba_d_state": 6, "mamba_d_conv": 3}
+    config = transformers.Zamba2Config(hidden_size=D, add_bias_linear=bias, **heads, **sizes)
+    return Zamba2MambaMixer, config
 
 
 @pytest.fixture
 def transformers():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip(
-            "transformers", reason="needs transformers: pip install -e '.[test]'"
-        )
+        needed = "needs transformers: pip install -e '.[test]'"
+        return pytest.importorskip("transformers", reason=needed)
 
 
 @pytest.fixture
 def wide_floats(monkeypatch):
-    """transformers drops to float32 inside, whatever the model's dtype: here `float32` means
-    float64 to it.
-    """
+    """transformers drops to float32 whatever the model's dtype: make `float32` mean float64."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(torch, "float32", torch.float64)
 
@@ -97,44 +72,43 @@ def wide_floats(monkeypatch):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("family", [mamba2, bamba, zamba2])
 def test_a_layer_of_transformers_loads(transformers, wide_floats, family, bias):
-    """Prefill, then token by token, in float64; random A, D and Δ, several groups, an odd
-    convolution.
-    """
+    """Prefill, then token by token, in float64; random A, D and Δ, two groups, three taps."""
     make, config = family(transformers, bias)
     theirs = make(config, layer_idx=0).double().eval()
     for p in theirs.parameters():
         p.data = p.data + 0.3 * torch.randn_like(p)
-    limit = theirs.time_step_limit
-    conv_bias = theirs.conv1d.bias is not None
     ours = Mamba2(
-        D, 4, d_head=6, d_state=6, n_groups=2, d_conv=3, bias=bias, conv_bias=conv_bias, dt_limit=limit,
+        D,
+        4,
+        d_head=6,
+        d_state=6,
+        n_groups=2,
+        d_conv=3,
+        bias=bias,
+        conv_bias=theirs.conv1d.bias is not None,
+        dt_limit=theirs.time_step_limit,
         eps=theirs.norm.variance_epsilon,
-    ).double()  # fmt: skip
+    ).double()
     copy_into(ours, theirs)
-    x, cache = torch.randn(2, 21, D, dtype=torch.float64), transformers.DynamicCache(config=config)
+    x = torch.randn(2, 21, D, dtype=torch.float64)
+    cache = transformers.DynamicCache(config=config)
     whole = theirs(x)
     torch.testing.assert_close(ours(x)[0], whole, rtol=0, atol=1e-9)
     y, state = ours(x[:, :13])
     torch.testing.assert_close(y, theirs(x[:, :13], cache_params=cache), rtol=0, atol=1e-9)
-    for t in range(13, 21):
-        y, state = ours(x[:, t : t + 1], state)
-        torch.testing.assert_close(
-            y, theirs(x[:, t : t + 1], cache_params=cache), rtol=0, atol=1e-9
-        )
+    for token in x[:, 13:].split(1, dim=1):
+        y, state = ours(token, state)
+        torch.testing.assert_close(y, theirs(token, cache_params=cache), rtol=0, atol=1e-9)
 
 
 @pytest.mark.oracle
 def test_steps_are_clipped_in_every_form(transformers, wide_floats):
-    """As in their prefill. (Decoding, they forget the limit: their two ways differ. Ours are
-    one.)
-    """
+    """As in their prefill. Their decoding forgets the limit, so it differs from their prefill."""
     make, config = mamba2(transformers, bias=True)
     config.time_step_limit = (0.5, 0.8)
     theirs = make(config, layer_idx=0).double().eval()
     theirs.dt_bias.data.normal_()
-    ours = Mamba2(
-        D, 4, d_head=6, d_state=6, n_groups=2, d_conv=3, bias=True, dt_limit=(0.5, 0.8)
-    ).double()
+    ours = Mamba2(D, 4, **SIZES | {"d_head": 6}, bias=True, dt_limit=(0.5, 0.8)).double()
     copy_into(ours, theirs)
     x = torch.randn(2, 9, D, dtype=torch.float64)
     for form in ("recurrent", "parallel", "chunkwise"):
@@ -143,9 +117,7 @@ def test_steps_are_clipped_in_every_form(transformers, wide_floats):
 
 
 def test_it_is_a_state_space_model_whose_step_the_input_chooses():
-    """h' = A h + B x held for Δ_t: A by zero-order hold, B by Euler; written out token by token,
-    head by head.
-    """
+    """h' = A h + B x held for Δ_t: A by zero-order hold, B by Euler; token by token and by head."""
     H, V, N = 4, 5, 6
     mixer, x = Mamba2(D, H, **SIZES).double(), torch.randn(1, 9, D, dtype=torch.float64)
     z, xBC, w = mixer.in_proj(x)[0].split([H * V, H * V + 4 * N, H], dim=-1)
@@ -170,28 +142,35 @@ def test_ssd_has_two_readings():
     mixer, x = Mamba2(D, 4, **SIZES).double(), torch.randn(2, 17, D, dtype=torch.float64)
     inputs = mixer.project(x)
     G = inputs["log_a"][..., 0].cumsum(1)  # (B, T, H)
-    mask = (
-        (G[:, :, None] - G[:, None])
-        .exp()
-        .masked_fill(torch.ones(17, 17).triu(1).bool()[None, :, :, None], 0)
-    )
+    future = torch.ones(17, 17).triu(1).bool()[:, :, None]
+    mask = (G[:, :, None] - G[:, None]).exp().masked_fill(future, 0)
     M = torch.einsum("bihk, bjhk, bijh -> bijh", inputs["q"], inputs["k"], mask)
     matrix = torch.einsum("bijh, bjhv -> bihv", M, inputs["v"])
     state, ys = torch.zeros(2, 4, 5, 6, dtype=torch.float64), []
-    for q, k, v, log_a in zip(
-        *(inputs[name].unbind(1) for name in ("q", "k", "v", "log_a")), strict=True
-    ):
+    tokens = (inputs[name].unbind(1) for name in ("q", "k", "v", "log_a"))
+    for q, k, v, log_a in zip(*tokens, strict=True):
         state = state * log_a.exp()[..., None] + v[..., :, None] * k[..., None, :]
         ys.append(torch.einsum("bhvk, bhk -> bhv", state, q))
     torch.testing.assert_close(matrix, torch.stack(ys, dim=1), rtol=0, atol=1e-9)
 
 
-def test_every_weight_starts_where_the_authors_start_it():
-    mixer = Mamba2(64, 32, d_head=4)
-    steps = softplus(mixer.dt_bias)
-    assert ((mixer.A_log.exp() >= 1) & (mixer.A_log.exp() <= 16)).all()
-    assert (steps > 0.9e-3).all() and (steps < 1.1e-1).all() and steps.max() > 10 * steps.min()
-    assert (mixer.D == 1).all()
+def test_every_weight_starts_where_the_authors_start_it(drawn_from):
+    mixer = Mamba2(8, 4096, d_head=1)
+    steps = softplus(mixer.dt_bias).log()
+    drawn_from(steps, Uniform(math.log(1e-3), math.log(0.1), validate_args=False))
+    A = mixer.A_log.exp()
+    drawn_from(A, Uniform(1, 16, validate_args=False))
+    assert A.min() > 0.999 and A.max() < 16.001
+    assert (mixer.D == 1).all() and (mixer.norm == 1).all() and (mixer.conv.bias == 0).all()
+
+
+def test_the_defaults_are_the_authors():
+    """Twice as wide, 128 states, one group, four taps with a bias, no other bias, no limit on Δ."""
+    mixer = Mamba2(64)
+    assert mixer.n_heads == 4 and mixer.in_proj.weight.shape == (2 * 128 + 2 * 128 + 4, 64)
+    assert mixer.widths == (128, 128) and mixer.conv.weight.shape == (128 + 2 * 128, 4)
+    assert mixer.in_proj.bias is None and mixer.out.bias is None
+    assert mixer.dt_limit == (0, math.inf) and mixer.n_groups == 1 and mixer.eps == 1e-5
 
 
 def test_a_closed_step_keeps_the_state_and_an_open_one_forgets():
@@ -205,7 +184,8 @@ def test_a_closed_step_keeps_the_state_and_an_open_one_forgets():
 
 
 def test_wrong_options_get_one_clear_sentence():
-    with pytest.raises(ValueError, match="n_heads is 4, n_groups is 3"):
+    sentence = "n_heads is 4, n_groups is 3: each group needs the same number of heads"
+    with pytest.raises(ValueError, match=sentence):
         Mamba2(D, 4, n_groups=3)
     with pytest.raises(ValueError, match="form is 'scan': choose one of recurrent"):
         Mamba2(D, 4, form="scan")(torch.randn(1, 2, D))
