@@ -72,18 +72,11 @@ class MLA(Mixer):
         d_rope = d_nope // 2 if d_rope is None else d_rope
         d_v = d_v or d_nope
         kv_rank = kv_rank or 4 * d_nope
-        if theta is None and rope_base is not None:
-            if d_rope % 2:
-                raise ValueError(
-                    f"d_rope is {d_rope}: a rotation turns pairs of channels, so it must be even"
-                )
-            theta = rope_frequencies(d_rope, rope_base)
         self.n_heads = n_heads
-        self.d_nope = d_nope
-        self.d_rope = d_rope
+        self.d_nope, self.d_rope = d_nope, d_rope
         self.kv_rank = kv_rank
         self.attend = attend
-        self.theta = theta
+        self.theta = _frequencies(d_rope, rope_base) if theta is None else theta
         self.turn = partial(rotate, interleaved=interleaved, magnitude=magnitude)
         self.scale = (d_nope + d_rope) ** -0.5 if scale is None else scale
         self.q_down = None if q_rank is None else nn.Linear(d_model, q_rank, bias=bias)
@@ -135,3 +128,14 @@ class MLA(Mixer):
 
     def _attend(self, q, k, v):
         return choose(self.attend, attention.FORMS)(q, k, v, causal=True, scale=self.scale)
+
+
+def _frequencies(d_rope, rope_base):
+    """RoPE's θ for d_rope channels; None if there are no positions."""
+    if rope_base is None:
+        return None
+    if d_rope % 2:
+        raise ValueError(
+            f"d_rope is {d_rope}: a rotation turns pairs of channels, so it must be even"
+        )
+    return rope_frequencies(d_rope, rope_base)
