@@ -79,7 +79,7 @@ class MLSTMBlock(Mixer):
         nn.init.normal_(self.z.weight, std=small)
         nn.init.zeros_(self.i.weight)
         nn.init.zeros_(self.f.weight)
-        nn.init.normal_(self.i.bias, std=0.1)
+        self.i.bias.data = 0.1 * torch.randn(n_heads)
         self.f.bias.data = torch.linspace(3, 6, n_heads)
         nn.init.normal_(self.out.weight, std=2 / n_layers * d_model**-0.5)
 
