@@ -37,6 +37,15 @@ def test_one_gate_for_all_channels_is_gated_deltanets():
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
+def test_project_gives_what_the_recurrence_reads_with_and_without_a_state():
+    mixer, x = KDA(D).double(), draw()
+    _, S = recurrent(**mixer.project(x))
+    _, state = mixer(x[:, :5])
+    _, continued = recurrent(**mixer.project(x[:, 5:], state), state=state.S)
+    for ours in (S, continued):
+        torch.testing.assert_close(ours, mixer(x)[1].S, rtol=0, atol=1e-9)
+
+
 def test_negative_eigenvalues_double_the_write_strength():
     x, options = draw(), {"d_conv": 1}
     plain, doubled = KDA(D, **options).double(), KDA(D, **options, negative_eigenvalues=True)

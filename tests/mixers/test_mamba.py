@@ -7,6 +7,7 @@ import torch
 from torch.distributions import Uniform
 from torch.nn.functional import silu, softplus
 
+from seqlab.core.recurrence import recurrent
 from seqlab.mixers.mamba import Mamba
 
 D, E, N = 24, 36, 6
@@ -115,6 +116,15 @@ def test_every_channel_holds_its_own_state():
             h = torch.exp(-dt[t, e] * mixer.A_log[e].exp()) * h + dt[t, e] * B[t] * u[t, e]
             y[t, e] = C[t] @ h + mixer.D[e] * u[t, e]
     torch.testing.assert_close(mixer(x)[0][0], mixer.out(y * silu(z)), rtol=0, atol=1e-9)
+
+
+def test_project_gives_what_the_recurrence_reads_with_and_without_a_state():
+    mixer, x = Mamba(D, d_state=N).double(), torch.randn(2, 19, D, dtype=torch.float64)
+    _, S = recurrent(**mixer.project(x))
+    _, state = mixer(x[:, :5])
+    _, continued = recurrent(**mixer.project(x[:, 5:], state), state=state.S)
+    for ours in (S, continued):
+        torch.testing.assert_close(ours, mixer(x)[1].S, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 8, 100])

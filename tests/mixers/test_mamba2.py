@@ -6,6 +6,7 @@ import torch
 from torch.distributions import Uniform
 from torch.nn.functional import silu, softplus
 
+from seqlab.core.recurrence import recurrent
 from seqlab.mixers.mamba2 import Mamba2
 
 D = 24
@@ -135,6 +136,15 @@ def test_it_is_a_state_space_model_whose_step_the_input_chooses():
         g = (y.flatten() * silu(z[t])).unflatten(0, (2, -1))
         ys.append((g / (g.square().mean(-1, keepdim=True) + 1e-5).sqrt()).flatten() * mixer.norm)
     torch.testing.assert_close(mixer(x)[0][0], mixer.out(torch.stack(ys)), rtol=0, atol=1e-9)
+
+
+def test_project_gives_what_the_recurrence_reads_with_and_without_a_state():
+    mixer, x = Mamba2(D, 4, **SIZES).double(), torch.randn(2, 17, D, dtype=torch.float64)
+    _, S = recurrent(**mixer.project(x))
+    _, state = mixer(x[:, :5])
+    _, continued = recurrent(**mixer.project(x[:, 5:], state), state=state.S)
+    for ours in (S, continued):
+        torch.testing.assert_close(ours, mixer(x)[1].S, rtol=0, atol=1e-9)
 
 
 def test_ssd_has_two_readings():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from seqlab.core.exponential_gates import divide, stabilise
-from seqlab.core.recurrence import chunkwise
+from seqlab.core.recurrence import chunkwise, recurrent
 from seqlab.mixers.mlstm import MLSTM
 
 D, H, T = 32, 4, 19
@@ -68,6 +68,15 @@ def test_without_m_it_divides_by_n_q_alone():
     mixer, y = MLSTM(D, H, eps=0.0).double(), torch.randn(2, 3, H, 9).double()
     expected = F.layer_norm(y[..., :8] / y[..., 8:].abs(), (8,), eps=1e-6)
     torch.testing.assert_close(mixer.read(y), expected, rtol=0, atol=1e-12)
+
+
+def test_project_gives_what_the_recurrence_reads_with_and_without_a_state():
+    mixer, x = awake(MLSTM(D, H)), 2 * torch.randn(2, T, D, dtype=torch.float64)
+    _, S = recurrent(**mixer.project(x))
+    _, state = mixer(x[:, :5])
+    _, continued = recurrent(**mixer.project(x[:, 5:], state), state=state.S)
+    for ours in (S, continued):
+        torch.testing.assert_close(ours, mixer(x)[1].S, rtol=0, atol=1e-9)
 
 
 def test_the_unrolled_stabiliser_is_the_recurrence():

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Normal
 
+from seqlab.core.recurrence import recurrent
 from seqlab.mixers.mlstm_block import MLSTMBlock
 
 D, H, T = 32, 4, 19
@@ -51,6 +52,15 @@ def test_it_is_the_papers_block_without_stabiliser():
     true = state.S * state.m.exp()[..., None, None]
     torch.testing.assert_close(true, torch.cat([C, n[:, :, None]], dim=2), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(state.conv, u[:, -3:], rtol=0, atol=0)
+
+
+def test_project_gives_what_the_recurrence_reads_with_and_without_a_state():
+    mixer, x = awake(MLSTMBlock(D, H)), draw()
+    _, S = recurrent(**mixer.project(x))
+    _, state = mixer(x[:, :5])
+    _, continued = recurrent(**mixer.project(x[:, 5:], state), state=state.S)
+    for ours in (S, continued):
+        torch.testing.assert_close(ours, mixer(x)[1].S, rtol=0, atol=1e-9)
 
 
 def test_eps_is_added_to_the_denominator():
