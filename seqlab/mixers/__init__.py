@@ -1,6 +1,4 @@
-"""Sequence mixers, one architecture a file: forward(x, state) -> (y, state). `seqlab zoo` lists
-them.
-"""
+"""Sequence mixers, one architecture a file: (x, state) -> (y, state). `seqlab zoo` lists them."""
 
 from seqlab.mixers.abc import ABC
 from seqlab.mixers.attention import Attention
