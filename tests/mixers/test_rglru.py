@@ -3,9 +3,10 @@ from functools import partial
 
 import pytest
 import torch
-from torch.nn.functional import softplus
+from torch.nn.functional import gelu, softplus
 
 from seqlab.core.recurrence import recurrent
+from seqlab.core.scan import linear_scan
 from seqlab.mixers.rglru import RGLRU, bounded_sqrt
 
 D, H, W = 12, 3, 18
@@ -22,16 +23,10 @@ def gemma():
 
 def copy_into(ours, theirs):
     """The weights of a RecurrentGemma block, name by name."""
-    for name, part in {
-        "x": theirs.linear_x,
-        "y": theirs.linear_y,
-        "out": theirs.linear_out,
-    }.items():
-        getattr(ours, name).load_state_dict(part.state_dict())
-    ours.conv.weight.data, ours.conv.bias.data = (
-        theirs.conv_1d.weight.data[:, 0],
-        theirs.conv_1d.bias.data,
-    )
+    for name in ("x", "y", "out"):
+        getattr(ours, name).load_state_dict(getattr(theirs, f"linear_{name}").state_dict())
+    ours.conv.weight.data = theirs.conv_1d.weight.data[:, 0]
+    ours.conv.bias.data = theirs.conv_1d.bias.data
     ours.Lambda.data = theirs.rg_lru.recurrent_param.data
     for letter, name in {"r": "recurrent_gate", "i": "input_gate"}.items():
         for part in ("weight", "bias"):
@@ -41,8 +36,9 @@ def copy_into(ours, theirs):
 @pytest.mark.oracle
 @pytest.mark.parametrize("width", [12, 18])
 def test_a_block_of_recurrent_gemma_loads(gemma, width):
-    """Whole, and prefill then token by token; random weights, of a size at which their 1 - a² keeps
-    its digits.
+    """In one call, and as a prefill and then token by token.
+
+    The random weights have a size at which their 1 - a² keeps its digits.
     """
     config = gemma.RecurrentGemmaConfig(
         hidden_size=D, lru_width=width, num_attention_heads=H, conv1d_width=3, num_hidden_layers=1
@@ -54,9 +50,8 @@ def test_a_block_of_recurrent_gemma_loads(gemma, width):
     copy_into(ours, theirs)
     x, positions = torch.randn(2, 21, D, dtype=torch.float64), torch.arange(21).expand(2, -1)
     theirs.rg_lru._rnn_scan = partial(theirs.rg_lru._rnn_scan, acc_dtype=torch.float64)
-    torch.testing.assert_close(
-        ours(x)[0], theirs(x, positions, None, use_cache=False)[0], rtol=0, atol=1e-9
-    )
+    expected, _ = theirs(x, positions, None, use_cache=False)
+    torch.testing.assert_close(ours(x)[0], expected, rtol=0, atol=1e-9)
     if width == D:  # their cache is made for lru_width = hidden_size
         state = None
         for part in torch.tensor_split(torch.arange(21), [13, *range(14, 21)]):
@@ -67,13 +62,11 @@ def test_a_block_of_recurrent_gemma_loads(gemma, width):
 
 
 def test_it_is_the_papers_recurrence():
-    """Equations 1 to 4 written out channel by channel, with full matrices in place of the
-    blocks.
-    """
-    mixer, x = (
-        RGLRU(D, H, lru_width=W, d_conv=2).double(),
-        torch.randn(1, 9, D, dtype=torch.float64),
-    )
+    """Equations 1 to 4, channel by channel, with full matrices instead of the blocks."""
+    mixer = RGLRU(D, H, lru_width=W, d_conv=2).double()
+    x = torch.randn(1, 9, D, dtype=torch.float64)
+    for bias in (mixer.r_bias, mixer.i_bias, mixer.conv.bias):
+        bias.data.normal_()
     u = mixer.x(x)[0]
     u = torch.cat([torch.zeros(1, W, dtype=torch.float64), u]).unfold(0, 2, 1)  # (T, W, 2)
     u = (u * mixer.conv.weight).sum(-1) + mixer.conv.bias
@@ -85,16 +78,16 @@ def test_it_is_the_papers_recurrence():
         if t:
             h = a[t] * h + (1 - a[t] ** 2).sqrt() * i[t] * u[t]
         ys.append(h)
-    gate = torch.nn.functional.gelu(mixer.y(x)[0], approximate="tanh")
+    gate = gelu(mixer.y(x)[0], approximate="tanh")
     torch.testing.assert_close(mixer(x)[0][0], mixer.out(torch.stack(ys) * gate), rtol=0, atol=1e-9)
 
 
 def test_the_state_keeps_the_size_of_its_input():
-    """White noise of variance 1 through h = a h + √(1 - a²) x has variance 1 at every t and for
-    every a.
-    """
+    """White noise of variance 1 through h = a h + √(1 - a²) x keeps it, for every t and a."""
     mixer = RGLRU(D, 1)
-    mixer.r_weight.data.zero_(), mixer.i_weight.data.zero_(), mixer.i_bias.data.fill_(30)
+    mixer.r_weight.data.zero_()
+    mixer.i_weight.data.zero_()
+    mixer.i_bias.data.fill_(30)  # i = 1
     mixer.Lambda.data = torch.linspace(-8, 3, D)
     log_a, v = mixer._recurrence(torch.randn(20000, 6, D), first=True)
     h = recurrent(**mixer._as_heads(log_a, v))[0]
@@ -116,8 +109,43 @@ def test_a_gate_at_one_sends_a_bounded_gradient():
 
 
 def test_it_starts_where_the_authors_start_it():
-    kept = torch.exp(-softplus(RGLRU(400, 4).Lambda))
-    assert 0.9 <= kept.min() < 0.91 and 0.99 < kept.max() <= 0.999
+    """exp(-softplus(Λ))² is uniform in [0.9², 0.999²]; a gate's weights have deviation block^-½."""
+    mixer = RGLRU(2000, 40)
+    kept = torch.exp(-softplus(mixer.Lambda)).square().sort().values
+    even = torch.linspace(0.9**2, 0.999**2, 2000)
+    assert (kept - even).abs().max() < 0.01  # of 0.188: more than that once in 40,000 draws
+    assert kept.min() >= 0.9**2 - 1e-6 and kept.max() <= 0.999**2 + 1e-6
+    for weight in (mixer.r_weight, mixer.i_weight):
+        assert weight.shape == (40, 50, 50)
+        assert weight.std().item() == pytest.approx(50**-0.5, rel=0.02)
+        assert weight.mean().abs() < 0.02 * 50**-0.5
+    assert mixer.r_bias.eq(0).all() and mixer.i_bias.eq(0).all()
+
+
+def test_by_default_it_is_recurrent_gemmas():
+    """Four taps, biases everywhere, a GELU by tanh, and the gates in n_heads blocks."""
+    mixer = RGLRU(D)
+    assert len(mixer.r_weight) == 4 and mixer.conv.weight.shape == (D, 4)
+    assert all(W.bias is not None for W in (mixer.x, mixer.y, mixer.out, mixer.conv))
+    assert RGLRU(D, bias=False).out.bias is None and RGLRU(D, activation=abs).activation is abs
+    y = torch.linspace(-3, 3, 7)
+    torch.testing.assert_close(mixer.activation(y), gelu(y, approximate="tanh"))
+
+
+def test_a_kernel_is_a_form():
+    """Any function of (a, b, h0), as `linear_scan`."""
+    calls = []
+
+    def kernel(a, b, h0):
+        calls.append(h0)
+        return linear_scan(a, b, h0)
+
+    ours, theirs, x = RGLRU(D, H), RGLRU(D, H, form=kernel), torch.randn(2, 9, D)
+    theirs.load_state_dict(ours.state_dict())
+    y, state = theirs(x)
+    torch.testing.assert_close(y, ours(x)[0])
+    theirs(x, state)
+    assert calls[0] is None and calls[1].shape == (2, D)
 
 
 def test_wrong_options_get_one_clear_sentence():

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from seqlab.core.recurrence import recurrent
 from seqlab.layers.inner_loop import one
@@ -10,7 +11,7 @@ K = D // H
 
 
 def trained(**options):
-    """A layer whose parameters are all away from their first values, in float64."""
+    """A layer whose parameters have all moved from their starts, in float64."""
     mixer = TTTLinear(D, H, mini_batch=C, **options).double()
     for name, p in mixer.named_parameters():
         p.data += (0.3 if "first" in name else 0.1) * torch.randn_like(p)
@@ -18,9 +19,7 @@ def trained(**options):
 
 
 def inner_inputs(mixer, x):
-    """q, k, v (T, H, K) of one sequence, and the step sizes e (T), η (T, H), from the formulas of
-    the paper.
-    """
+    """q, k, v (T, H, K) of one sequence, and the paper's step sizes e (T), η (T, H)."""
     place = torch.arange(len(x)) % mixer.mini_batch
     q, k, v, _ = mixer.inputs(x[None], place, None)
     eta = mixer.base_lr / K / (1 + torch.exp(-(x @ mixer.eta.weight.T + mixer.eta.bias)))
@@ -36,11 +35,12 @@ def inner_model(params, x, mixer, h):
 
 
 def by_autograd(mixer, x):
-    """y of one sequence (T, D): every inner gradient from autograd, each token of a mini-batch at
-    the same W_s.
-    """
+    """y of one sequence (T, D), with inner gradients from autograd, at one W_s per mini-batch."""
+
+    def loss(params, k, v, h):
+        return 0.5 * (inner_model(params, k, mixer, h) - (v - k)).square().sum()
+
     q, k, v, e, eta = inner_inputs(mixer, x)
-    loss = lambda p, k, v, h: 0.5 * (inner_model(p, k, mixer, h) - (v - k)).square().sum()  # noqa: E731
     ys = torch.zeros_like(q)
     for h in range(H):
         W_s = {"W": mixer.first[0][h, :, :-1], "b": mixer.first[0][h, :, -1]}
@@ -52,16 +52,12 @@ def by_autograd(mixer, x):
             ys[t, h] = q[t, h] + inner_model(W_t, q[t, h], mixer, h)
             if (t + 1) % mixer.mini_batch == 0:
                 W_s, sums = W_t, {name: 0 for name in W_s}
-    return mixer.out(
-        mixer.norm(ys.flatten(-2)) * torch.nn.functional.gelu(mixer.g(x), approximate="tanh")
-    )
+    return mixer.out(mixer.norm(ys.flatten(-2)) * F.gelu(mixer.g(x), approximate="tanh"))
 
 
 @pytest.mark.parametrize("form", ["dual", "primal"])
 def test_it_is_gradient_descent_on_the_inner_loss_and_so_are_its_outer_gradients(form):
-    """The outer gradient goes through every inner gradient: second derivatives of the inner loss,
-    also by autograd.
-    """
+    """Outer gradients pass through every inner gradient: second derivatives, also by autograd."""
     mixer, x = trained(form=form), torch.randn(2, T, D, dtype=torch.float64)
     ours, theirs = mixer(x)[0], torch.stack([by_autograd(mixer, row) for row in x])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
@@ -80,14 +76,13 @@ def test_q_and_k_are_two_convolutions_of_one_projection_turned_by_their_place_in
         u = sum(padded[j : j + T] * conv.weight[:, j] for j in range(4)) + conv.bias
         pairs = torch.view_as_complex(u.reshape(T, H, K // 2, 2))
         turn = torch.polar(torch.ones_like(theta), theta)[None] ** (torch.arange(T) % C)[:, None]
-        torch.testing.assert_close(
-            torch.view_as_real(pairs * turn[:, None]).flatten(-2), ours, rtol=0, atol=1e-12
-        )
+        turned = torch.view_as_real(pairs * turn[:, None]).flatten(-2)
+        torch.testing.assert_close(ours, turned, rtol=0, atol=1e-12)
     torch.testing.assert_close(v.flatten(-2), x[0] @ mixer.v.weight.T, rtol=0, atol=1e-12)
 
 
 def test_one_gradient_step_without_layer_norm_at_batch_1_is_the_delta_rule():
-    """z = S q of DeltaNet with beta = e η, a bias as a key channel of ones, and the value v - k."""
+    """z = S q of DeltaNet: beta = e η, a key channel of ones for the bias, and the value v - k."""
     mixer = TTTLinear(D, H, mini_batch=1, inner_norm=False, d_conv=None, gate=False).double()
     x = torch.randn(1, T, D, dtype=torch.float64)
     q, k, v, e, eta = inner_inputs(mixer, x[0])
@@ -95,9 +90,8 @@ def test_one_gradient_step_without_layer_norm_at_batch_1_is_the_delta_rule():
     q1, k1 = (torch.cat([u[None], ones], dim=-1) for u in (q, k))
     z, S = recurrent(q1, k1, (v - k)[None], beta=e[0] * eta[None], state=mixer.first[0][None])
     y, state = mixer(x)
-    torch.testing.assert_close(
-        y, mixer.out(mixer.norm((q[None] + z).flatten(-2))), rtol=0, atol=1e-10
-    )
+    expected = mixer.out(mixer.norm((q[None] + z).flatten(-2)))
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
     torch.testing.assert_close(state.weights[0], S, rtol=0, atol=1e-10)
 
 
@@ -122,10 +116,17 @@ def test_a_mini_batch_in_progress_waits_in_the_state():
     assert (state.sums[0] == 0).all()
 
 
+def test_by_default_it_is_the_authors():
+    """Four heads here; base_lr 1, mini-batches of 16, W_0 normal of deviation 0.02 with bias 0."""
+    mixer = TTTLinear(256)
+    (W,) = mixer.first
+    assert W.shape == (4, 64, 65) and mixer.base_lr == 1.0 and mixer.mini_batch == 16
+    assert W[..., :-1].std().item() == pytest.approx(0.02, rel=0.03) and W[..., -1].eq(0).all()
+
+
 def test_wrong_options_get_one_clear_sentence():
-    with pytest.raises(
-        ValueError, match="d_model is 12, n_heads is 4: each head needs an even width"
-    ):
+    sentence = "d_model is 12, n_heads is 4: each head needs an even width"
+    with pytest.raises(ValueError, match=sentence):
         TTTLinear(12, 4)
     with pytest.raises(ValueError, match="form is 'scan': choose 'dual' or 'primal'"):
         TTTLinear(D, H, form="scan")
@@ -135,42 +136,29 @@ def test_wrong_options_get_one_clear_sentence():
 
 @pytest.mark.oracle
 def test_against_fla(fla):
-    """fla's steps depend on the row i alone, as ours do when every η is the same. Where the authors
-    and we read q + LN(z), it reads z + LN(z). It changes q in place: a clone.
+    """fla's steps depend only on the row i, as ours do if every η is the same.
+
+    The authors and we read q + LN(z), fla z + LN(z). It changes q in place, so q is cloned.
     """
     mixer, x = TTTLinear(D, H, mini_batch=16).double(), torch.randn(2, 48, D, dtype=torch.float64)
     mixer.first[0].data += 0.3 * torch.randn_like(mixer.first[0])
     place = torch.arange(48) % 16
     q, k, v, _ = mixer.inputs(x, place, None)
     q, k, v = (u.transpose(1, 2) for u in (q, k, v))  # (B, H, T, K)
-    e, eta = (
-        1 / (place[:, None] + 1).double(),
-        torch.full((2, H, 48, 1), 0.5 / K, dtype=torch.float64),
-    )
-    first = [mixer.first[0].expand(2, -1, -1, -1)]
-    z, weights, _ = mixer.dual(
-        one(q), one(k), v - k, eta, e, first, [torch.zeros_like(first[0])], 0
-    )
-    W, b = (
-        mixer.first[0][None, :, :, :-1].mT.expand(2, -1, -1, -1),
-        mixer.first[0][None, :, None, :, -1],
-    )
+    e = 1 / (place[:, None] + 1).double()
+    eta = torch.full((2, H, 48, 1), 0.5 / K, dtype=torch.float64)
+    first = mixer.first[0]
+    W_0, sums = first.expand(2, -1, -1, -1), torch.zeros(2, *first.shape, dtype=torch.float64)
+    z, weights, _ = mixer.dual(one(q), one(k), v - k, eta, e, [W_0], [sums], 0)
     heads = (u.transpose(1, 2) for u in (q.clone(), k, v))
     norm = (u[:, 0] for u in mixer.inner_norm)
+    steps = (e * eta).transpose(1, 2)
+    W = first[None, :, :, :-1].mT.expand(2, -1, -1, -1).float()
+    b = first[None, :, None, :, -1].float()
     y, W, b = fla("ttt").chunk_ttt_linear_ref(
-        *heads,
-        *norm,
-        (e * eta).transpose(1, 2),
-        1.0,
-        1e-6,
-        16,
-        W.float(),
-        b.float(),
-        output_final_state=True,
+        *heads, *norm, steps, 1.0, 1e-6, 16, W, b, output_final_state=True
     )
-    torch.testing.assert_close(
-        z + mixer.layer_norm(z), y.transpose(1, 2).double(), rtol=0, atol=1e-5
-    )
-    torch.testing.assert_close(
-        weights[0], torch.cat([W.mT, b.mT], dim=-1).double(), rtol=0, atol=1e-5
-    )
+    ours, theirs = z + mixer.layer_norm(z), y.transpose(1, 2).double()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    theirs = torch.cat([W.mT, b.mT], dim=-1).double()
+    torch.testing.assert_close(weights[0], theirs, rtol=0, atol=1e-5)

@@ -8,7 +8,7 @@ K = D // H
 
 
 def trained(**options):
-    """A layer whose parameters are all away from their first values, in float64."""
+    """A layer whose parameters have all moved from their starts, in float64."""
     mixer = TTTMLP(D, H, mini_batch=C, base_lr=0.5, **options).double()
     for name, p in mixer.named_parameters():
         p.data += (0.3 if "first" in name else 0.1) * torch.randn_like(p)
@@ -28,14 +28,15 @@ def inner_model(params, x, mixer, h):
 
 
 def by_autograd(mixer, x):
-    """y of one sequence (T, D): every inner gradient from autograd, each token of a mini-batch at
-    the same W_s.
-    """
+    """y of one sequence (T, D), with inner gradients from autograd, at one W_s per mini-batch."""
+
+    def loss(params, k, v, h):
+        return 0.5 * (inner_model(params, k, mixer, h) - (v - k)).square().sum()
+
     place = torch.arange(len(x)) % C
     q, k, v = (u[0] for u in mixer.inputs(x[None], place, None)[:3])
     eta = mixer.base_lr / K / (1 + torch.exp(-(x @ mixer.eta.weight.T + mixer.eta.bias)))
     e = (1 / (place + 1).double() + mixer.learned_e[place]).clamp(min=0)
-    loss = lambda p, k, v, h: 0.5 * (inner_model(p, k, mixer, h) - (v - k)).square().sum()  # noqa: E731
     ys = torch.zeros_like(q)
     for h in range(H):
         W_s = [part for W in mixer.first for part in (W[h, :, :-1], W[h, :, -1])]
@@ -52,9 +53,7 @@ def by_autograd(mixer, x):
 
 @pytest.mark.parametrize("form", ["dual", "primal"])
 def test_it_is_gradient_descent_on_the_inner_loss_and_so_are_its_outer_gradients(form):
-    """The outer gradient goes through every inner gradient: second derivatives of the inner loss,
-    also by autograd.
-    """
+    """Outer gradients pass through every inner gradient: second derivatives, also by autograd."""
     mixer, x = trained(form=form), torch.randn(2, T, D, dtype=torch.float64)
     ours, theirs = mixer(x)[0], torch.stack([by_autograd(mixer, row) for row in x])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
@@ -64,8 +63,16 @@ def test_it_is_gradient_descent_on_the_inner_loss_and_so_are_its_outer_gradients
 
 
 def test_its_inner_model_is_four_times_as_wide_inside():
-    W_1, W_2 = TTTMLP(D, H).first
+    mixer = TTTMLP(D, H)
+    W_1, W_2 = mixer.first
     assert W_1.shape == (H, 4 * K, K + 1) and W_2.shape == (H, K, 4 * K + 1)
+    assert mixer.base_lr == 0.1 and TTTMLP(D).n_heads == 4
+
+
+def test_wrong_widths_get_one_clear_sentence():
+    sentence = "d_model is 12, n_heads is 4: each head needs an even width"
+    with pytest.raises(ValueError, match=sentence):
+        TTTMLP(12, 4)
 
 
 def test_wrong_options_get_one_clear_sentence():
