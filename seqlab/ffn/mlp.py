@@ -6,10 +6,9 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """W_2 gelu(W_1 x): the feed-forward layer of the 2017 Transformer, with GELU for ReLU. d_ff
-    defaults to 4 D.
+    """W_2 gelu(W_1 x): the feed-forward layer of the 2017 Transformer, with GELU for ReLU.
 
-    activation=F.relu is the original's.
+    d_ff defaults to 4 D. activation=F.relu is the original's.
     """
 
     def __init__(
@@ -18,11 +17,12 @@ class MLP(nn.Module):
         d_ff: int | None = None,
         *,
         bias: bool = True,
-        activation: Callable = F.gelu,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
     ):
         super().__init__()
-        self.up = nn.Linear(d_model, d_ff or 4 * d_model, bias=bias)
-        self.down = nn.Linear(d_ff or 4 * d_model, d_model, bias=bias)
+        d_ff = d_ff or 4 * d_model
+        self.up = nn.Linear(d_model, d_ff, bias=bias)
+        self.down = nn.Linear(d_ff, d_model, bias=bias)
         self.activation = activation
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
