@@ -1,20 +1,24 @@
-"""A language model is a list of mixers: `LanguageModel(256, 128, [partial(RetNet, n_heads=4)] *
-4)`.
+"""A language model is a list of mixers.
+
+`LanguageModel(256, 128, [partial(RetNet, n_heads=4)] * 4)` has four layers of RetNet.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from seqlab.core.inputs import wide
 from seqlab.ffn import SwiGLU
 from seqlab.layers.norm import RMSNorm
 
 Make = Callable[[int], nn.Module]  # d_model -> module
+MakeNorm = Callable[[int, float], nn.Module]  # (d_model, eps) -> module
 
 
 def _mix(mixer, x, state, shared):
@@ -24,11 +28,11 @@ def _mix(mixer, x, state, shared):
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + ffn(norm(x)): pre-norm, each part added to the residual stream.
 
-    forward(x, state, shared) -> (x, state). The state is the mixer's; with an ffn that has one too
-    (class attribute `has_state = True`: forward(x, state) -> (y, state)), it is the pair (mixer's,
-    ffn's). A part with the class attribute `shares = True` is given `shared` as well, the dict all
-    blocks see during one pass of the model. A subclass may wire its parts otherwise, and stand for
-    itself among a LanguageModel's mixers.
+    forward(x, state, shared) -> (x, state). The state is the mixer's. If the ffn has one too (class
+    attribute `has_state = True`: forward(x, state) -> (y, state)), the state is the pair (mixer's,
+    ffn's). A part with the class attribute `shares = True` is also given `shared`, a dict that all
+    blocks see during one pass of the model. A subclass may connect its parts in another way, and be
+    one of a LanguageModel's mixers itself.
     """
 
     def __init__(
@@ -37,14 +41,16 @@ class Block(nn.Module):
         mixer: nn.Module,
         ffn: nn.Module | None = None,
         eps: float = 1e-6,
-        norm=RMSNorm,
+        norm: MakeNorm = RMSNorm,
     ):
         super().__init__()
-        self.mixer_norm, self.mixer = norm(d_model, eps), mixer
-        self.ffn_norm, self.ffn = (None, None) if ffn is None else (norm(d_model, eps), ffn)
+        self.mixer_norm = norm(d_model, eps)
+        self.mixer = mixer
+        self.ffn_norm = None if ffn is None else norm(d_model, eps)
+        self.ffn = ffn
 
     def forward(
-        self, x: Float[Tensor, "B T D"], state=None, shared: dict | None = None
+        self, x: Float[Tensor, "B T D"], state: Any = None, shared: dict | None = None
     ) -> tuple[Float[Tensor, "B T D"], Any]:
         pair = getattr(self.ffn, "has_state", False)
         mixer_state, ffn_state = state if pair and state is not None else (state, None)
@@ -67,17 +73,24 @@ class Block(nn.Module):
 
 
 class PostNormBlock(Block):
-    """norm(α x + β part(x)) for mixer and ffn: the wiring of the 2017 Transformer
-    (arXiv:1706.03762), α = β = 1.
+    """norm(α x + β part(x)) for mixer and ffn: the wiring of the 2017 Transformer.
 
-    Only normalised numbers are ever on the stream. Larger α keeps more of it: DeepNorm
-    (arXiv:2203.00555). mixer_scale and ffn_scale are pairs (α, β). The last norm of the last block
-    leaves no work for a final one (`final_norm=False`).
+    Vaswani et al. 2017, arXiv:1706.03762, has α = β = 1. The difference from Block: only normalised
+    numbers are ever on the stream. A larger α keeps more of it: DeepNorm (arXiv:2203.00555).
+    mixer_scale and ffn_scale are pairs (α, β). The last block ends with a norm, so the model needs
+    no further one (`final_norm=False`).
     """
 
-    def __init__(self, *args, mixer_scale=(1.0, 1.0), ffn_scale=(1.0, 1.0), **options):
+    def __init__(
+        self,
+        *args,
+        mixer_scale: tuple[float, float] = (1.0, 1.0),
+        ffn_scale: tuple[float, float] = (1.0, 1.0),
+        **options,
+    ):
         super().__init__(*args, **options)
-        self.mixer_scale, self.ffn_scale = mixer_scale, ffn_scale
+        self.mixer_scale = mixer_scale
+        self.ffn_scale = ffn_scale
 
     def add(self, x, name, state, shared):
         alpha, beta = getattr(self, f"{name}_scale")
@@ -86,40 +99,41 @@ class PostNormBlock(Block):
 
 
 class Parallel(nn.Module):
-    """Several mixers side by side on the same input: the mean of norm_i(mixer_i(x)) (Hymba,
-    arXiv:2411.13676).
+    """Several mixers side by side on the same input: the mean of norm_i(mixer_i(x)).
 
-    The norms' weights learn how much each counts. The state is the list of the mixers' states.
+    Hymba (Dong et al. 2024, arXiv:2411.13676). The weights of the norms learn how much each mixer
+    counts. The state is the list of the mixers' states.
     """
 
     shares = True
 
-    def __init__(self, d_model: int, mixers: Sequence[Make], *, eps: float = 1e-6, norm=RMSNorm):
+    def __init__(
+        self, d_model: int, mixers: Sequence[Make], *, eps: float = 1e-6, norm: MakeNorm = RMSNorm
+    ):
         super().__init__()
         self.mixers = nn.ModuleList(make(d_model) for make in _factories("mixers", mixers))
         self.norms = nn.ModuleList(norm(d_model, eps) for _ in mixers)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], state=None, shared=None
+        self, x: Float[Tensor, "B T D"], state: list | None = None, shared: dict | None = None
     ) -> tuple[Float[Tensor, "B T D"], list]:
         states = state or [None] * len(self.mixers)
         outputs = [_mix(mixer, x, s, shared) for mixer, s in zip(self.mixers, states, strict=True)]
-        total = sum(norm(y) for norm, (y, _) in zip(self.norms, outputs, strict=True))
-        return total / len(outputs), [s for _, s in outputs]
+        normed = [norm(y) for norm, (y, _) in zip(self.norms, outputs, strict=True)]
+        return reduce(torch.add, normed) / len(normed), [s for _, s in outputs]
 
 
 class LanguageModel(nn.Module):
-    """Embedding, blocks, norm, head. `mixers` holds one factory per block, each called with
-    d_model.
+    """Embedding, blocks, norm, head. `mixers` holds one factory per block, called with d_model.
 
-    Four times the same factory makes four equal layers. Mixers whose start depends on their place
-    are told it by theirs: [partial(RWKV7, layer=l, n_layers=L) for l in range(L)] (all RWKV and
+    The same factory four times makes four equal layers. A mixer whose start depends on its layer
+    gets it from its factory: [partial(RWKV7, layer=l, n_layers=L) for l in range(L)] (all RWKV and
     LightningAttention; HGRN2 has lower_bound, Differential depth).
 
     ffn is a factory too (default SwiGLU; None for blocks of a mixer alone), or a list of them, one
-    per block. A factory in `mixers` that returns a Block brings its own wiring and ffn; all others
-    are wrapped in `block`. norm is called with (d_model, eps): RMSNorm or nn.LayerNorm. tie: the
-    head reuses the embedding. embedding_scale multiplies the embedding's output, embedding_norm
+    per block. A factory in `mixers` that returns a Block brings its own wiring and ffn; every other
+    mixer is wrapped in `block`. norm is called with (d_model, eps): RMSNorm or nn.LayerNorm. tie:
+    the head reuses the embedding. embedding_scale multiplies the embedding's output, embedding_norm
     normalises it. logit_cap c bends the logits to c tanh(logits / c).
     """
 
@@ -131,7 +145,7 @@ class LanguageModel(nn.Module):
         ffn: Make | Sequence[Make | None] | None = SwiGLU,
         *,
         block: Callable[..., Block] = Block,
-        norm: Callable[[int, float], nn.Module] = RMSNorm,
+        norm: MakeNorm = RMSNorm,
         eps: float = 1e-6,
         tie: bool = False,
         embedding_scale: float = 1.0,
@@ -141,24 +155,18 @@ class LanguageModel(nn.Module):
         logit_cap: float | None = None,
     ):
         super().__init__()
-        ffns = ffn if isinstance(ffn, Sequence) else [ffn] * len(_factories("mixers", mixers))
-        if len(_factories("ffn", ffns)) != len(mixers):
-            raise ValueError(
-                f"ffn has {len(ffns)} entries, mixers has {len(mixers)}: one per block is needed"
-            )
+        ffns = _one_per_block(ffn, mixers)
         self.embedding = nn.Embedding(vocab, d_model)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.embedding_norm = norm(d_model, eps) if embedding_norm else nn.Identity()
-        self.embedding_scale, self.logit_cap = embedding_scale, logit_cap
+        self.embedding_scale = embedding_scale
+        self.logit_cap = logit_cap
         self.blocks = nn.ModuleList()
         for make, make_ffn in zip(mixers, ffns, strict=True):
             made = make(d_model)
-            is_block = isinstance(made, Block)
-            self.blocks.append(
-                made
-                if is_block
-                else block(d_model, made, make_ffn and make_ffn(d_model), eps, norm)
-            )
+            if not isinstance(made, Block):
+                made = block(d_model, made, make_ffn and make_ffn(d_model), eps, norm)
+            self.blocks.append(made)
         self.norm = norm(d_model, eps) if final_norm else nn.Identity()
         self.head = nn.Linear(d_model, vocab, bias=head_bias)
         if tie:
@@ -172,7 +180,8 @@ class LanguageModel(nn.Module):
         states = [None] * len(self.blocks) if states is None else states
         if len(states) != len(self.blocks):
             raise ValueError(
-                f"there are {len(states)} states for {len(self.blocks)} blocks: give one each, or None"
+                f"there are {len(states)} states for {len(self.blocks)} blocks: "
+                "give one each, or None"
             )
         x = self.embedding_norm(self.embedding(tokens) * self.embedding_scale)
         shared = {"embedding": x}
@@ -181,13 +190,24 @@ class LanguageModel(nn.Module):
             x, state = block(x, state, shared)
             new_states.append(state)
         logits = self.head(self.norm(x))
-        return (
-            logits if self.logit_cap is None else self.logit_cap * (logits / self.logit_cap).tanh()
-        ), new_states
+        if self.logit_cap is not None:
+            logits = (logits / self.logit_cap).tanh() * self.logit_cap
+        return logits, new_states
+
+
+def _one_per_block(ffn, mixers) -> Sequence[Make | None]:
+    """The list of the ffns' factories, after a check of both lists."""
+    _factories("mixers", mixers)
+    ffns = ffn if isinstance(ffn, Sequence) else [ffn] * len(mixers)
+    if len(_factories("ffn", ffns)) != len(mixers):
+        raise ValueError(
+            f"ffn has {len(ffns)} entries, mixers has {len(mixers)}: one per block is needed"
+        )
+    return ffns
 
 
 def _factories(name, given):
-    """`given`, a list of what can be called with d_model; TypeError names the entry that cannot."""
+    """`given`, a list of callables that take d_model; TypeError names the entry that is not."""
     if not isinstance(given, Sequence):
         raise TypeError(
             f"{name} is {given!r}: give a list with one factory per block, such as [RetNet] * 4"
@@ -196,11 +216,12 @@ def _factories(name, given):
         if isinstance(make, nn.Module):
             what = type(make).__name__
             raise TypeError(
-                f"{name}[{i}] is a {what} that is made already: give what makes it, {what} or partial({what}, ...)"
+                f"{name}[{i}] is already a module: give its factory, {what} or partial({what}, ...)"
             )
         if (make is not None and not callable(make)) or (make is None and name == "mixers"):
             raise TypeError(
-                f"{name}[{i}] is {make!r}: give a class or function that makes a module from d_model"
+                f"{name}[{i}] is {make!r}: "
+                "give a class or function that makes a module from d_model"
             )
     return given
 
@@ -211,11 +232,12 @@ def _check_tokens(tokens, name="tokens"):
         raise TypeError(f"{name} is {what}: a tensor of integers (batch, time) is needed")
     if tokens.ndim != 2:
         raise ValueError(
-            f"{name} has shape {tuple(tokens.shape)}: (batch, time) is needed; one sequence of T tokens is (1, T)"
+            f"{name} has shape {tuple(tokens.shape)}: (batch, time) is needed; "
+            "one sequence of T tokens is (1, T)"
         )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def stream(
     model: LanguageModel,
     prompt: Int[Tensor, "B T"],
@@ -227,9 +249,43 @@ def stream(
 ) -> Iterator[Int[Tensor, " B"]]:
     """Yield n_tokens new tokens one by one.
 
-    temperature 0 takes the likeliest token; top_k samples among the k likeliest. The model reads in
-    eval mode, whatever mode it is in, and is left in its own.
+    temperature 0 takes the likeliest token; top_k samples among exactly the k likeliest. The model
+    reads in eval mode, and each of its modules is returned to its own mode afterwards.
     """
+    _check_sampling(prompt, n_tokens, temperature, top_k)
+    _check_decodes(model)
+    tokens = prompt
+    states = None
+    for _ in range(n_tokens):
+        with _evaluating(model):
+            logits, states = model(tokens, states)
+        token = _sample(logits[:, -1], temperature, top_k, generator)
+        yield token
+        tokens = token[:, None]
+
+
+def generate(
+    model: LanguageModel, prompt: Int[Tensor, "B T"], n_tokens: int, **sampling: Any
+) -> Int[Tensor, "B T_new"]:
+    """The prompt continued by n_tokens tokens (B, T + n_tokens). Sampling options: see `stream`."""
+    new = [token[:, None] for token in stream(model, prompt, n_tokens, **sampling)]
+    return torch.cat([prompt, *new], dim=1)
+
+
+@contextmanager
+def _evaluating(model):
+    """As after model.eval() (no dropout, jitter or counts); then each module's own mode again."""
+    modes = {module: module.training for module in model.modules()} if model.training else {}
+    if modes:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _check_sampling(prompt, n_tokens, temperature, top_k):
     _check_tokens(prompt, "prompt")
     if prompt.shape[1] == 0:
         raise ValueError("the prompt is empty: give at least one token to continue from")
@@ -241,62 +297,44 @@ def stream(
         raise ValueError(
             f"top_k is {top_k}: at least 1 token must be left to choose from (None: all)"
         )
-    _check_decodes(model)
-    tokens, states = prompt, None
-    for _ in range(n_tokens):
-        with _evaluating(model):
-            logits, states = model(tokens, states)
-        token = _sample(logits[:, -1], temperature, top_k, generator)
-        yield token
-        tokens = token[:, None]
-
-
-def generate(
-    model: LanguageModel, prompt: Int[Tensor, "B T"], n_tokens: int, **sampling
-) -> Int[Tensor, "B T_new"]:
-    """The prompt continued by n_tokens tokens (B, T + n_tokens). Sampling options: see `stream`."""
-    return torch.cat(
-        [prompt, *(token[:, None] for token in stream(model, prompt, n_tokens, **sampling))], dim=1
-    )
-
-
-@contextmanager
-def _evaluating(model):
-    """Without dropout, jitter or counts, as after model.eval(); then each module is in its own mode
-    again.
-    """
-    modes = {module: module.training for module in model.modules()} if model.training else {}
-    if modes:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _check_decodes(model):
-    """Parts say of themselves what stands in the way: `causal = False`, or (routers) `per_token =
-    False`.
-    """
+    """A part that cannot be decoded has `causal = False`, or (a router) `per_token = False`."""
     for part in model.modules():
         name = type(part).__name__
         if not getattr(part, "causal", True):
             raise ValueError(
-                f"{name} sees the whole sequence, later tokens too: a model with it cannot continue a text"
+                f"{name} sees the whole sequence, later tokens too: "
+                "a model with it cannot continue a text"
             )
         if not getattr(part, "per_token", True):
             warnings.warn(
-                f"{name} counts places within what it is given, so token by token it drops none: the text may differ"
-                " from the sequence read at once (capacity_factor=None has no places to count)",
+                f"{name} counts places within what it is given, so token by token it drops none: "
+                "the text may differ from the sequence read at once "
+                "(capacity_factor=None has no places to count)",
                 stacklevel=3,
             )
 
 
-def _sample(logits, temperature, top_k, generator):
-    if temperature == 0:
+def _sample(
+    logits: Float[Tensor, "B vocab"],
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator | None,
+) -> Int[Tensor, " B"]:
+    """One token per row, drawn from softmax(logits / temperature) over the top_k largest logits.
+
+    The largest logit is subtracted before the division, in float64: so the largest quotient is 0,
+    and a temperature however small gives neither ∞ - ∞ nor 0 / 0, but the argmax.
+    """
+    if temperature == 0 or len(logits) == 0:
         return logits.argmax(-1)
+    logits = wide(logits)
     if top_k is not None:
-        floor = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < floor, -torch.inf)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+        best = logits.topk(min(top_k, logits.shape[-1])).indices  # exactly top_k, also in a tie
+        others = torch.ones_like(logits, dtype=torch.bool).scatter(-1, best, False)
+        logits = logits.masked_fill(others, -torch.inf)
+    below = logits - logits.amax(-1, keepdim=True)
+    p = (below.double() / temperature).softmax(-1).to(logits.dtype)
+    return torch.multinomial(p, 1, generator=generator)[:, 0]

@@ -82,10 +82,10 @@ def test_a_module_that_is_made_already_is_named():
     for mixers in ([HYBRID[0], RetNet(16)], [partial(Parallel, mixers=[HYBRID[0], RetNet(16)])]):
         with pytest.raises(
             TypeError,
-            match=r"mixers\[1\] is a RetNet that is made already: give .* partial\(RetNet",
+            match=r"mixers\[1\] is already a module: give .* partial\(RetNet",
         ):
             LanguageModel(29, 16, mixers)
-    with pytest.raises(TypeError, match=r"ffn\[0\] is a SwiGLU that is made already"):
+    with pytest.raises(TypeError, match=r"ffn\[0\] is already a module: give its factory, SwiGLU"):
         LanguageModel(29, 16, HYBRID, SwiGLU(16))
 
 

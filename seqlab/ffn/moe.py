@@ -86,8 +86,7 @@ def check_options(unknown: dict, **factories: Callable):
         if isinstance(make, nn.Module):
             what = type(make).__name__
             raise TypeError(
-                f"{name} is a {what} that is made already: give {what} itself or "
-                f"partial({what}, ...)"
+                f"{name} is already a module: give its factory, {what} or partial({what}, ...)"
             )
 
 
@@ -128,11 +127,9 @@ def mix_sorted(
     pairs, load = by_expert(routing)
     tokens = pairs // routing.experts.shape[-1]
     slices = x.index_select(0, tokens).split(load)
-    served = []
-    for expert, part in zip(experts, slices, strict=True):
-        # In training an expert without tokens runs too: its gradient is zero, not missing.
-        if len(part) or torch.is_grad_enabled():
-            served.append(expert(part))
+    # In training an expert without tokens runs too: its gradient is zero, not missing.
+    every = torch.is_grad_enabled() or len(x) == 0
+    served = [E(part) for E, part in zip(experts, slices, strict=True) if every or len(part)]
     weights = routing.weights.flatten().index_select(0, pairs)
     y = torch.cat(served) * weights[:, None]  # (pairs, D)
     return torch.zeros_like(wide(x)).index_add(0, tokens, wide(y)).to(x.dtype)

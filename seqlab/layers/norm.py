@@ -11,10 +11,13 @@ from seqlab.core.inputs import wide
 def rms_norm(
     x: Float[Tensor, "*B D"], weight: Float[Tensor, " D"] | None = None, eps: float = 1e-6
 ) -> Float[Tensor, "*B D"]:
-    """x / sqrt(mean(x²) + eps) · weight, the mean over the last axis, in float32 at least."""
+    """x / sqrt(mean(x²) + eps) · weight, the mean over the last axis, in float32 at least.
+
+    The result has x's dtype, also if the weight's is wider.
+    """
     exact = wide(x)
     y = (exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
-    return y if weight is None else y * weight
+    return y if weight is None else (y * weight).to(x.dtype)
 
 
 def l2norm(x: Float[Tensor, "*B D"], eps: float = 1e-6) -> Float[Tensor, "*B D"]:

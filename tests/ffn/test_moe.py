@@ -194,12 +194,12 @@ def test_a_shared_expert_of_unknown_width_gets_one_clear_sentence():
         (
             {"router": MixtralRouter(D, E)},
             TypeError,
-            "router is a MixtralRouter that is made already: give MixtralRo",
+            r"router is already a module: give its factory, MixtralRouter or partial\(MixtralRo",
         ),
         (
             {"expert": SwiGLU(D)},
             TypeError,
-            r"expert is a SwiGLU that is made already: .* partial\(SwiGLU, ...\)",
+            r"expert is already a module: .* partial\(SwiGLU, ...\)",
         ),
         (
             {"router": DeepSeekV3Router},
