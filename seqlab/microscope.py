@@ -1,12 +1,13 @@
-"""The state microscope's eye: what a mixer holds, writes, reads and still knows after each token of
-one short sequence.
+"""The state microscope: what a mixer holds, writes, reads and still knows after each token.
 
-`observe` works on any mixer. One that offers `project` is seen exactly, through the equation of
-`seqlab.core.recurrence` or through the softmax; any other module with forward(x, state) -> (y,
-state) is run token by token and differentiated. The pictures are in `seqlab.figures.microscope`.
+`observe` works on any mixer, over one short sequence. A mixer with a `project` method is seen
+exactly, through the equation of `seqlab.core.recurrence` or through the softmax; any other module
+with forward(x, state) -> (y, state) is run token by token and differentiated. The pictures are in
+`seqlab.figures.microscope`.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from seqlab.core.recurrence import parallel, step
 
 COMES_BACK = 0.9
 """A stored value comes back when what its key returns has at least this cosine with it."""
+GATES = {"q", "k", "v", "log_a", "beta"}  # what `seqlab.core.recurrence` takes
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,13 @@ class Trace:
 
     kind: "state" (a recurrence: a table with a column per key channel), "cache" (softmax attention:
     a column per kept token, its k above its v) or "any" (every tensor of the state, flattened and
-    wrapped into a table). `normalised`: the last row of the table is the normaliser z, not a value.
-    NaN marks cells that do not exist: a column not yet in the cache, a key not yet stored.
+    wrapped into a table). normalised: the last row of the table is the normaliser z, not a value.
+
+    states: the table after each token. written: the part of it that this token wrote, S_t minus the
+    decayed S_{t-1}. weights: how much of token s (column) is in the read of token t (row). recall:
+    cosine of what key j (column) returns after token t (row) with its value. half_lives: in tokens,
+    ∞ where nothing decays; half_life_of says what its n columns are, "head" or "key channel". NaN
+    marks cells that do not exist: a column not yet in the cache, a key not yet stored.
     """
 
     mixer: str
@@ -39,151 +46,147 @@ class Trace:
     n_heads: int
     normalised: bool
     labels: tuple[str, ...]
-    states: Float[Tensor, "T R C"]  # after each token
-    written: Float[
-        Tensor, "T R C"
-    ]  # the part of it that this token wrote: S_t minus the decayed S_{t-1}
-    weights: Float[Tensor, "T T"]  # how much of token s (column) is in the read of token t (row)
-    recall: (
-        Float[Tensor, "T T"] | None
-    )  # cosine of what key j (column) returns after token t (row) with its value
-    half_lives: Float[Tensor, "T n"] | None  # in tokens, ∞ where nothing decays
-    half_life_of: str | None = None  # what the n columns are: "head" or "key channel"
+    states: Float[Tensor, "T R C"]
+    written: Float[Tensor, "T R C"]
+    weights: Float[Tensor, "T T"]
+    recall: Float[Tensor, "T T"] | None = None
+    half_lives: Float[Tensor, "T n"] | None = None
+    half_life_of: str | None = None
 
     def comes_back(self, t: int) -> int:
         """How many of the t + 1 values stored so far their keys still return."""
+        if self.recall is None:
+            raise ValueError(f"{self.mixer} was seen from outside: what its keys return is unknown")
         return int((self.recall[t, : t + 1] >= COMES_BACK).sum())
 
 
 @torch.no_grad()
 def observe(
-    mixer: nn.Module, x: Tensor, labels: Any = None, *, head: int = 0, row: int = 0
+    mixer: nn.Module,
+    x: Float[Tensor, "B T D"],
+    labels: Iterable | None = None,
+    *,
+    head: int = 0,
+    row: int = 0,
 ) -> Trace:
-    """Run `mixer` over one row of x (B, T, D); record what one head holds after each token. labels:
-    a name for each.
+    """Run `mixer` over one row of x; record what one head holds after each token.
+
+    labels: a name for each token.
     """
     labels = _checked_labels(x, labels, row)
+    name = type(mixer).__name__
     x = x[row : row + 1].detach()
-    inputs = mixer.project(x) if hasattr(mixer, "project") else {}
-    if "q" not in inputs or not set(inputs) <= {"q", "k", "v", "log_a", "beta"}:
-        return Trace(type(mixer).__name__, "any", None, 1, False, labels, *_watch_forward(mixer, x))
-    inputs = {name: wide(u) for name, u in inputs.items()}
+    project = getattr(mixer, "project", None)
+    inputs = project(x) if project else {}
+    if "q" not in inputs or not set(inputs) <= GATES:
+        return Trace(name, "any", None, 1, False, labels, **_watch_forward(mixer, x))
+    inputs = {gate: wide(u) for gate, u in inputs.items()}
     n_heads = inputs["q"].shape[2]
     if not 0 <= head < n_heads:
-        raise ValueError(f"head is {head}: {type(mixer).__name__} has heads 0 to {n_heads - 1}")
-    # Mixers say how they read the state; softmax attention has no state to read, it keeps
-    # everything.
+        raise ValueError(f"head is {head}: {name} has heads 0 to {n_heads - 1}")
+    # A recurrence has a method that reads its state. Softmax attention has no state to read.
     kind, watch = ("state", _watch_state) if hasattr(mixer, "read") else ("cache", _watch_cache)
-    return Trace(
-        type(mixer).__name__,
-        kind,
-        head,
-        n_heads,
-        _normalised(mixer),
-        labels,
-        *watch(mixer, inputs, head),
-    )
+    seen = watch(mixer, inputs, head)
+    return Trace(name, kind, head, n_heads, _normalised(mixer), labels, **seen)
 
 
-def _watch_state(mixer, inputs, head):
-    """states, written, weights, recall, half-lives of a recurrence."""
-    q, k, v, log_a = (inputs.get(name) for name in ("q", "k", "v", "log_a"))
-    S = q.new_zeros(1, q.shape[2], v.shape[-1], q.shape[-1])
-    states, written = [], []
-    for t in range(q.shape[1]):
+def _watch_state(mixer, inputs, head) -> dict[str, Any]:
+    """The fields of a Trace of a recurrence."""
+    k = inputs["k"]
+    v = inputs["v"]
+    log_a = inputs.get("log_a")
+    S = k.new_zeros(1, k.shape[2], v.shape[-1], k.shape[-1])
+    states = []
+    written = []
+    for t in range(k.shape[1]):
         decayed = S if log_a is None else S * log_a[:, t].exp()[..., None, :]
-        _, S = step(S, **{name: u[:, t] for name, u in inputs.items()})
+        _, S = step(S, **{gate: u[:, t] for gate, u in inputs.items()})
         states.append(S)
         written.append(S - decayed)
-    states, written = (torch.cat(S) for S in (states, written))  # (T, H, V, K)
+    states = torch.cat(states)  # (T, H, V, K)
+    written = torch.cat(written)
     returned = mixer.read(torch.einsum("thvk, jhk -> tjhv", states, k[0]))
-    recall = _recall(returned[:, :, head], mixer.read(v)[0, :, head])
-    half_lives = (None,) if log_a is None else _half_lives(log_a[0], head)
-    return (
-        states[:, head],
-        written[:, head],
-        _state_weights(mixer, inputs)[0, :, head],
-        recall,
-        *half_lives,
-    )
+    seen = {
+        "states": states[:, head],
+        "written": written[:, head],
+        "weights": _state_weights(mixer, inputs)[0, :, head],
+        "recall": _recall(returned[:, :, head], mixer.read(v)[0, :, head]),
+    }
+    return seen if log_a is None else seen | _half_lives(log_a[0], head)
 
 
 def _normalised(mixer) -> bool:
-    """Does a column of ones ride along with v, so that the last row of the state is a
-    normaliser?
-    """
+    """True if v has a further column of ones, so that the last row of the state is a normaliser."""
     return getattr(mixer, "normalize", False)
 
 
-def _state_weights(mixer, inputs):
-    """The attention matrix a recurrence implies (B, T, H, T): y is linear in v, so v = identity
-    lists the weight of every token. Where the mixer divides by a normaliser, so do the weights.
+def _state_weights(mixer, inputs) -> Float[Tensor, "B T H T"]:
+    """The attention matrix that a recurrence implies.
+
+    y is linear in v, so v = identity lists the weight of every token. If the mixer divides by a
+    normaliser, so do the weights.
     """
-    B, T, H, _ = inputs["q"].shape
-    eye = torch.eye(T, dtype=inputs["q"].dtype, device=inputs["q"].device)[None, :, None].expand(
-        B, T, H, T
-    )
+    eye = _identity_values(inputs["q"])
     if not _normalised(mixer):
         return parallel(**inputs | {"v": eye})[0]
     return mixer.read(parallel(**inputs | {"v": F.pad(eye, (0, 1), value=1.0)})[0])
 
 
-def _watch_cache(mixer, inputs, head):
+def _identity_values(q: Float[Tensor, "B T H K"]) -> Float[Tensor, "B T H T"]:
+    """Values of which token s has 1 in channel s, and 0 elsewhere."""
+    B, T, H, _ = q.shape
+    return torch.eye(T, dtype=q.dtype, device=q.device)[None, :, None].expand(B, T, H, T)
+
+
+def _watch_cache(mixer, inputs, head) -> dict[str, Any]:
     """The same for softmax attention: the table is the cache, a column per kept token."""
-    q, k, v = (
-        inputs["q"],
-        *(repeat_heads(inputs[name], inputs["q"].shape[2]) for name in ("k", "v")),
-    )
-    T, window = q.shape[1], getattr(mixer, "window", None)
-    eye = torch.eye(T, dtype=q.dtype, device=q.device)[None, :, None].expand(1, T, q.shape[2], T)
-    weights = attend(q, k, eye, causal=True, window=window)[0, :, head]
-    k, v = k[0, :, head], v[0, :, head]
-    kept = causal_mask(
-        T, T, window=window, device=q.device
-    )  # kept[t, s]: is token s in the cache after token t?
+    q = inputs["q"]
+    k, v = (repeat_heads(inputs[name], q.shape[2]) for name in ("k", "v"))
+    T = q.shape[1]
+    window = getattr(mixer, "window", None)
+    weights, _ = attend(q, k, _identity_values(q), causal=True, window=window, return_lse=True)
+    k = k[0, :, head]
+    v = v[0, :, head]
+    # kept[t, s]: token s is in the cache after token t
+    kept = causal_mask(T, T, window=window, device=q.device)
+    new = torch.eye(T, dtype=torch.bool, device=q.device)
     columns = torch.cat([k, v], dim=-1).mT  # (K + V, T)
-    states = torch.where(kept[:, None], columns, torch.nan)
-    written = torch.where(
-        torch.eye(T, dtype=torch.bool, device=q.device)[:, None], columns, torch.nan
-    )
     scores = (k @ k.mT) * k.shape[-1] ** -0.5
-    returned = (
-        scores.expand(T, T, T).masked_fill(~kept[:, None], -torch.inf).softmax(-1) @ v
-    )  # (T, T, V)
-    return states, written, weights, _recall(returned, v), None
+    scores = scores.expand(T, T, T).masked_fill(~kept[:, None], -torch.inf)
+    return {
+        "states": torch.where(kept[:, None], columns, torch.nan),
+        "written": torch.where(new[:, None], columns, torch.nan),
+        "weights": weights[0, :, head],
+        "recall": _recall(scores.softmax(-1) @ v, v),
+    }
 
 
-def _watch_forward(mixer, x):
+def _watch_forward(mixer, x) -> dict[str, Any]:
     """The same for any module: its state after each token, and |∂y_t/∂x_s| for the weights."""
-    state, flat = None, []
+    state = None
+    flat = []
     for t in range(x.shape[1]):
         _, state = mixer(x[:, t : t + 1], state)
         flat.append(torch.cat([u.flatten().to(x) for u in _tensors(state)] or [x.new_zeros(1)]))
     n = max(len(u) for u in flat)
     width = math.ceil(math.sqrt(n))
     room = width * math.ceil(n / width)
-    states = torch.stack([F.pad(u, (0, room - len(u)), value=torch.nan) for u in flat]).unflatten(
-        -1, (-1, width)
-    )
+    padded = torch.stack([F.pad(u, (0, room - len(u)), value=torch.nan) for u in flat])
+    states = padded.unflatten(-1, (-1, width))
     before = torch.cat([torch.zeros_like(states[:1]), states[:-1].nan_to_num()])
-    return states, states - before, _influence(mixer, x), None, None
+    return {"states": states, "written": states - before, "weights": _influence(mixer, x)}
 
 
 def _tensors(state) -> list[Tensor]:
-    """Every floating-point tensor in a state, whatever it is nested in; a complex number is two of
-    its cells.
-    """
+    """Every floating-point tensor in a nested state; a complex number is two of its cells."""
     if isinstance(state, Tensor):
         state = torch.view_as_real(state.detach()) if state.is_complex() else state.detach()
         return [state] if state.is_floating_point() else []
-    parts = (
-        state.values()
-        if isinstance(state, dict)
-        else state
-        if isinstance(state, tuple | list)
-        else ()
-    )
-    return [u for part in parts for u in _tensors(part)]
+    if isinstance(state, dict):
+        state = state.values()
+    elif not isinstance(state, tuple | list):
+        return []
+    return [u for part in state for u in _tensors(part)]
 
 
 @torch.enable_grad()
@@ -202,18 +205,20 @@ def _influence(mixer, x) -> Float[Tensor, "T T"]:
 
 def _recall(returned: Float[Tensor, "T T V"], stored: Float[Tensor, "T V"]) -> Float[Tensor, "T T"]:
     """Cosine of returned[t, j] with stored[j], NaN for j > t."""
-    future = ~causal_mask(len(stored), len(stored), device=stored.device)
-    return F.cosine_similarity(returned, stored[None], dim=-1).masked_fill(future, torch.nan)
+    past = causal_mask(len(stored), len(stored), device=stored.device)
+    cosine = F.cosine_similarity(returned, stored[None], dim=-1)
+    return cosine.masked_fill(~past, torch.nan)
 
 
-def _half_lives(log_a: Float[Tensor, "T H A"], head: int) -> tuple[Float[Tensor, "T n"], str]:
-    """Tokens until half is left, ln ½ / log a: of every head, or of every key channel of this
-    head.
-    """
-    decays, of = (
-        (log_a[..., 0], "head") if log_a.shape[-1] == 1 else (log_a[:, head], "key channel")
-    )
-    return math.log(2) / decays.abs(), of
+def _half_lives(log_a: Float[Tensor, "T H A"], head: int) -> dict[str, Any]:
+    """Tokens until half is left, ln ½ / log a: of every head, or of every channel of this head."""
+    if log_a.shape[-1] == 1:
+        decays = log_a[..., 0]
+        of = "head"
+    else:
+        decays = log_a[:, head]
+        of = "key channel"
+    return {"half_lives": math.log(2) / decays.abs(), "half_life_of": of}
 
 
 def _checked_labels(x, labels, row) -> tuple[str, ...]:
@@ -224,8 +229,7 @@ def _checked_labels(x, labels, row) -> tuple[str, ...]:
         raise ValueError("the sequence is empty: T must be at least 1")
     if not 0 <= row < len(x):
         raise ValueError(f"row is {row}: x has rows 0 to {len(x) - 1}")
-    if labels is None:
-        return tuple(str(t) for t in range(x.shape[1]))
+    labels = range(x.shape[1]) if labels is None else list(labels)
     if len(labels) != x.shape[1]:
         raise ValueError(
             f"there are {len(labels)} labels for {x.shape[1]} tokens: give one for each"

@@ -1,9 +1,7 @@
-"""Synthetic tasks: each makes batches of (tokens, targets) that one ability solves and nothing else
-does.
-"""
+"""Synthetic tasks: batches of (tokens, targets) that need one ability, and nothing else."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -12,25 +10,34 @@ from torch import Tensor
 IGNORE = -100  # a target that does not count, as in torch's cross_entropy
 
 
+@runtime_checkable
+class Task(Protocol):
+    """What `seqlab.train` trains on: its batches have tokens and targets, both (B, T)."""
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> Any: ...
+
+
 class RecallBatch(NamedTuple):
+    """tokens, targets, and two facts about each question; IGNORE where nothing is asked.
+
+    age: tokens since the asked-for pair was written. overwrites: how many older values were written
+    under the same key.
+    """
+
     tokens: Int[Tensor, "B T"]
     targets: Int[Tensor, "B T"]
-    age: Int[
-        Tensor, "B T"
-    ]  # tokens since the asked-for pair was written; IGNORE where nothing is asked
-    overwrites: Int[
-        Tensor, "B T"
-    ]  # older values written under the same key; IGNORE where nothing is asked
+    age: Int[Tensor, "B T"]
+    overwrites: Int[Tensor, "B T"]
 
 
 @dataclass(frozen=True)
 class Recall:
     """Associative recall with overwriting: the *latest* value of a key counts.
 
-    n_pairs tokens each write one (key, value) pair, keys and values drawn at random, so keys are
-    written again. Then every key is asked for once, in random order; the target is the value
-    written last (IGNORE for a key that never occurred). One token holds the whole pair, so one
-    layer of memory is enough and nothing but the memory is tested. Chance: 1 / n_values.
+    Each of n_pairs tokens writes one (key, value) pair, drawn at random, so keys are written again.
+    Then every key is asked for once, in random order; the target is the value written last (IGNORE
+    for a key that never occurred). One token holds the whole pair, so one layer of memory is enough
+    and nothing but the memory is tested. Chance: 1 / n_values.
     """
 
     n_keys: int = 8
@@ -39,20 +46,21 @@ class Recall:
 
     @property
     def vocab(self) -> int:
+        """Tokens: first the pairs, then the questions, one per key, then the answers."""
         return self.n_keys * self.n_values + self.n_keys + self.n_values
 
     def batch(self, batch_size: int, generator: torch.Generator) -> RecallBatch:
         B, P, K = batch_size, self.n_pairs, self.n_keys
         keys = torch.randint(K, (B, P), generator=generator)
         values = torch.randint(self.n_values, (B, P), generator=generator)
-        asked = torch.rand(B, K, generator=generator).argsort(
-            -1
-        )  # (B, K): a permutation of the keys
+        asked = torch.rand(B, K, generator=generator).argsort(-1)  # each row permutes the keys
         same = keys[:, None, :] == asked[:, :, None]  # (B, K, P)
         latest = (same * torch.arange(1, P + 1)).amax(-1) - 1  # -1: never written
-        targets = values.gather(1, latest.clamp(min=0)) + K * self.n_values + K
+        first_question = K * self.n_values
+        targets = values.gather(1, latest.clamp(min=0)) + first_question + K
         age = P + torch.arange(K) - latest
+        overwrites = same.sum(-1) - 1
         no_answer = torch.full((B, P), IGNORE)
-        answers = (x.masked_fill(latest < 0, IGNORE) for x in (targets, age, same.sum(-1) - 1))
-        tokens = torch.cat([keys * self.n_values + values, K * self.n_values + asked], dim=1)
+        answers = (x.masked_fill(latest < 0, IGNORE) for x in (targets, age, overwrites))
+        tokens = torch.cat([keys * self.n_values + values, first_question + asked], dim=1)
         return RecallBatch(tokens, *(torch.cat([no_answer, x], dim=1) for x in answers))

@@ -1,47 +1,50 @@
-"""One plain training loop, and the accuracy of what came out of it."""
+"""One plain training loop, and the accuracy of the trained model."""
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from seqlab.ffn import auxiliary_loss
-from seqlab.tasks import IGNORE
+from seqlab.ffn.routers import Router
+from seqlab.tasks import IGNORE, Task
 
 
 @dataclass
 class History:
-    """Loss (nats per asked token) and accuracy of every training step, and the seconds the run
-    took.
-    """
+    """Loss (nats per asked token) and accuracy of every training step, and the seconds taken."""
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
 
-def train(model, task, *, steps=300, batch_size=32, lr=3e-3, seed=0, label="training") -> History:
-    """Train on fresh batches of `task` with AdamW: linear warm-up over a tenth of the steps, then
-    cosine to 0.
+def train(
+    model: nn.Module,
+    task: Task,
+    *,
+    steps: int = 300,
+    batch_size: int = 32,
+    lr: float = 3e-3,
+    seed: int = 0,
+    label: str = "training",
+) -> History:
+    """Train on fresh batches of `task` with AdamW.
 
-    A mixture of experts is kept balanced as its router asks: by a loss beside the task's, or by
+    The learning rate warms up linearly over a tenth of the steps, then falls to 0 like a cosine. A
+    mixture of experts is kept balanced as its router asks: by a loss beside the task's, or by
     moving its bias.
     """
-    rng, history, start = torch.Generator().manual_seed(seed), History(), time.perf_counter()
+    rng = torch.Generator().manual_seed(seed)
+    history = History()
+    start = time.perf_counter()
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
-    warm_up = max(steps // 10, 1)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimiser,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimiser, 1 / warm_up, total_iters=warm_up),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps - warm_up, 1)),
-        ],
-        [warm_up],
-    )
+    schedule = warm_up_and_cosine(optimiser, steps)
     model.train()
     for _ in (bar := tqdm(range(steps), desc=label)):
         batch = task.batch(batch_size, rng)
@@ -52,26 +55,35 @@ def train(model, task, *, steps=300, batch_size=32, lr=3e-3, seed=0, label="trai
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        for router in (m for m in model.modules() if hasattr(m, "update_bias")):
+        for router in (m for m in model.modules() if isinstance(m, Router)):
             router.update_bias()
+        asked = (batch.targets != IGNORE).sum().item()
+        accuracy = _right(logits, batch.targets).sum().item() / asked
         history.loss.append(loss.item())
-        history.accuracy.append(
-            _right(logits, batch.targets).sum().item() / (batch.targets != IGNORE).sum().item()
-        )
-        bar.set_postfix(
-            loss=f"{history.loss[-1]:.3f}", accuracy=f"{history.accuracy[-1]:.0%}", refresh=False
-        )
+        history.accuracy.append(accuracy)
+        bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy:.0%}", refresh=False)
     history.seconds = time.perf_counter() - start
     return history
 
 
+def warm_up_and_cosine(
+    optimiser: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """A linear warm-up over a tenth of the steps, then a cosine to 0."""
+    warm_up = max(steps // 10, 1)
+    linear = torch.optim.lr_scheduler.LinearLR(optimiser, 1 / warm_up, total_iters=warm_up)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps - warm_up, 1))
+    return torch.optim.lr_scheduler.SequentialLR(optimiser, [linear, cosine], [warm_up])
+
+
 @torch.inference_mode()
-def evaluate(model, task, *, n=1000, seed=10_000):
-    """Fresh sequences the model has not seen: (batch, right), where right (B, T) is True at each
-    correct answer.
+def evaluate(
+    model: nn.Module, task: Task, *, n: int = 1000, seed: int = 10_000
+) -> tuple[Any, Bool[Tensor, "B T"]]:
+    """Fresh sequences: (batch, right), where right (B, T) is True at each correct answer.
 
     Positions that ask nothing (batch.targets == IGNORE) are False in `right`: divide by the number
-    asked.
+    of questions.
     """
     model.eval()
     batch = task.batch(n, torch.Generator().manual_seed(seed))

@@ -95,6 +95,9 @@ class Router(nn.Module):
             losses = dict.fromkeys(losses, weights.sum())
         return Routing(experts, weights, load, losses, kept)
 
+    def update_bias(self):
+        """Called after each training step; moves the bias of a router that has one."""
+
     def _apply(self, fn, recurse=True):
         """Moves and widens the buffers in `exact` like all others, but never rounds them."""
         before = {name: getattr(self, name) for name in self.exact}

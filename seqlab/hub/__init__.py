@@ -4,27 +4,28 @@
 with equal logits. `from_pretrained(folder)` reads a folder of safetensors with its config.json,
 without `transformers`.
 
-A config is never half understood: a field that changes the logits in a way we do not offer, or that
-we have never heard of, raises ValueError with its name; so does a weight without a place, and a
-place without a weight.
+No config is understood only in part: a field that changes the logits in a way we do not offer, or
+that is unknown to us, raises ValueError with its name; so does a weight of theirs without a place
+in our model, and a weight of ours that nothing fills.
 
 To add a family, write one file here with a `Family`, and name it in FAMILIES below:
 
 - `fields`: the config's fields that may change the logits, with the defaults of its config class.
-  Those that neither `build` nor `names` reads must stand at their default: to support a field is to
-  read it.
-- `build(c)`: our LanguageModel of the sizes `c` asks for. `c.refuse(field, why)` where it asks for
-  too much.
-- `names(c)`: a table from their weights' names to ours (`weights.py`).
+  A field that neither `build` nor `names` reads must have its default value: to support a field is
+  to read it.
+- `build(c)`: our LanguageModel of the sizes that `c` asks for. `c.refuse(field, why)` raises the
+  error if it asks for too much.
+- `names(c)`: a table from the names of their weights to ours (`weights.py`).
 - `no_effect`: fields that change nothing (initialisation, losses) beyond those of `config.py`.
-- `weights(model)`, where a `transformers` model's state_dict is not what it was trained to be.
+- `weights(model)`, if a `transformers` model's state_dict is not what was trained.
 
-Then add a list of tiny configs, odd ones too, to tests/hub/test_families.py.
+Then add a few tiny configs, odd ones too, to tests/hub/test_families.py.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -71,15 +72,13 @@ _FAMILIES = (
 FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
 
 
-def from_transformers(model) -> LanguageModel:
-    """Our LanguageModel with the weights (copied) of a `transformers` model such as
-    LlamaForCausalLM.
-    """
+def from_transformers(model: Any) -> LanguageModel:
+    """Our LanguageModel with the weights, copied, of a `transformers` causal language model."""
     kind = type(model).__name__
     if not (hasattr(model, "config") and hasattr(model, "state_dict")):
         raise TypeError(
-            f"a {kind} is no transformers model: give AutoModelForCausalLM.from_pretrained(...);"
-            " a folder goes to from_pretrained"
+            f"a {kind} is not a transformers model: "
+            "give AutoModelForCausalLM.from_pretrained(...); a folder goes to from_pretrained"
         )
     config = model.config.to_dict()
     family = _family(config)
@@ -91,9 +90,7 @@ def from_transformers(model) -> LanguageModel:
 
 
 def from_pretrained(folder: str | Path) -> LanguageModel:
-    """Our LanguageModel, in eval mode, from a folder with config.json and one or more .safetensors
-    files.
-    """
+    """Our LanguageModel, in eval mode, from a folder with config.json and .safetensors files."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -116,7 +113,7 @@ _BY_TRANSFORMERS = (
 def _family(config: dict) -> Family:
     name = config.get("model_type")
     if name not in FAMILIES:
-        raise ValueError(f"model_type is {name!r}: the families there are: {', '.join(FAMILIES)}")
+        raise ValueError(f"model_type is {name!r}: choose one of {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 
@@ -135,11 +132,9 @@ def _json(path: Path, **options) -> dict:
 def _parts(folder: Path) -> list[Path]:
     """The files with the weights. An index file lists those of a large checkpoint."""
     index = folder / "model.safetensors.index.json"
-    parts = (
-        sorted(set(_json(index)["weight_map"].values()))
-        if index.is_file()
-        else ["model.safetensors"]
-    )
+    parts = ["model.safetensors"]
+    if index.is_file():
+        parts = sorted(set(_json(index)["weight_map"].values()))
     for part in parts:
         if not (folder / part).is_file():
             way_out = f"; for .bin files: {_BY_TRANSFORMERS}" if any(folder.glob("*.bin")) else ""
@@ -159,6 +154,4 @@ def _stored_weights(parts: list[Path]) -> Iterator[tuple[str, Tensor]]:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
                     yield name, file.get_tensor(name)
         except SafetensorError as error:
-            raise OSError(
-                f"{part} cannot be read, perhaps because it is not whole: {error}"
-            ) from None
+            raise OSError(f"{part} cannot be read; it may be incomplete: {error}") from None

@@ -7,6 +7,7 @@ from seqlab.hub import jamba, llama
 from seqlab.hub.activation import activation
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
+from seqlab.mixers.attention import Attention
 from seqlab.mixers.mamba2 import Mamba2
 from seqlab.model import LanguageModel
 
@@ -37,17 +38,16 @@ NAMES = jamba.HYBRID_NAMES | {
 }
 
 
-def attention(c: Config):
+def attention(c: Config) -> partial[Attention]:
     make = llama.attention(c, bias=c.attention_bias, partial_rotary=True)
     turned = 2 * len(make.keywords["theta"])
     if c.attn_rotary_emb not in (None, turned):
-        c.refuse(
-            "attn_rotary_emb", f"is {c.attn_rotary_emb}: partial_rotary_factor makes it {turned}"
-        )
+        given = c.attn_rotary_emb
+        c.refuse("attn_rotary_emb", f"is {given}: partial_rotary_factor makes it {turned}")
     return make
 
 
-def mamba2(c: Config):
+def mamba2(c: Config) -> partial[Mamba2]:
     inner = c.mamba_expand * c.hidden_size
     d_head = inner // c.mamba_n_heads if c.mamba_d_head == "auto" else c.mamba_d_head
     if c.mamba_n_heads * d_head != inner:
@@ -71,19 +71,17 @@ def mamba2(c: Config):
 
 
 def build(c: Config) -> LanguageModel:
-    chosen, softmax, ssm = c.attn_layer_indices or [], attention(c), mamba2(c)
+    chosen = c.attn_layer_indices or []
+    softmax = attention(c)
+    ssm = mamba2(c)
     mixers = [softmax if i in chosen else ssm for i in range(c.num_hidden_layers)]
     return llama.model_of(c, mixers, llama.swiglu(c, bias=c.mlp_bias))
 
 
-# The rank is Mamba-1's, and read by no one.
+# mamba_dt_rank is Mamba-1's; nothing reads it.
 NO_EFFECT = frozenset(
-    {
-        "mamba_chunk_size",
-        "mamba_dt_rank",
-        "num_logits_to_keep",
-        "use_mamba_kernels",
-        "z_loss_coefficient",
-    }
+    """
+    mamba_chunk_size mamba_dt_rank num_logits_to_keep use_mamba_kernels z_loss_coefficient
+    """.split()  # noqa: SIM905
 )
 BAMBA = Family("bamba", FIELDS, build, lambda c: NAMES, NO_EFFECT)

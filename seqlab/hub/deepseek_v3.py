@@ -1,4 +1,4 @@
-"""DeepSeek-V3: latent attention, a few dense layers, then many small experts and one for all."""
+"""DeepSeek-V3: latent attention, a few dense layers, then many small experts and a shared one."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from seqlab.hub import llama, rope
 from seqlab.hub.activation import activation
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import experts
+from seqlab.hub.weights import Names, experts
 from seqlab.mixers.mla import MLA
 from seqlab.model import LanguageModel
 
@@ -60,13 +60,19 @@ NAMES = {
 }
 
 
-def latent_attention(c: Config):
-    heads, nope, width = c.num_attention_heads, c.qk_nope_head_dim, c.qk_rope_head_dim
-    if c.num_key_value_heads not in (None, heads):
+def equal_heads(c: Config) -> int:
+    """The number of heads: latent attention has as many for keys and values as for queries."""
+    heads, kv_heads = c.num_attention_heads, c.num_key_value_heads
+    if kv_heads not in (None, heads):
         c.refuse(
             "num_key_value_heads",
-            f"is {c.num_key_value_heads}, num_attention_heads is {heads}: they must be equal",
+            f"is {kv_heads}, num_attention_heads is {heads}: they must be equal",
         )
+    return heads
+
+
+def latent_attention(c: Config) -> partial[MLA]:
+    heads, nope, width = equal_heads(c), c.qk_nope_head_dim, c.qk_rope_head_dim
     if c.head_dim not in (None, width):
         c.refuse("head_dim", f"is {c.head_dim}: it must be qk_rope_head_dim, {width}")
     ranks = {
@@ -77,13 +83,13 @@ def latent_attention(c: Config):
         "d_v": c.v_head_dim,
     }
     options = {"interleaved": c.rope_interleave, "bias": c.attention_bias, **rope.rope(c, width)}
-    asked = rope.parameters(c, 10000.0)[1]
+    _, asked = rope.parameters(c, 10000.0)
     every = asked.get("mscale_all_dim")
     sharper = yarn_magnitude(asked["factor"], every) ** 2 if every else 1.0
     return partial(MLA, n_heads=heads, scale=sharper * (nope + width) ** -0.5, **ranks, **options)
 
 
-def moe(c: Config):
+def moe(c: Config) -> partial[MoE]:
     router = partial(
         DeepSeekV3Router,
         top_k=c.num_experts_per_tok,
@@ -102,16 +108,17 @@ def moe(c: Config):
 
 
 def build(c: Config) -> LanguageModel:
-    n, dense, sparse = c.num_hidden_layers, llama.swiglu(c), moe(c)
+    n = c.num_hidden_layers
+    dense = llama.swiglu(c)
+    sparse = moe(c)
     ffns = [dense if layer < c.first_k_dense_replace else sparse for layer in range(n)]
     return llama.model_of(c, [latent_attention(c)] * n, ffns)
 
 
-def names(c: Config) -> dict:
+def names(c: Config) -> Names:
     extra = c.num_mtp_layers if c.num_nextn_predict_layers is None else c.num_nextn_predict_layers
-    later = {
-        f"model.layers.{c.num_hidden_layers + i}": None for i in range(extra)
-    }  # they predict the token after next
+    # The layers behind the last one predict the token after next.
+    later = {f"model.layers.{c.num_hidden_layers + i}": None for i in range(extra)}
     every = experts("model.layers.*.mlp.experts", "blocks.*.ffn.experts", c.n_routed_experts)
     return llama.NAMES | NAMES | every | later
 

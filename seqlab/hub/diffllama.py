@@ -1,13 +1,15 @@
 """DiffLlama: Llama with the difference of two softmaxes."""
 
+from collections.abc import Callable
 from functools import partial
 
 from einops import rearrange
+from torch import Tensor
 
 from seqlab.hub import llama, rope
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import into
+from seqlab.hub.weights import Names, into
 from seqlab.mixers.differential import Differential
 from seqlab.model import LanguageModel
 
@@ -20,10 +22,8 @@ FIELDS = llama.FIELDS | {
 }
 
 
-def differential(c: Config, depth: int):
-    """A factory of layer `depth`'s mixer. Its heads are pairs of theirs, and its norm has no
-    weight.
-    """
+def differential(c: Config, depth: int) -> Callable[[int], Differential]:
+    """A factory of layer `depth`'s mixer. Its heads are pairs of theirs; its norm has no weight."""
     kv_heads = c.num_key_value_heads or c.num_attention_heads
     if kv_heads % 2:
         c.refuse("num_key_value_heads", f"is {kv_heads}: heads come in pairs")
@@ -38,19 +38,18 @@ def differential(c: Config, depth: int):
 
     def make(d_model):
         mixer = Differential(d_model, **heads, **options)
-        mixer.norm.weight = None
+        mixer.norm.register_parameter("weight", None)
         return mixer
 
     return make
 
 
 def build(c: Config) -> LanguageModel:
-    return llama.model_of(
-        c, [differential(c, depth) for depth in range(c.num_hidden_layers)], llama.swiglu(c)
-    )
+    mixers = [differential(c, depth) for depth in range(c.num_hidden_layers)]
+    return llama.model_of(c, mixers, llama.swiglu(c))
 
 
-def names(c: Config) -> dict:
+def names(c: Config) -> Names:
     kv_heads = c.num_key_value_heads or c.num_attention_heads
     # Half of their value heads is the first half of each of our wide ones.
     halves = partial(rearrange, pattern="(two h k) ... -> (h two k) ...", two=2, h=kv_heads // 2)
@@ -58,13 +57,12 @@ def names(c: Config) -> dict:
     table = {f"{attention}.v_proj": into("blocks.*.mixer.v", by=halves)}
     for x in "qk":
         for i in range(2):
-            table[f"{attention}.lambda_{x}{i + 1}"] = into(
-                f"blocks.*.mixer.lambda_{x}[{i}:{i + 1}]", by=_row
-            )
+            row = f"blocks.*.mixer.lambda_{x}[{i}:{i + 1}]"
+            table[f"{attention}.lambda_{x}{i + 1}"] = into(row, by=_row)
     return llama.NAMES | table
 
 
-def _row(vector):
+def _row(vector: Tensor) -> Tensor:
     return vector[None]
 
 

@@ -1,9 +1,11 @@
-"""Jamba: Mamba with norms on Δ, B and C, attention without positions every few layers, experts
-every few layers.
+"""Jamba: Mamba with norms on Δ, B and C, and every few layers attention without positions.
+
+Every few layers the ffn is a mixture of experts.
 """
 
 import math
 from functools import partial
+from typing import Any
 
 from seqlab.ffn.moe import MoE
 from seqlab.ffn.routers import MixtralRouter
@@ -12,7 +14,7 @@ from seqlab.hub import llama
 from seqlab.hub.activation import activation
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import experts, into, without_channel
+from seqlab.hub.weights import Names, experts, into, without_channel
 from seqlab.mixers.attention import Attention
 from seqlab.mixers.mamba import Mamba
 from seqlab.model import LanguageModel
@@ -43,11 +45,11 @@ FIELDS = {
     "mamba_proj_bias": False,
     "mamba_inner_layernorms": True,
 }
-# Positions there are none; how sums are computed, and which logits are.
+# There are no positions; the others say how sums are computed, and which logits.
 NO_EFFECT = frozenset(
     """
-    calc_logits_for_entire_prompt max_position_embeddings n_ctx num_logits_to_keep use_associative_scan
-    use_mamba_kernels use_mambapy
+    calc_logits_for_entire_prompt max_position_embeddings n_ctx num_logits_to_keep
+    use_associative_scan use_mamba_kernels use_mambapy
     """.split()  # noqa: SIM905
 )
 # Blocks of a Mamba or an attention and an ffn, as Jamba's and Bamba's code calls them.
@@ -74,17 +76,18 @@ NAMES = HYBRID_NAMES | {
 }
 
 
-def attention(c: Config):
-    d_head = c.head_dim or c.hidden_size // c.num_attention_heads
-    heads = {
-        "n_heads": c.num_attention_heads,
-        "n_kv_heads": c.num_key_value_heads,
-        "d_head": d_head,
-    }
-    return partial(Attention, **heads, rope_base=None, form="sdpa")
+def attention(c: Config) -> partial[Attention]:
+    return partial(
+        Attention,
+        n_heads=c.num_attention_heads,
+        n_kv_heads=c.num_key_value_heads,
+        d_head=c.head_dim or c.hidden_size // c.num_attention_heads,
+        rope_base=None,
+        form="sdpa",
+    )
 
 
-def mamba(c: Config):
+def mamba(c: Config) -> partial[Mamba]:
     return partial(
         Mamba,
         expand=c.mamba_expand,
@@ -98,38 +101,31 @@ def mamba(c: Config):
     )
 
 
-def moe(c: Config):
+def moe(c: Config) -> partial[MoE]:
     router = partial(MixtralRouter, top_k=c.num_experts_per_tok, normalise=False)
     expert = partial(SwiGLU, activation=activation(c))
-    return partial(
-        MoE, n_experts=c.num_experts, router=router, expert=expert, d_ff=c.intermediate_size
-    )
+    sizes = {"n_experts": c.num_experts, "d_ff": c.intermediate_size}
+    return partial(MoE, router=router, expert=expert, **sizes)
 
 
-def every(c: Config, period: int, offset: int, usual, other) -> list:
-    """`other` in the layers offset, offset + period, ..; `usual` in the rest."""
+def every(c: Config, period: int, offset: int, usual: Any, other: Any) -> list:
+    """`other` in layers offset, offset + period, ..; `usual` in the rest."""
     return [other if i % period == offset else usual for i in range(c.num_hidden_layers)]
 
 
 def build(c: Config) -> LanguageModel:
     if c.hidden_act not in ("silu", "swish"):
         c.refuse("hidden_act", f"is {c.hidden_act!r}: only 'silu' is supported with Mamba")
-    dense, sparse = llama.swiglu(c), moe(c)
     mixers = every(c, c.attn_layer_period, c.attn_layer_offset, mamba(c), attention(c))
-    ffns = every(
-        c,
-        c.expert_layer_period,
-        c.expert_layer_offset,
-        dense,
-        sparse if c.num_experts > 1 else dense,
-    )
+    dense = llama.swiglu(c)
+    sparse = moe(c) if c.num_experts > 1 else dense
+    ffns = every(c, c.expert_layer_period, c.expert_layer_offset, dense, sparse)
     return llama.model_of(c, mixers, ffns)
 
 
-def names(c: Config) -> dict:
-    return NAMES | experts(
-        "model.layers.*.feed_forward.experts", "blocks.*.ffn.experts", c.num_experts
-    )
+def names(c: Config) -> Names:
+    theirs = "model.layers.*.feed_forward.experts"
+    return NAMES | experts(theirs, "blocks.*.ffn.experts", c.num_experts)
 
 
 JAMBA = Family("jamba", FIELDS, build, names, NO_EFFECT)

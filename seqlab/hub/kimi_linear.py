@@ -1,8 +1,11 @@
-"""Kimi Linear: Kimi Delta Attention, every few layers latent attention without positions, and
-DeepSeek-V3's experts.
+"""Kimi Linear: Kimi Delta Attention, and every few layers latent attention without positions.
+
+Its experts are DeepSeek-V3's.
 """
 
 from functools import partial
+
+from torch import Tensor
 
 from seqlab.ffn.moe import MoE
 from seqlab.ffn.routers import DeepSeekV3Router
@@ -11,7 +14,7 @@ from seqlab.hub import deepseek_v3, llama
 from seqlab.hub.activation import activation
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import experts, into, without_channel
+from seqlab.hub.weights import Names, experts, into, without_channel
 from seqlab.mixers.kda import KDA
 from seqlab.mixers.mla import MLA
 from seqlab.model import LanguageModel
@@ -57,12 +60,13 @@ FIELDS = {
     "num_nextn_predict_layers": 0,
     "use_grouped_topk": True,
 }
-# There are no positions, and the other two follow from the widths of the parts.
+# There are no positions; head_dim and qk_head_dim follow from the widths of the parts.
 NO_EFFECT = frozenset(
     "head_dim model_max_length qk_head_dim rope_parameters rope_scaling rope_theta".split()  # noqa: SIM905
 )
-ATTENTION, KINDS = "model.layers.*.self_attn", ("linear_attention", "full_attention")
-NAMES = {
+ATTENTION = "model.layers.*.self_attn"
+LINEAR, FULL = "linear_attention", "full_attention"
+NAMES: Names = {
     **llama.NAMES,
     **deepseek_v3.NAMES,
     f"{ATTENTION}.b_proj": "blocks.*.mixer.beta",
@@ -73,16 +77,13 @@ NAMES = {
 }
 
 
+OLD_FIELDS = {"num_heads", "head_dim", "short_conv_kernel_size", "kda_layers", "full_attn_layers"}
+
+
 def kda_sizes(c: Config) -> dict:
-    """Heads, their width and the taps of the convolution: the old dict speaks first."""
+    """Heads, their width and the taps of the convolution: the old dict wins, if there is one."""
     old = c.linear_attn_config or {}
-    for field in old.keys() - {
-        "num_heads",
-        "head_dim",
-        "short_conv_kernel_size",
-        "kda_layers",
-        "full_attn_layers",
-    }:
+    for field in old.keys() - OLD_FIELDS:
         c.refuse(f"linear_attn_config.{field}", f"is {old[field]!r}: it is not supported")
     return {
         "n_heads": old.get("num_heads", c.linear_num_heads),
@@ -93,32 +94,25 @@ def kda_sizes(c: Config) -> dict:
 
 def layer_types(c: Config) -> list[str]:
     """Of every layer. The old dict counts layers from 1."""
-    old, layers = c.linear_attn_config or {}, range(c.num_hidden_layers)
-    types = c.layer_types
-    if types is None and {"kda_layers", "full_attn_layers"} <= old.keys():
+    old = c.linear_attn_config or {}
+    layers = range(c.num_hidden_layers)
+    if c.layer_types is None and {"kda_layers", "full_attn_layers"} <= old.keys():
         full, kda = set(old["full_attn_layers"]), set(old["kda_layers"])
         if full & kda or full | kda != {layer + 1 for layer in layers}:
-            c.refuse(
-                "linear_attn_config",
-                "must name every layer once, in full_attn_layers or kda_layers",
-            )
-        types = [KINDS[layer + 1 in full] for layer in layers]
-    return types or [KINDS[layer > 0 and layer % 4 == 0] for layer in layers]
+            way_out = "must name every layer once, in full_attn_layers or kda_layers"
+            c.refuse("linear_attn_config", way_out)
+        return [FULL if layer + 1 in full else LINEAR for layer in layers]
+    return c.layer_types or [FULL if layer > 0 and layer % 4 == 0 else LINEAR for layer in layers]
 
 
-def latent_attention(c: Config):
-    heads = c.num_attention_heads
-    if c.num_key_value_heads not in (None, heads):
-        c.refuse(
-            "num_key_value_heads",
-            f"is {c.num_key_value_heads}, num_attention_heads is {heads}: they must be equal",
-        )
+def latent_attention(c: Config) -> partial[MLA]:
+    heads = deepseek_v3.equal_heads(c)
     ranks = {"kv_rank": c.kv_lora_rank, "q_rank": c.q_lora_rank}
     widths = {"d_nope": c.qk_nope_head_dim, "d_rope": c.qk_rope_head_dim, "d_v": c.v_head_dim}
     return partial(MLA, n_heads=heads, **ranks, **widths, rope_base=None, bias=c.attention_bias)
 
 
-def moe(c: Config):
+def moe(c: Config) -> partial[MoE]:
     router = partial(
         DeepSeekV3Router,
         top_k=c.num_experts_per_token,
@@ -138,54 +132,52 @@ def moe(c: Config):
 
 def build(c: Config) -> LanguageModel:
     if c.tie_word_embeddings:
-        c.refuse(
-            "tie_word_embeddings", "is True: only False is supported here, as in `transformers`"
-        )
+        way_out = "is True: only False is supported here, as in `transformers`"
+        c.refuse("tie_word_embeddings", way_out)
     kda = partial(KDA, **kda_sizes(c), activation=activation(c), eps=c.rms_norm_eps)
-    mixers = dict(zip(KINDS, (kda, latent_attention(c)), strict=True))
-    first = c.first_k_dense_replace
-    dense = c.mlp_layer_types or [
-        "dense" if layer < first else "sparse" for layer in range(c.num_hidden_layers)
-    ]
-    ffns = c.per_layer("mlp_layer_types", dense, {"dense": llama.swiglu(c), "sparse": moe(c)})
+    mixers = {LINEAR: kda, FULL: latent_attention(c)}
+    n, first = c.num_hidden_layers, c.first_k_dense_replace
+    kinds = c.mlp_layer_types or ["dense" if layer < first else "sparse" for layer in range(n)]
+    ffns = c.per_layer("mlp_layer_types", kinds, {"dense": llama.swiglu(c), "sparse": moe(c)})
     return llama.model_of(c, c.per_layer("layer_types", layer_types(c), mixers), ffns)
 
 
-def names(c: Config) -> dict:
+def names(c: Config) -> Names:
     sizes = kda_sizes(c)
-    width, table = sizes["n_heads"] * sizes["d_key"], dict(NAMES)
+    width = sizes["n_heads"] * sizes["d_key"]
+    table = dict(NAMES)
     for i, x in enumerate("qkv"):
         rows = f"[{i * width}:{(i + 1) * width}]"
         table[f"{ATTENTION}.{x}_proj.weight"] = f"blocks.*.mixer.qkv.weight{rows}"
-        table[f"{ATTENTION}.{x}_conv1d.weight"] = into(
-            f"blocks.*.mixer.conv.weight{rows}", by=without_channel
-        )
+        conv = f"blocks.*.mixer.conv.weight{rows}"
+        table[f"{ATTENTION}.{x}_conv1d.weight"] = into(conv, by=without_channel)
     for layer, kind in enumerate(layer_types(c)):
-        if kind == "full_attention":
+        if kind == FULL:
             table[f"model.layers.{layer}.self_attn.q_proj"] = f"blocks.{layer}.mixer.q"
-    for gate in (ATTENTION, f"{ATTENTION}.forget_gate"):  # as it is stored, and as it is held
+    # The first is the name in stored checkpoints, the second the name in a `transformers` model.
+    for gate in (ATTENTION, f"{ATTENTION}.forget_gate"):
         table |= {
             f"{gate}.f_a_proj": "blocks.*.mixer.decay.0",
             f"{gate}.f_b_proj": "blocks.*.mixer.decay.1",
-        }
-        table |= {
             f"{gate}.dt_bias": "blocks.*.mixer.dt_bias",
             f"{gate}.A_log": into("blocks.*.mixer.A_log", by=flat),
         }
-    table |= {
-        name.replace(".mlp.", ".block_sparse_moe."): ours
-        for name, ours in NAMES.items()
-        if ".mlp." in name
-    }
+    return table | moe_names(c)
+
+
+def moe_names(c: Config) -> Names:
+    """Experts are called block_sparse_moe in stored checkpoints, mlp in a `transformers` model."""
+    table: Names = {name: ours for name, ours in NAMES.items() if ".mlp." in name}
+    table |= {name.replace(".mlp.", ".block_sparse_moe."): ours for name, ours in table.items()}
+    if c.num_shared_experts == 0:  # theirs exist, with width 0
+        table |= {name: None for name in table if ".shared_experts." in name}
     for mlp in ("mlp", "block_sparse_moe"):
         theirs = f"model.layers.*.{mlp}.experts"
         table |= experts(theirs, "blocks.*.ffn.experts", c.num_experts, theirs, ("w1", "w3", "w2"))
-    if c.num_shared_experts == 0:  # they are there, of width 0
-        table |= {name: None for name in table if ".shared_experts." in name}
     return table
 
 
-def flat(weight):
+def flat(weight: Tensor) -> Tensor:
     return weight.flatten()
 
 

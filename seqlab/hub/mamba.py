@@ -2,14 +2,15 @@
 
 import math
 from functools import partial
+from typing import Any
 
 from seqlab.hub.activation import activation
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import into, without_channel
+from seqlab.hub.weights import Names, into, without_channel
 from seqlab.mixers.mamba import Mamba
 from seqlab.mixers.mamba2 import Mamba2
-from seqlab.model import LanguageModel
+from seqlab.model import LanguageModel, Make
 
 SHARED = {
     "vocab_size": 50280,
@@ -26,19 +27,19 @@ SHARED = {
     "rms_norm": True,
     "ssm_cfg": {},
 }
-# How weights are drawn, how sums are computed, the width of the residual stream's numbers; in old
-# configs, the names of the authors' code beside their own, and Codestral's norm_before_gate, which
-# no code ever read.
+# How weights are drawn, how sums are computed, the dtype of the residual stream; in old configs,
+# the names of the authors' code beside those of `transformers`, and Codestral's norm_before_gate,
+# which no code ever read.
 NO_EFFECT = frozenset(
     """
     d_inner d_model fused_add_norm n_layer norm_before_gate pad_vocab_size_multiple
-    rescale_prenorm_residual residual_in_fp32 time_step_floor time_step_init_scheme time_step_max time_step_min
-    time_step_scale use_associative_scan use_falcon_mambapy use_mambapy
+    rescale_prenorm_residual residual_in_fp32 time_step_floor time_step_init_scheme time_step_max
+    time_step_min time_step_scale use_associative_scan use_falcon_mambapy use_mambapy
     """.split()  # noqa: SIM905
 )
-SHARED_NAMES = {
+SHARED_NAMES: Names = {
     "backbone.embeddings": "embedding",
-    "backbone.embedding": "embedding",  # the authors' own checkpoints
+    "backbone.embedding": "embedding",  # in the authors' own checkpoints
     "backbone.layers.*.norm": "blocks.*.mixer_norm",
     "backbone.layers.*.mixer.in_proj": "blocks.*.mixer.in_proj",
     "backbone.layers.*.mixer.conv1d.weight": into("blocks.*.mixer.conv.weight", by=without_channel),
@@ -59,15 +60,15 @@ MAMBA2_NAMES = SHARED_NAMES | {
 }
 
 
-def model_of(c: Config, mixer) -> LanguageModel:
+def model_of(c: Config, mixer: Make) -> LanguageModel:
+    mixers = [mixer] * c.num_hidden_layers
     options = {"eps": c.layer_norm_epsilon, "tie": c.tie_word_embeddings}
-    return LanguageModel(
-        c.vocab_size, c.hidden_size, [mixer] * c.num_hidden_layers, None, **options
-    )
+    return LanguageModel(c.vocab_size, c.hidden_size, mixers, None, **options)
 
 
-def build_mamba(c: Config, **options) -> LanguageModel:
-    rank, expanded = c.time_step_rank, int(c.expand * c.hidden_size)
+def build_mamba(c: Config, **options: Any) -> LanguageModel:
+    rank = c.time_step_rank
+    expanded = int(c.expand * c.hidden_size)
     mixer = partial(
         Mamba,
         d_inner=c.intermediate_size or expanded,
@@ -81,11 +82,14 @@ def build_mamba(c: Config, **options) -> LanguageModel:
     return model_of(c, mixer)
 
 
+def build_falcon_mamba(c: Config) -> LanguageModel:
+    return build_mamba(c, norm_eps=c.mixer_rms_eps)
+
+
 def build_mamba2(c: Config) -> LanguageModel:
     if c.num_heads * c.head_dim != int(c.expand * c.hidden_size):
-        c.refuse(
-            "head_dim", f"is {c.head_dim}: with num_heads it must make up expand x hidden_size"
-        )
+        why = f"is {c.head_dim}: with num_heads it must make up expand x hidden_size"
+        c.refuse("head_dim", why)
     mixer = partial(
         Mamba2,
         n_heads=c.num_heads,
@@ -103,29 +107,29 @@ def build_mamba2(c: Config) -> LanguageModel:
 
 
 MAMBA_FIELDS = SHARED | {"intermediate_size": None, "time_step_rank": "auto"}
-MAMBA = Family("mamba", MAMBA_FIELDS, build_mamba, lambda c: MAMBA_NAMES, NO_EFFECT)
-FALCON_MAMBA = Family(
-    "falcon_mamba",
-    MAMBA_FIELDS | {"mixer_rms_eps": 1e-6},
-    lambda c: build_mamba(c, norm_eps=c.mixer_rms_eps),
-    lambda c: MAMBA_NAMES,
-    NO_EFFECT,
-)
-MAMBA2 = Family(
-    "mamba2",
-    SHARED
-    | {
-        "vocab_size": 32768,
-        "hidden_size": 4096,
-        "num_hidden_layers": 64,
-        "state_size": 128,
-        "num_heads": 128,
-        "head_dim": 64,
-        "n_groups": 8,
-        "time_step_limit": (0.0, math.inf),
-        "tie_word_embeddings": False,
-    },
-    build_mamba2,
-    lambda c: MAMBA2_NAMES,
-    NO_EFFECT | {"chunk_size", "time_step_rank"},
-)
+FALCON_FIELDS = MAMBA_FIELDS | {"mixer_rms_eps": 1e-6}
+MAMBA2_FIELDS = SHARED | {
+    "vocab_size": 32768,
+    "hidden_size": 4096,
+    "num_hidden_layers": 64,
+    "state_size": 128,
+    "num_heads": 128,
+    "head_dim": 64,
+    "n_groups": 8,
+    "time_step_limit": (0.0, math.inf),
+    "tie_word_embeddings": False,
+}
+MAMBA2_NO_EFFECT = NO_EFFECT | {"chunk_size", "time_step_rank"}
+
+
+def mamba_names(c: Config) -> Names:
+    return MAMBA_NAMES
+
+
+def mamba2_names(c: Config) -> Names:
+    return MAMBA2_NAMES
+
+
+MAMBA = Family("mamba", MAMBA_FIELDS, build_mamba, mamba_names, NO_EFFECT)
+FALCON_MAMBA = Family("falcon_mamba", FALCON_FIELDS, build_falcon_mamba, mamba_names, NO_EFFECT)
+MAMBA2 = Family("mamba2", MAMBA2_FIELDS, build_mamba2, mamba2_names, MAMBA2_NO_EFFECT)

@@ -1,10 +1,11 @@
 """MiniMax-01: lightning attention with a softmax attention every few layers, and experts.
 
-Its stream runs h = norm(x), then α h + β part(h), and so on to the last norm. That is a post-norm
-stream told from another end: each norm closes what stands before it, and the first one closes the
-embedding. So every norm of theirs is ours one place earlier.
+Its stream is h = norm(x), then α h + β part(h), and so on to the last norm. That is a post-norm
+stream, shifted by one: each norm belongs to the part before it, and the first one to the embedding.
+So each of their norms is ours one place earlier.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from einops import rearrange
@@ -12,7 +13,7 @@ from einops import rearrange
 from seqlab.hub import llama, mixtral
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import into, same_as
+from seqlab.hub.weights import Names, into, same_as
 from seqlab.mixers.lightning import LightningAttention
 from seqlab.model import LanguageModel, PostNormBlock
 
@@ -28,24 +29,21 @@ FIELDS = mixtral.FIELDS | {
 
 
 def layer_types(c: Config) -> list[str]:
-    every_other = [
-        "linear_attention" if i % 2 else "full_attention" for i in range(c.num_hidden_layers)
-    ]
-    return c.layer_types or every_other
+    kinds = ("full_attention", "linear_attention")
+    return c.layer_types or [kinds[i % 2] for i in range(c.num_hidden_layers)]
 
 
-def lightning(c: Config, layer: int):
+def lightning(c: Config, layer: int) -> partial[LightningAttention]:
     if c.hidden_act not in ("silu", "swish"):
-        c.refuse(
-            "hidden_act", f"is {c.hidden_act!r}: only 'silu' is supported with lightning attention"
-        )
+        why = f"is {c.hidden_act!r}: only 'silu' is supported with lightning attention"
+        c.refuse("hidden_act", why)
     d_head = c.head_dim or c.hidden_size // c.num_attention_heads
     sizes = {"n_heads": c.num_attention_heads, "d_head": d_head}
     return partial(LightningAttention, **sizes, layer=layer, n_layers=c.num_hidden_layers)
 
 
-def block(c: Config, layer: int, kind: str):
-    """A factory of layer's Block."""
+def block(c: Config, layer: int, kind: str) -> Callable[[int], PostNormBlock]:
+    """A factory of one layer's Block."""
     scales = {
         "linear_attention": (c.linear_attn_alpha_factor, c.linear_attn_beta_factor),
         "full_attention": (c.full_attn_alpha_factor, c.full_attn_beta_factor),
@@ -53,11 +51,15 @@ def block(c: Config, layer: int, kind: str):
     if kind not in scales:
         c.refuse("layer_types", f"holds {kind!r}: only {' and '.join(scales)} are supported")
     softmax = llama.attention(c, mixtral.BASE, window=c.sliding_window)
-    make, ffn = (lightning(c, layer) if kind == "linear_attention" else softmax), mixtral.moe(c)
+    mixer = lightning(c, layer) if kind == "linear_attention" else softmax
+    ffn = mixtral.moe(c)
+    eps = c.rms_norm_eps
     options = {"mixer_scale": scales[kind], "ffn_scale": (c.mlp_alpha_factor, c.mlp_beta_factor)}
-    return lambda d_model: PostNormBlock(
-        d_model, make(d_model), ffn(d_model), c.rms_norm_eps, **options
-    )
+
+    def make(d_model):
+        return PostNormBlock(d_model, mixer(d_model), ffn(d_model), eps, **options)
+
+    return make
 
 
 def build(c: Config) -> LanguageModel:
@@ -72,8 +74,10 @@ def build(c: Config) -> LanguageModel:
     )
 
 
-def names(c: Config) -> dict:
-    n, table, heads = c.num_hidden_layers, dict(llama.NAMES), c.num_attention_heads
+def names(c: Config) -> Names:
+    n = c.num_hidden_layers
+    heads = c.num_attention_heads
+    table = dict(llama.NAMES)
     # Each head has its q, k and v side by side.
     thirds = partial(rearrange, pattern="(h qkv k) d -> (qkv h k) d", h=heads, qkv=3)
     qkv = (f"blocks.*.mixer.{x}.weight" for x in "qkv")
@@ -92,9 +96,8 @@ def names(c: Config) -> dict:
         if kind == "linear_attention":
             slopes = -lightning(c, i)(heads).log_decay
             table[f"model.layers.{i}.self_attn.slope_rate"] = same_as(slopes)
-    return table | {
-        f"{attention}.{x}_decay": None for x in ("query", "key", "diagonal")
-    }  # powers of the slopes
+    # The other constants are powers of the slopes.
+    return table | {f"{attention}.{x}_decay": None for x in ("query", "key", "diagonal")}
 
 
 MINIMAX = Family("minimax", FIELDS, build, names, frozenset({"block_size"}))

@@ -9,7 +9,7 @@ from seqlab.hub import llama
 from seqlab.hub.activation import activation
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import experts
+from seqlab.hub.weights import Names, experts
 from seqlab.model import LanguageModel
 
 FIELDS = llama.FIELDS | {
@@ -21,24 +21,30 @@ FIELDS = llama.FIELDS | {
     "num_experts_per_tok": 2,
     "num_local_experts": 8,
 }
-BASE = 1e6  # of the rotation, where a config does not say
+BASE = 1e6  # the rotation's, if a config has none
 
 
-def moe(c: Config):
+def moe(c: Config) -> partial[MoE]:
     router = partial(MixtralRouter, top_k=c.num_experts_per_tok)
     expert = partial(SwiGLU, activation=activation(c))
-    return partial(
-        MoE, n_experts=c.num_local_experts, router=router, expert=expert, d_ff=c.intermediate_size
-    )
+    sizes = {"n_experts": c.num_local_experts, "d_ff": c.intermediate_size}
+    return partial(MoE, router=router, expert=expert, **sizes)
 
 
-def moe_names(c: Config) -> dict:
-    theirs, stored = "model.layers.*.mlp", "model.layers.*.block_sparse_moe"
-    gate = {f"{prefix}.gate": "blocks.*.ffn.router.score" for prefix in (theirs, stored)}
-    every = c.num_local_experts
-    return gate | experts(
-        f"{theirs}.experts", "blocks.*.ffn.experts", every, f"{stored}.experts", ("w1", "w3", "w2")
-    )
+def moe_names(c: Config) -> Names:
+    theirs = "model.layers.*.mlp"
+    stored = "model.layers.*.block_sparse_moe"
+    return {
+        f"{theirs}.gate": "blocks.*.ffn.router.score",
+        f"{stored}.gate": "blocks.*.ffn.router.score",
+        **experts(
+            f"{theirs}.experts",
+            "blocks.*.ffn.experts",
+            c.num_local_experts,
+            f"{stored}.experts",
+            ("w1", "w3", "w2"),
+        ),
+    }
 
 
 def build(c: Config) -> LanguageModel:

@@ -1,7 +1,7 @@
-"""Qwen3-Next: three Gated DeltaNets, then one gated attention, and many small experts with a gated
-one for all.
+"""Qwen3-Next: three Gated DeltaNets, then one gated attention; many small experts.
 
-The norms' weights are stored as w - 1, but for the one inside Gated DeltaNet.
+A shared expert has a gate. The weights of the norms are stored as w - 1, except for the one inside
+Gated DeltaNet.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ from seqlab.hub import llama
 from seqlab.hub.activation import activation
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import experts, into, plus_one, without_channel
+from seqlab.hub.weights import Names, experts, into, plus_one, without_channel
 from seqlab.mixers.gated_deltanet import GatedDeltaNet
 from seqlab.model import LanguageModel
 
@@ -47,7 +47,8 @@ FIELDS = llama.FIELDS | {
     "norm_topk_prob": True,
     "use_sliding_window": False,
 }
-DELTA, ATTENTION = "model.layers.*.linear_attn", "model.layers.*.self_attn"
+DELTA = "model.layers.*.linear_attn"
+ATTENTION = "model.layers.*.self_attn"
 NAMES = llama.NAMES | {
     "model.layers.*.input_layernorm": into("blocks.*.mixer_norm", by=plus_one),
     "model.layers.*.post_attention_layernorm": into("blocks.*.ffn_norm", by=plus_one),
@@ -64,11 +65,11 @@ NAMES = llama.NAMES | {
     "model.layers.*.mlp.shared_expert.up_proj": "blocks.*.ffn.shared.up",
     "model.layers.*.mlp.shared_expert.down_proj": "blocks.*.ffn.shared.down",
     "model.layers.*.mlp.shared_expert_gate": "blocks.*.ffn.shared_gate",
-    "mtp": None,  # predicts the token after next
+    "mtp": None,  # it predicts the token after next
 }
 
 
-def gated_deltanet(c: Config):
+def gated_deltanet(c: Config) -> partial[GatedDeltaNet]:
     return partial(
         GatedDeltaNet,
         n_heads=c.linear_num_value_heads,
@@ -81,81 +82,61 @@ def gated_deltanet(c: Config):
     )
 
 
-def moe(c: Config):
+def moe(c: Config) -> partial[MoE]:
     router = partial(MixtralRouter, top_k=c.num_experts_per_tok, normalise=c.norm_topk_prob)
     expert = partial(SwiGLU, activation=activation(c))
+    sizes = {"n_experts": c.num_experts, "d_ff": c.moe_intermediate_size}
     width = c.shared_expert_intermediate_size
     shared = {"n_shared": 1, "d_shared": width, "gate_shared": True} if width else {}
-    return partial(
-        MoE,
-        n_experts=c.num_experts,
-        router=router,
-        expert=expert,
-        d_ff=c.moe_intermediate_size,
-        **shared,
-    )
+    return partial(MoE, router=router, expert=expert, **sizes, **shared)
 
 
 def build(c: Config) -> LanguageModel:
-    layers, every = range(c.num_hidden_layers), c.full_attention_interval
+    layers = range(c.num_hidden_layers)
     attention = llama.attention(
         c, partial_rotary=True, bias=c.attention_bias, qk_norm=True, gate=True, eps=c.rms_norm_eps
     )
     kinds = {"linear_attention": gated_deltanet(c), "full_attention": attention}
+    every = c.full_attention_interval
     wanted = c.layer_types or [
         "linear_attention" if (layer + 1) % every else "full_attention" for layer in layers
     ]
-    dense, sparse, alone, step = (
-        llama.swiglu(c),
-        moe(c),
-        c.mlp_only_layers or [],
-        c.decoder_sparse_step,
-    )
+    dense = llama.swiglu(c)
+    sparse = moe(c)
+    alone = c.mlp_only_layers or []
+    step = c.decoder_sparse_step
     is_dense = [c.num_experts == 0 or layer in alone or (layer + 1) % step for layer in layers]
     ffns = [dense if d else sparse for d in is_dense]
     return llama.model_of(c, c.per_layer("layer_types", wanted, kinds), ffns)
 
 
-def names(c: Config) -> dict:
-    k_heads, v_heads, width = (
-        c.linear_num_key_heads,
-        c.linear_num_value_heads,
-        c.linear_value_head_dim,
-    )
-    key, group = c.linear_key_head_dim, v_heads // k_heads
-    values = group * width
-    fused = {
-        f"{DELTA}.in_proj_qkvz.weight": into(
-            "blocks.*.mixer.qkv.weight",
-            "blocks.*.mixer.gate.weight",
-            by=partial(part_by_part, groups=k_heads, sizes=[key, key, values, values]),
-        ),
-        f"{DELTA}.in_proj_ba.weight": into(
-            "blocks.*.mixer.beta.weight",
-            "blocks.*.mixer.decay.weight",
-            by=partial(part_by_part, groups=k_heads, sizes=[group, group]),
-        ),
-        f"{ATTENTION}.q_proj": into(
-            "blocks.*.mixer.q",
-            "blocks.*.mixer.gate",
-            by=partial(part_by_part, groups=c.num_attention_heads, sizes=[c.head_dim, c.head_dim]),
-        ),
+def names(c: Config) -> Names:
+    k_heads = c.linear_num_key_heads
+    group = c.linear_num_value_heads // k_heads
+    key = c.linear_key_head_dim
+    values = group * c.linear_value_head_dim
+    qkvz = partial(part_by_part, groups=k_heads, sizes=[key, key, values, values])
+    ba = partial(part_by_part, groups=k_heads, sizes=[group, group])
+    q_gate = partial(part_by_part, groups=c.num_attention_heads, sizes=[c.head_dim, c.head_dim])
+    ours = "blocks.*.mixer"
+    table = NAMES | {
+        f"{DELTA}.in_proj_qkvz.weight": into(f"{ours}.qkv.weight", f"{ours}.gate.weight", by=qkvz),
+        f"{DELTA}.in_proj_ba.weight": into(f"{ours}.beta.weight", f"{ours}.decay.weight", by=ba),
+        f"{ATTENTION}.q_proj": into(f"{ours}.q", f"{ours}.gate", by=q_gate),
     }
-    table = (
-        NAMES | fused | experts("model.layers.*.mlp.experts", "blocks.*.ffn.experts", c.num_experts)
-    )
-    if c.shared_expert_intermediate_size == 0:  # it is there, of width 0
+    table |= experts("model.layers.*.mlp.experts", "blocks.*.ffn.experts", c.num_experts)
+    if c.shared_expert_intermediate_size == 0:  # theirs exists, with width 0
         table |= {name: None for name in NAMES if ".shared_expert" in name}
     return table
 
 
 def part_by_part(weight: Tensor, groups: int, sizes: list[int]) -> Tensor:
-    """Rows that stand group by group, in each its parts of these sizes: all of the first part
-    first, and so on.
+    """Rows ordered by part, where `weight` has them ordered by group.
+
+    Each group holds parts of these sizes; the result has the first part of all groups first.
     """
-    return torch.cat(
-        [part.flatten(0, 1) for part in weight.unflatten(0, (groups, -1)).split(sizes, dim=1)]
-    )
+    parts = weight.unflatten(0, (groups, -1)).split(sizes, dim=1)
+    return torch.cat([part.flatten(0, 1) for part in parts])
 
 
 QWEN3_NEXT = Family("qwen3_next", FIELDS, build, names)

@@ -1,5 +1,6 @@
-"""RecurrentGemma: two RG-LRU blocks, then local attention, each with a GeGLU. The norms are stored
-as w - 1.
+"""RecurrentGemma: two RG-LRU blocks, then local attention, each with a GeGLU.
+
+The weights of the norms are stored as w - 1.
 """
 
 from functools import partial
@@ -11,7 +12,8 @@ from seqlab.hub import llama, rope
 from seqlab.hub.activation import activation
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import into, plus_one, without_channel
+from seqlab.hub.weights import Names, into, plus_one, without_channel
+from seqlab.mixers.attention import Attention
 from seqlab.mixers.rglru import RGLRU
 from seqlab.model import LanguageModel
 
@@ -35,18 +37,19 @@ FIELDS = rope.FIELDS | {
     "tie_word_embeddings": True,
     "embeddings_scale_by_sqrt_dim": True,
 }
-LRU, GATES = "model.layers.*.temporal_block", "model.layers.*.temporal_block.rg_lru"
-NAMES = {
+LRU = "model.layers.*.temporal_block"
+GATES = f"{LRU}.rg_lru"
+NAMES: Names = {
     "model.embed_tokens": "embedding",
     "model.layers.*.temporal_pre_norm": into("blocks.*.mixer_norm", by=plus_one),
     "model.layers.*.channel_pre_norm": into("blocks.*.ffn_norm", by=plus_one),
     "model.layers.*.mlp_block.gate_proj": "blocks.*.ffn.gate",
     "model.layers.*.mlp_block.up_proj": "blocks.*.ffn.up",
     "model.layers.*.mlp_block.down_proj": "blocks.*.ffn.down",
-    "model.layers.*.temporal_block.q_proj": "blocks.*.mixer.q",
-    "model.layers.*.temporal_block.k_proj": "blocks.*.mixer.k",
-    "model.layers.*.temporal_block.v_proj": "blocks.*.mixer.v",
-    "model.layers.*.temporal_block.o_proj": "blocks.*.mixer.out",
+    f"{LRU}.q_proj": "blocks.*.mixer.q",
+    f"{LRU}.k_proj": "blocks.*.mixer.k",
+    f"{LRU}.v_proj": "blocks.*.mixer.v",
+    f"{LRU}.o_proj": "blocks.*.mixer.out",
     f"{LRU}.linear_x": "blocks.*.mixer.x",
     f"{LRU}.linear_y": "blocks.*.mixer.y",
     f"{LRU}.linear_out": "blocks.*.mixer.out",
@@ -62,27 +65,28 @@ NAMES = {
 }
 
 
-def attention(c: Config):
+def attention(c: Config) -> partial[Attention]:
     options = {"window": c.attention_window_size, "bias": c.attention_bias, "out_bias": True}
     return llama.attention(c, partial_rotary=True, **options)
 
 
-def recurrent(c: Config):
-    sizes = {"lru_width": c.lru_width, "d_conv": c.conv1d_width}
+def recurrent(c: Config) -> partial[RGLRU]:
     return partial(
-        RGLRU, n_heads=c.num_attention_heads, **sizes, activation=activation(c, "hidden_activation")
+        RGLRU,
+        n_heads=c.num_attention_heads,
+        lru_width=c.lru_width,
+        d_conv=c.conv1d_width,
+        activation=activation(c, "hidden_activation"),
     )
 
 
 def build(c: Config) -> LanguageModel:
     kinds = {"recurrent": recurrent(c), "attention": attention(c)}
     wanted = [c.block_types[layer % len(c.block_types)] for layer in range(c.num_hidden_layers)]
-    geglu = partial(
-        SwiGLU,
-        d_ff=c.intermediate_size // 2,
-        bias=True,
-        activation=activation(c, "hidden_activation"),
-    )
+    gelu = activation(c, "hidden_activation")
+    geglu = partial(SwiGLU, d_ff=c.intermediate_size // 2, bias=True, activation=gelu)
+    # √D is rounded to bfloat16, as in training.
+    scale = torch.tensor(c.hidden_size**0.5).bfloat16().item()
     return LanguageModel(
         c.vocab_size,
         c.hidden_size,
@@ -90,9 +94,7 @@ def build(c: Config) -> LanguageModel:
         geglu,
         eps=c.rms_norm_eps,
         tie=c.tie_word_embeddings,
-        embedding_scale=torch.tensor(c.hidden_size**0.5)
-        .bfloat16()
-        .item(),  # rounded, as in training
+        embedding_scale=scale,
         logit_cap=c.logits_soft_cap,
     )
 

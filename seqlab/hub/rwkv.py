@@ -1,21 +1,24 @@
 """RWKV-4.
 
 In eval mode `transformers` halves the stream after every `rescale_every` layers, and divides the
-weights that write to it to match: numbers that stay in float16's range. A LayerNorm undoes a
-division of its input by 2^k, except that its eps weighs 4^k times as much. So our weights and
-stream are the undivided ones, and the norms' eps grows instead. (A folder that was saved after a
-pass in eval mode holds divided weights, and does not say so.)
+weights that write to it to match, so that the numbers stay in float16's range. A LayerNorm undoes a
+division of its input by 2^k, except that its eps then counts 4^k times as much. So our weights and
+stream are the undivided ones, and the norms' eps is multiplied instead. (A folder that was saved
+after a pass in eval mode holds divided weights, without any sign of it.)
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqlab.core.inputs import wide
 from seqlab.ffn.rwkv import ChannelMix
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import into
+from seqlab.hub.weights import Names, into
 from seqlab.mixers.rwkv4 import RWKV4
 from seqlab.model import Block, LanguageModel
 
@@ -29,18 +32,19 @@ FIELDS = {
     "rescale_every": 6,
     "tie_word_embeddings": False,
 }
-TIME, CHANNEL = "rwkv.blocks.*.attention", "rwkv.blocks.*.feed_forward"
+TIME = "rwkv.blocks.*.attention"
+CHANNEL = "rwkv.blocks.*.feed_forward"
 
 
-def _row(mu):
+def _row(mu: Tensor) -> Tensor:
     return mu.view(1, -1)
 
 
-def _vector(mu):
+def _vector(mu: Tensor) -> Tensor:
     return mu.flatten()
 
 
-NAMES = {
+NAMES: Names = {
     "rwkv.embeddings": "embedding",
     "rwkv.blocks.0.pre_ln": "embedding_norm",
     "rwkv.blocks.*.ln1": "blocks.*.mixer_norm",
@@ -65,7 +69,7 @@ NAMES = {
 
 
 class HalvedLayerNorm(nn.LayerNorm):
-    """LayerNorm of x / 2^halvings in eval mode, of x in training."""
+    """LayerNorm of x / 2^halvings in eval mode, of x in training, in float32 at least."""
 
     def __init__(self, d_model: int, eps: float, halvings: int):
         super().__init__(d_model, eps)
@@ -73,17 +77,19 @@ class HalvedLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         eps = self.eps if self.training else self.eps * 4**self.halvings
-        return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, eps)
+        weight, bias = wide(self.weight), wide(self.bias)
+        return F.layer_norm(wide(x), self.normalized_shape, weight, bias, eps).to(x.dtype)
 
 
 def halvings(layer: int, every: int) -> int:
-    """How often the stream was halved before `layer`."""
+    """The number of times the stream was halved before `layer`."""
     return layer // every if every > 0 else 0
 
 
-def block(c: Config, layer: int):
-    """A factory of layer's Block."""
-    n, eps = c.num_hidden_layers, c.layer_norm_epsilon
+def block(c: Config, layer: int) -> Callable[[int], Block]:
+    """A factory of one layer's Block."""
+    n = c.num_hidden_layers
+    eps = c.layer_norm_epsilon
     time = partial(RWKV4, d_inner=c.attention_hidden_size, layer=layer, n_layers=n)
     channel = partial(ChannelMix, d_ff=c.intermediate_size, layer=layer, n_layers=n)
     norm = partial(HalvedLayerNorm, halvings=halvings(layer, c.rescale_every))
@@ -92,20 +98,26 @@ def block(c: Config, layer: int):
 
 def build(c: Config) -> LanguageModel:
     n = c.num_hidden_layers
-    options = {"norm": nn.LayerNorm, "eps": c.layer_norm_epsilon, "tie": c.tie_word_embeddings}
     blocks = [block(c, layer) for layer in range(n)]
-    model = LanguageModel(c.vocab_size, c.hidden_size, blocks, None, embedding_norm=True, **options)
-    model.norm = HalvedLayerNorm(
-        c.hidden_size, 1e-5, halvings(n, c.rescale_every)
-    )  # its eps is not the config's
+    model = LanguageModel(
+        c.vocab_size,
+        c.hidden_size,
+        blocks,
+        None,
+        norm=partial(HalvedLayerNorm, halvings=0),
+        eps=c.layer_norm_epsilon,
+        tie=c.tie_word_embeddings,
+        embedding_norm=True,
+    )
+    # The eps of the last norm is not the config's.
+    model.norm = HalvedLayerNorm(c.hidden_size, 1e-5, halvings(n, c.rescale_every))
     return model
 
 
-def undivided(model) -> dict[str, Tensor]:
-    """The weights of a `transformers` model as they were trained: those it has divided in eval mode
-    times 2^k again.
-    """
-    weights, every = model.state_dict(), model.config.rescale_every
+def undivided(model: Any) -> dict[str, Tensor]:
+    """The weights that were trained: those that `transformers` has divided, times 2^k again."""
+    weights = model.state_dict()
+    every = model.config.rescale_every
     if model.rwkv.layers_are_rescaled:
         for layer in range(model.config.num_hidden_layers):
             for part in ("attention.output", "feed_forward.value"):

@@ -1,10 +1,10 @@
 """Their weights into our modules, by a table of names.
 
-The table goes from theirs to ours: `{"model.layers.*.self_attn.q_proj": "blocks.*.mixer.q"}`. A
-star is a number, and goes to the star at the same place of our name; a name without its last part
-(weight, bias) stands for all of them. `qkv.weight[0:16]` is a slice of our `qkv.weight`. `into`
-says more than a name can; None drops what the model has no use for (numbers that the config
-determines, a second head), with all that is under its name. Every other weight of theirs must find
+The table maps their names to ours: `{"model.layers.*.self_attn.q_proj": "blocks.*.mixer.q"}`. Each
+star is a number, and fills the star at the same place of our name; a name without its last part
+(weight, bias) covers all of them. `qkv.weight[0:16]` is a slice of our `qkv.weight`. `into` is for
+weights that are cut or changed. None drops what the model does not need (numbers that the config
+determines, a second head), with everything under that name. Every other weight of theirs must have
 a place, and every number of ours must be filled.
 """
 
@@ -15,21 +15,26 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from seqlab.core.inputs import wide
+
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 @dataclass(frozen=True)
 class Into:
+    """Where a weight goes: see `into` and `same_as`."""
+
     names: tuple[str, ...]
     dim: int = 0
     by: Callable[[Tensor], Tensor] | None = None
     expected: Tensor | None = None
 
 
+Names = dict[str, str | Into | None]  # from their names to ours
+
+
 def into(*names: str, dim: int = 0, by: Callable[[Tensor], Tensor] | None = None) -> Into:
-    """A weight that is changed by the function `by`, then cut along `dim` into the weights called
-    `names`, in order.
-    """
+    """A weight that is changed by the function `by`, then cut along `dim` into `names` in order."""
     return Into(names, dim, by)
 
 
@@ -44,9 +49,7 @@ def without_channel(weight: Tensor) -> Tensor:
 
 
 def same_as(expected: Tensor) -> Into:
-    """A stored constant, which the config determines: it must be `expected`, up to the rounding of
-    its dtype.
-    """
+    """A constant that the config determines: it must be `expected`, up to its dtype's rounding."""
     return Into((), expected=expected)
 
 
@@ -55,36 +58,37 @@ def experts(
     ours: str,
     n: int,
     stored: str | None = None,
-    parts=("gate_proj", "up_proj", "down_proj"),
-):
-    """The table of n gated experts: stacked and fused as `transformers` holds them, or one by one
-    as it stores them.
+    parts: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+) -> Names:
+    """The table of n gated experts, in both ways that `transformers` has.
+
+    In memory they are stacked, gate and up in one tensor; in a checkpoint they are stored one by
+    one, under the name `stored`, in three `parts`.
     """
-    separate = [f"{stored or theirs}.*.{part}" for part in parts]
     both = [f"{ours}.{e}.{part}.weight" for e in range(n) for part in ("gate", "up")]
     down = [f"{ours}.{e}.down.weight" for e in range(n)]
-    fused = {"gate_up_proj": into(*both, by=_unstack), "down_proj": into(*down, by=_unstack)}
-    single = dict(
-        zip(separate, [f"{ours}.*.{part}" for part in ("gate", "up", "down")], strict=True)
-    )
-    return {f"{theirs}.{name}": rule for name, rule in fused.items()} | single
+    table: Names = {
+        f"{theirs}.gate_up_proj": into(*both, by=_unstack),
+        f"{theirs}.down_proj": into(*down, by=_unstack),
+    }
+    for their_part, part in zip(parts, ("gate", "up", "down"), strict=True):
+        table[f"{stored or theirs}.*.{their_part}"] = f"{ours}.*.{part}"
+    return table
 
 
-def _unstack(weight):
+def _unstack(weight: Tensor) -> Tensor:
     return weight.flatten(0, 1)
 
 
 @torch.no_grad()
-def fill(
-    model: nn.Module, weights: Iterable[tuple[str, Tensor]], table: dict[str, str | Into | None]
-):
-    """Copy every weight to its place, in its own dtype and on its own device. ValueError if
-    anything is left over.
+def fill(model: nn.Module, weights: Iterable[tuple[str, Tensor]], table: Names):
+    """Copy every weight to its place, in its own dtype and on its own device.
+
+    Only a buffer (a router's bias) stays in float32 at least. ValueError if anything is left over.
     """
     ours = model.state_dict(keep_vars=True)
-    written: dict[
-        int, dict
-    ] = {}  # how much of each tensor of ours is filled, by slice; tied weights are one tensor
+    # How much of each tensor of ours is filled, by slice; tied weights are one tensor.
+    written: dict[int, dict[str, int]] = {}
     homeless = []
     for name, weight in weights:
         rule = _rule(table, name)
@@ -101,35 +105,38 @@ def fill(
 
 
 def _rule(table, name) -> Into | None:
-    """What the table says of `name`: under the name itself or with its numbers as stars, with or
-    without its end.
-    """
+    """The table's entry for `name`: with its numbers or with stars, with or without its end."""
     if any(table.get(name[: dot.start()], "") is None for dot in re.finditer(r"\.", name)):
         return Into(())
     for key, numbers in ((name, ()), (_NUMBER.sub("*", name), _NUMBER.findall(name))):
         stem, _, last = key.rpartition(".")
         for entry, end in ((key, ""), (stem, f".{last}")):
             if entry in table:
-                rule = table[entry]
-                rule = Into(()) if rule is None else into(rule) if isinstance(rule, str) else rule
-                return replace(
-                    rule, names=tuple(_with_numbers(ours, numbers) + end for ours in rule.names)
-                )
+                rule = _as_into(table[entry])
+                names = tuple(_with_numbers(ours, numbers) + end for ours in rule.names)
+                return replace(rule, names=names)
     return None
 
 
-def _with_numbers(name, numbers):
+def _as_into(rule: str | Into | None) -> Into:
+    if rule is None:
+        return Into(())
+    return into(rule) if isinstance(rule, str) else rule
+
+
+def _with_numbers(name: str, numbers: Iterable[str]) -> str:
     for number in numbers:
         name = name.replace("*", number, 1)
     return name
 
 
 def _pieces(ours, rule, weight, name):
-    """The places of a weight, and what goes there."""
+    """The places of a weight, and the piece for each."""
     if rule.expected is not None:
-        stored, rounding = weight.double().flatten(), torch.finfo(weight.dtype).eps
+        stored = weight.double().flatten()
+        rounding = torch.finfo(weight.dtype).eps
         if not torch.allclose(stored, rule.expected.double().to(stored.device), rtol=4 * rounding):
-            raise ValueError(f"{name} is a constant, and not the one that the config asks for")
+            raise ValueError(f"{name} is a constant, but not the one that the config asks for")
     places = [_place(ours, target, name) for target in rule.names]
     weight = rule.by(weight) if rule.by else weight
     if len(places) < 2:
@@ -159,7 +166,8 @@ def _write(ours, place, piece, written, name):
         )
     slices = written.setdefault(id(tensor), {})
     if not slices:
-        tensor.data = torch.empty_like(tensor, dtype=piece.dtype, device=piece.device)
+        dtype = piece.dtype if isinstance(tensor, nn.Parameter) else wide(piece).dtype
+        tensor.data = torch.empty_like(tensor, dtype=dtype, device=piece.device)
     if str(index) in slices and not torch.equal(tensor[index], piece):
         raise ValueError(f"{name} differs from the weight it should share with our {target}")
     tensor.data[index] = piece

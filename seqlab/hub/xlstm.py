@@ -1,4 +1,4 @@
-"""xLSTM as in xLSTM-7B: mLSTM and SwiGLU, logits and gates capped smoothly."""
+"""xLSTM as in xLSTM-7B: mLSTM and SwiGLU; logits and gates are capped smoothly."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from seqlab.ffn.swiglu import SwiGLU
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import into
+from seqlab.hub.weights import Names, into
 from seqlab.layers.norm import RMSNorm
 from seqlab.mixers.mlstm import MLSTM
 from seqlab.model import Block, LanguageModel
@@ -31,7 +31,7 @@ FIELDS = {
     "ffn_round_up_to_multiple_of": 64,
     "gate_soft_cap": 15.0,
     "output_logit_soft_cap": 30.0,
-    # of the first checkpoints
+    # Of the first checkpoints.
     "add_post_blocks_norm": True,
     "add_post_norm": False,
     "add_qk_norm": False,
@@ -40,14 +40,15 @@ FIELDS = {
 # How sums are computed and rounded, and how weights are fused: both ways are in the table of names.
 NO_EFFECT = frozenset(
     """
-    add_embedding_dropout add_forward_backend_padding autocast_kernel_dtype chunk_size chunkwise_kernel
-    force_bos_token_insert head_dim igate_bias_init_range inference_state_dtype max_inference_chunksize
-    mlstm_round_up_to_multiple_of mode norm_reduction_force_float32 return_last_states sequence_kernel step_kernel
-    weight_mode
+    add_embedding_dropout add_forward_backend_padding autocast_kernel_dtype chunk_size
+    chunkwise_kernel force_bos_token_insert head_dim igate_bias_init_range inference_state_dtype
+    max_inference_chunksize mlstm_round_up_to_multiple_of mode norm_reduction_force_float32
+    return_last_states sequence_kernel step_kernel weight_mode
     """.split()  # noqa: SIM905
 )
-LAYER, OURS = "backbone.blocks.*.mlstm_layer", "blocks.*.mixer"
-NAMES = {
+LAYER = "backbone.blocks.*.mlstm_layer"
+OURS = "blocks.*.mixer"
+NAMES: Names = {
     "backbone.embeddings": "embedding",
     "backbone.blocks.*.norm_mlstm": "blocks.*.mixer_norm",
     "backbone.blocks.*.norm_ffn": "blocks.*.ffn_norm",
@@ -77,25 +78,32 @@ class BiasedRMSNorm(RMSNorm):
         self.bias = nn.Parameter(self.weight.new_zeros(d_model))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.bias
+        return super().forward(x) + self.bias.to(x.dtype)
 
 
 def per_head(c: Config, factor: str) -> int:
+    """A head's width, if all heads together have `factor` times the model's."""
     width = int(c.hidden_size * getattr(c, factor))
-    if width % c.num_heads:
-        c.refuse(
-            factor, f"makes keys or values {width} wide: num_heads, {c.num_heads}, must divide that"
-        )
-    return width // c.num_heads
+    heads = c.num_heads
+    if width % heads:
+        c.refuse(factor, f"makes keys or values {width} wide: num_heads, {heads}, must divide that")
+    return width // heads
 
 
-def mlstm(c: Config):
-    widths = {"d_key": per_head(c, "qk_dim_factor"), "d_value": per_head(c, "v_dim_factor")}
-    numbers = {"soft_cap": c.gate_soft_cap, "eps": c.eps, "norm_eps": c.norm_eps}
-    return partial(MLSTM, n_heads=c.num_heads, bias=c.use_bias, **widths, **numbers)
+def mlstm(c: Config) -> partial[MLSTM]:
+    return partial(
+        MLSTM,
+        n_heads=c.num_heads,
+        d_key=per_head(c, "qk_dim_factor"),
+        d_value=per_head(c, "v_dim_factor"),
+        bias=c.use_bias,
+        soft_cap=c.gate_soft_cap,
+        eps=c.eps,
+        norm_eps=c.norm_eps,
+    )
 
 
-def swiglu(c: Config):
+def swiglu(c: Config) -> partial[SwiGLU]:
     multiple = c.ffn_round_up_to_multiple_of
     width = int((c.hidden_size * c.ffn_proj_factor + multiple - 1) // multiple * multiple)
     return partial(SwiGLU, d_ff=width, bias=c.use_bias)
@@ -107,23 +115,25 @@ def build(c: Config) -> LanguageModel:
             "embedding_dim",
             f"is {c.embedding_dim}, hidden_size is {c.hidden_size}: they must be equal",
         )
-    layers, old = (
-        c.num_hidden_layers,
-        c.num_blocks,
-    )  # if both are there, theirs is built from the second
-    block_norm = BiasedRMSNorm if c.use_bias else RMSNorm  # the last norm has no bias
+    # If a config has both fields, `transformers` builds num_blocks layers.
+    layers, old = c.num_hidden_layers, c.num_blocks
+
+    def block(d_model, mixer, ffn, eps, norm):
+        """Its norms may have a bias; the model's last norm, `norm`, has none."""
+        return Block(d_model, mixer, ffn, eps, BiasedRMSNorm if c.use_bias else RMSNorm)
+
     return LanguageModel(
         c.vocab_size,
         c.hidden_size,
         [mlstm(c)] * (old or layers),
         swiglu(c),
-        block=lambda d_model, mixer, ffn, eps, norm: Block(d_model, mixer, ffn, eps, block_norm),
+        block=block,
         eps=c.norm_eps,
         logit_cap=c.output_logit_soft_cap,
     )
 
 
-def names(c: Config) -> dict:
+def names(c: Config) -> Names:
     by_head = partial(rearrange, pattern="(h v) -> h v", h=c.num_heads)
     norm = {"weight": f"{OURS}.norm", "bias": f"{OURS}.norm_bias"}
     return NAMES | {

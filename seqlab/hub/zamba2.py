@@ -1,9 +1,11 @@
-"""Zamba2: Mamba-2, and a few transformers that many layers share, each with low-rank changes of its
-own.
+"""Zamba2: Mamba-2, and a few transformers that many layers share.
+
+Each of these layers makes low-rank changes of its own to its transformer.
 """
 
 import math
 from functools import partial
+from typing import Any
 
 from seqlab.blocks import SharedBlock, SharedTransformer
 from seqlab.ffn.swiglu import SwiGLU
@@ -11,22 +13,13 @@ from seqlab.hub import rope
 from seqlab.hub.activation import activation
 from seqlab.hub.config import Config
 from seqlab.hub.family import Family
-from seqlab.hub.weights import into, without_channel
+from seqlab.hub.weights import Names, into, without_channel
 from seqlab.mixers.attention import Attention
 from seqlab.mixers.mamba2 import Mamba2
 from seqlab.model import Block, LanguageModel
 
-PUBLISHED = [
-    6,
-    12,
-    18,
-    24,
-    30,
-    36,
-    42,
-    47,
-    51,
-]  # the layers that call a transformer, where a config does not say
+# The layers that call a transformer, if a config does not say.
+PUBLISHED = [6, 12, 18, 24, 30, 36, 42, 47, 51]
 FIELDS = rope.FIELDS | {
     "max_position_embeddings": 4096,
     "vocab_size": 32000,
@@ -61,14 +54,14 @@ FIELDS = rope.FIELDS | {
 }
 NO_EFFECT = frozenset(
     """
-    chunk_size kv_channels num_logits_to_keep num_query_groups time_step_floor time_step_max use_mamba_kernels
-    use_mem_eff_path
+    chunk_size kv_channels num_logits_to_keep num_query_groups time_step_floor time_step_max
+    use_mamba_kernels use_mem_eff_path
     """.split()  # noqa: SIM905
 )
 
 
 def kinds(c: Config) -> list[bool]:
-    """Of each layer, whether it calls a transformer."""
+    """For each layer, whether it calls a transformer."""
     default = [i in PUBLISHED for i in range(c.num_hidden_layers)]
     called = {"mamba": False, "linear_attention": False, "hybrid": True}
     given = c.layers_block_type
@@ -77,20 +70,19 @@ def kinds(c: Config) -> list[bool]:
     return chosen
 
 
-def expect(c: Config, field: str, value):
-    """A field that only repeats what others say."""
-    if getattr(c, field) not in (None, value):
-        c.refuse(field, f"is {getattr(c, field)!r}: other fields make it {value!r}")
+def expect(c: Config, field: str, value: Any) -> Any:
+    """`value`, which other fields determine; refuses a config whose `field` says otherwise."""
+    given = getattr(c, field)
+    if given not in (None, value):
+        c.refuse(field, f"is {given!r}: other fields make it {value!r}")
     return value
 
 
-def mamba2(c: Config):
+def mamba2(c: Config) -> partial[Mamba2]:
     inner = int(c.mamba_expand * c.hidden_size)
     if inner % c.n_mamba_heads:
-        c.refuse(
-            "n_mamba_heads",
-            f"is {c.n_mamba_heads}: mamba_expand x hidden_size, {inner}, must be a multiple",
-        )
+        why = f"is {c.n_mamba_heads}: mamba_expand x hidden_size, {inner}, must be a multiple"
+        c.refuse("n_mamba_heads", why)
     return partial(
         Mamba2,
         n_heads=c.n_mamba_heads,
@@ -110,20 +102,19 @@ def transformer(c: Config) -> SharedTransformer:
     d_head = expect(c, "attention_head_dim", width // c.num_attention_heads)
     kv_heads = c.num_key_value_heads or c.num_attention_heads
     if c.use_shared_attention_adapter and kv_heads * d_head != width:
-        c.refuse(
-            "use_shared_attention_adapter",
-            f"is True: then all heads together must have width {width}",
-        )
-    turned, still = rope.rope(c, d_head), {"rope_base": None}
-    positions = turned if c.use_mem_rope else still
-    heads = {
-        "n_heads": c.num_attention_heads,
-        "n_kv_heads": kv_heads,
-        "d_head": d_head,
-        "scale": (d_head / 2) ** -0.5,
-    }
+        why = f"is True: then all heads together must have width {width}"
+        c.refuse("use_shared_attention_adapter", why)
+    turned = rope.rope(c, d_head)
+    attention = partial(
+        Attention,
+        n_heads=c.num_attention_heads,
+        n_kv_heads=kv_heads,
+        d_head=d_head,
+        scale=(d_head / 2) ** -0.5,
+        form="sdpa",
+        **(turned if c.use_mem_rope else {"rope_base": None}),
+    )
     d_ff = expect(c, "ffn_hidden_size", c.intermediate_size or 4 * c.hidden_size)
-    attention = partial(Attention, **heads, **positions, form="sdpa")
     ffn = partial(SwiGLU, d_ff=d_ff, activation=activation(c), bias=c.add_bias_linear)
     return SharedTransformer(c.hidden_size, attention, ffn, c.rms_norm_eps)
 
@@ -132,37 +123,35 @@ def build(c: Config) -> LanguageModel:
     """Call number i goes to transformer number i modulo num_mem_blocks."""
     if c.num_mem_blocks < 1:
         c.refuse("num_mem_blocks", f"is {c.num_mem_blocks}: at least one transformer is needed")
-    mamba, transformers = mamba2(c), [transformer(c) for _ in range(c.num_mem_blocks)]
+    if not c.tie_word_embeddings:
+        why = "is False: `transformers` then shares no transformers either"
+        c.refuse("tie_word_embeddings", why)
+    mamba = mamba2(c)
+    transformers = [transformer(c) for _ in range(c.num_mem_blocks)]
 
-    def block(call, d_model):
-        if call is None:
-            return Block(d_model, mamba(d_model), None, c.rms_norm_eps)
-        view = transformers[call % c.num_mem_blocks].adapted(
-            c.adapter_rank, attention=c.use_shared_attention_adapter
-        )
+    def plain(d_model):
+        return Block(d_model, mamba(d_model), None, c.rms_norm_eps)
+
+    def calling(call, d_model):
+        shared = transformers[call % c.num_mem_blocks]
+        view = shared.adapted(c.adapter_rank, attention=c.use_shared_attention_adapter)
         return SharedBlock(d_model, mamba(d_model), view, c.rms_norm_eps)
 
     calls = iter(range(c.num_hidden_layers))
-    mixers = [partial(block, next(calls) if called else None) for called in kinds(c)]
-    if not c.tie_word_embeddings:
-        c.refuse(
-            "tie_word_embeddings", "is False: `transformers` then shares no transformers either"
-        )
+    mixers = [partial(calling, next(calls)) if called else plain for called in kinds(c)]
     return LanguageModel(c.vocab_size, c.hidden_size, mixers, eps=c.rms_norm_eps, tie=True)
 
 
-def names(c: Config) -> dict:
-    table = {
+def names(c: Config) -> Names:
+    table: Names = {
         "model.embed_tokens": "embedding",
         "model.layers.*.linear": "blocks.*.out",
         "model.final_layernorm": "norm",
         "lm_head": "head",
     }
     for layer in ("model.layers.*", "model.layers.*.mamba_decoder"):
-        table |= {
-            f"{layer}.mamba.{part}": f"blocks.*.mixer.{part}"
-            for part in ("in_proj", "A_log", "D", "dt_bias")
-        }
+        for part in ("in_proj", "A_log", "D", "dt_bias"):
+            table[f"{layer}.mamba.{part}"] = f"blocks.*.mixer.{part}"
         table |= {
             f"{layer}.input_layernorm": "blocks.*.mixer_norm",
             f"{layer}.mamba.conv1d.weight": into("blocks.*.mixer.conv.weight", by=without_channel),
@@ -173,11 +162,12 @@ def names(c: Config) -> dict:
     return table | shared_names(c)
 
 
-def shared_names(c: Config) -> dict:
-    """Every call's layer lists the changes of all calls of its transformer."""
-    theirs, ours = "model.layers.*.shared_transformer", "blocks.*.transformer"
+def shared_names(c: Config) -> Names:
+    """In each calling layer, `transformers` lists the changes of all calls of its transformer."""
+    theirs = "model.layers.*.shared_transformer"
+    ours = "blocks.*.transformer"
     shared = ".shared" if c.use_shared_attention_adapter else ""
-    table = {
+    table: Names = {
         f"{theirs}.input_layernorm": f"{ours}.norm",
         f"{theirs}.self_attn.o_proj": f"{ours}.attention.out",
         f"{theirs}.pre_ff_layernorm": f"{ours}.ffn_norm",
@@ -190,19 +180,15 @@ def shared_names(c: Config) -> dict:
     layers = [i for i, called in enumerate(kinds(c)) if called]
     for first in range(len(layers)):
         for call in range(first % c.num_mem_blocks, len(layers), c.num_mem_blocks):
-            theirs, ours = (
-                f"model.layers.{layers[first]}.shared_transformer",
-                f"blocks.{layers[call]}.transformer",
-            )
+            theirs = f"model.layers.{layers[first]}.shared_transformer"
+            ours = f"blocks.{layers[call]}.transformer"
             adapter = f"{theirs}.feed_forward.gate_up_proj_adapter_list.{call}"
             table[f"{adapter}.0"] = f"{ours}.ffn.gate.down"
             table[f"{adapter}.1"] = into(f"{ours}.ffn.gate.up", f"{ours}.ffn.up.up")
             for x in "qkv":
                 adapter = f"{theirs}.self_attn.linear_{x}_adapter_list.{call}"
-                table |= {
-                    f"{adapter}.{i}": f"{ours}.attention.{x}.{part}"
-                    for i, part in enumerate(("down", "up"))
-                }
+                table[f"{adapter}.0"] = f"{ours}.attention.{x}.down"
+                table[f"{adapter}.1"] = f"{ours}.attention.{x}.up"
     return table
 
 

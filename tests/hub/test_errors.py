@@ -358,7 +358,7 @@ LISTS = PUBLISHED["kimi_linear"]["linear_attn_config"]
         ("recurrent_gemma", "hidden_activation", "crelu", "is 'crelu': only"),
         ("recurrent_gemma", "embeddings_scale_by_sqrt_dim", False, "is False: only True"),
         ("recurrent_gemma", "rope_parameters", {"rope_type": "dynamic"}, ".rope_type is 'dynamic'"),
-        ("rwkv", "head_size", 64, "is 64, and nothing is known of its effect"),
+        ("rwkv", "head_size", 64, "is 64, and its effect is unknown"),
         ("xlstm", "embedding_dim", 16, "is 16, hidden_size is 8"),
         ("xlstm", "add_out_norm", False, "is False: only True"),
         ("xlstm", "add_qk_norm", True, "is True: only False"),
@@ -479,14 +479,14 @@ def test_folders_without_a_model(tmp_path):
     for n in (len(whole) // 2, 4):
         (tmp_path / "model.safetensors").write_bytes(whole[:n])
         with pytest.raises(
-            OSError, match=r"model.safetensors cannot be read, perhaps because it is not whole"
+            OSError, match=r"model.safetensors cannot be read; it may be incomplete"
         ):
             from_pretrained(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{")
     with pytest.raises(ValueError, match=r"index.json is not JSON"):
         from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"model_type": "bert"}))
-    with pytest.raises(ValueError, match=r"model_type is 'bert': the families there are: llama"):
+    with pytest.raises(ValueError, match=r"model_type is 'bert': choose one of llama"):
         from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is not JSON: Expecting property name"):
@@ -504,7 +504,7 @@ def test_what_is_no_language_model_of_transformers_is_named():
     for thing, kind in (("a/folder", "str"), (nn.Linear(2, 2), "Linear")):
         with pytest.raises(
             TypeError,
-            match=f"a {kind} is no transformers model: .* a folder goes to from_pretrained",
+            match=f"a {kind} is not a transformers model: .* a folder goes to from_pretrained",
         ):
             from_transformers(thing)
 
@@ -585,5 +585,5 @@ def test_a_missing_slice_a_missing_expert_a_wrong_cut_and_another_constant_are_n
         ValueError, match=r"ab.weight has size 7 along 0: \[2, 4\] in parts is needed"
     ):
         fill(Parts(), (theirs | {"ab.weight": torch.ones(7, 3)}).items(), table)
-    with pytest.raises(ValueError, match=r"decays is a constant, and not the one"):
+    with pytest.raises(ValueError, match=r"decays is a constant, but not the one"):
         fill(Parts(), (theirs | {"decays": torch.tensor([0.5, 0.31])}).items(), table)
