@@ -81,8 +81,7 @@ def test_wrong_tokens_and_states_get_one_clear_sentence(model):
 def test_a_module_that_is_made_already_is_named():
     for mixers in ([HYBRID[0], RetNet(16)], [partial(Parallel, mixers=[HYBRID[0], RetNet(16)])]):
         with pytest.raises(
-            TypeError,
-            match=r"mixers\[1\] is already a module: give .* partial\(RetNet",
+            TypeError, match=r"mixers\[1\] is already a module: give .* partial\(RetNet"
         ):
             LanguageModel(29, 16, mixers)
     with pytest.raises(TypeError, match=r"ffn\[0\] is already a module: give its factory, SwiGLU"):

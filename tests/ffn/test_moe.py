@@ -65,9 +65,8 @@ def test_sorting_is_the_loop_over_tokens_with_its_gradients(name):
     (y, grads), (expected, expected_grads) = results
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
     for ours, theirs in zip(grads, expected_grads, strict=True):
-        if (
-            theirs is None
-        ):  # an expert that the loop never called, or noise that evaluation does not add
+        # None: an expert that the loop never called, or noise that evaluation does not add.
+        if theirs is None:
             assert ours is None or not ours.any()
         else:
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
@@ -95,9 +94,7 @@ def test_deepseeks_scale_is_the_size_of_equal_experts():
 
 @pytest.mark.parametrize("name", ["soft", "noisy", "Switch", "Mixtral", "expert choice"])
 def test_the_names_of_the_experts_do_not_matter(name):
-    """Permuting experts and rows of the router together changes nothing (DeepSeek's groups would be
-    torn).
-    """
+    """Permuting experts and the router's rows together changes nothing (it would tear groups)."""
     moe, x, order = make(name), draw(), torch.randperm(E)
     permuted = copy.deepcopy(moe)
     permuted.router.score.weight.data = moe.router.score.weight.data[order]
@@ -136,9 +133,8 @@ def test_decoding_calls_only_the_experts_that_serve():
     with torch.no_grad():
         y = moe(x)
     assert sorted(called) == sorted(moe.routing.experts.flatten().tolist())
-    assert (
-        torch.equal(moe(x), y) and len(called) == 2 + E
-    )  # in training the others too: their gradient is zero
+    # In training the others too: their gradient is zero.
+    assert torch.equal(moe(x), y) and len(called) == 2 + E
 
 
 def test_the_auxiliary_loss_is_the_papers_sum_over_the_layers():
@@ -155,16 +151,19 @@ def test_the_auxiliary_loss_is_the_papers_sum_over_the_layers():
 def test_the_balance_loss_evens_the_load():
     moe, x = make("Mixtral").train(), draw(4, 64)
     x[..., 0] += 3  # everyone likes the same experts
-    spread = lambda: moe.routing.load.double().std() / moe.routing.load.double().mean()  # noqa: E731
     optimizer = torch.optim.SGD(moe.router.parameters(), lr=100)
     moe(x)
-    before = spread()
+    before = spread(moe.routing.load)
     for _ in range(60):
         optimizer.zero_grad()
         auxiliary_loss(moe).backward()
         optimizer.step()
         moe(x)
-    assert spread() < before / 2
+    assert spread(moe.routing.load) < before / 2
+
+
+def spread(load):
+    return load.double().std() / load.double().mean()
 
 
 def test_a_layer_can_be_copied_after_a_forward_pass():
@@ -175,9 +174,8 @@ def test_a_layer_can_be_copied_after_a_forward_pass():
 
 
 def test_a_shared_expert_of_unknown_width_gets_one_clear_sentence():
-    with pytest.raises(
-        ValueError, match="n_shared is 1, but neither d_ff nor d_shared says how wide"
-    ):
+    says = "n_shared is 1, but neither d_ff nor d_shared says how wide"
+    with pytest.raises(ValueError, match=says):
         MoE(D, E, n_shared=1)
 
 
@@ -220,18 +218,10 @@ def test_the_docstrings_training_step_adds_the_losses_and_moves_the_biases():
     model = torch.nn.Sequential(MoE(D, E, router=few), MoE(D, E, router=MixtralRouter)).double()
     y, before = model(draw()), model[1].router.score.weight.clone()
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
-    exec(
-        step,
-        {
-            "loss": 0 * y.sum(),
-            "auxiliary_loss": auxiliary_loss,
-            "model": model,
-            "optimiser": optimiser,
-        },
-    )
-    assert model[0].router.bias.abs().sum() > 0 and not torch.equal(
-        model[1].router.score.weight, before
-    )
+    names = {"model": model, "optimiser": optimiser, "auxiliary_loss": auxiliary_loss}
+    exec(step, names | {"loss": 0 * y.sum()})
+    assert model[0].router.bias.abs().sum() > 0
+    assert not torch.equal(model[1].router.score.weight, before)
 
 
 # Against transformers: the whole layer, weights copied. Its softmaxes are in float32 whatever the
@@ -243,9 +233,8 @@ def load(ours, theirs, shared=None):
     gate = getattr(theirs, "gate", None) or theirs.router
     ours.router.score.weight.data = gate.weight.data
     for e, expert in enumerate(ours.experts):
-        expert.gate.weight.data, expert.up.weight.data = theirs.experts.gate_up_proj[e].data.chunk(
-            2
-        )
+        both = theirs.experts.gate_up_proj[e].data.chunk(2)
+        expert.gate.weight.data, expert.up.weight.data = both
         expert.down.weight.data = theirs.experts.down_proj[e].data
     if shared is not None:
         for mine, other in (("gate", "gate_proj"), ("up", "up_proj"), ("down", "down_proj")):
@@ -272,10 +261,8 @@ def theirs(module, block, **options):
         "qwen3_next": "Qwen3Next",
         "kimi_linear": "KimiLinear",
     }
-    config = getattr(modeling, f"{name.get(module, module.title())}Config")(
-        hidden_size=D, **options
-    )
-    layer = getattr(modeling, block)(config).double().eval()
+    make_config = getattr(modeling, f"{name.get(module, module.title())}Config")
+    layer = getattr(modeling, block)(make_config(hidden_size=D, **options)).double().eval()
     for p in layer.parameters():
         torch.nn.init.normal_(p, std=D**-0.5)
     return layer
@@ -301,13 +288,8 @@ def test_mixtral_minimax_and_jamba(module, block, experts, normalise):
 @pytest.mark.parametrize("normalise", [True, False])
 def test_qwen3_next_with_its_gated_shared_expert(normalise):
     options = {"num_experts": E, "num_experts_per_tok": 3, "norm_topk_prob": normalise}
-    layer = theirs(
-        "qwen3_next",
-        "Qwen3NextSparseMoeBlock",
-        moe_intermediate_size=20,
-        shared_expert_intermediate_size=28,
-        **options,
-    )
+    options |= {"moe_intermediate_size": 20, "shared_expert_intermediate_size": 28}
+    layer = theirs("qwen3_next", "Qwen3NextSparseMoeBlock", **options)
     router = partial(MixtralRouter, top_k=3, normalise=normalise)
     ours = MoE(D, E, router=router, d_ff=20, n_shared=1, d_shared=28, gate_shared=True).double()
     load(ours, layer, layer.shared_expert)
@@ -333,14 +315,12 @@ def test_deepseek_v3_and_kimi_linear(module):
 @pytest.mark.oracle
 def test_switch_with_dropped_tokens():
     switch = pytest.importorskip("transformers.models.switch_transformers")
-    config = switch.SwitchTransformersConfig(
-        d_model=D, d_ff=20, num_experts=E, expert_capacity=2, dropout_rate=0
-    )
+    sizes = {"d_model": D, "d_ff": 20, "num_experts": E, "expert_capacity": 2}
+    config = switch.SwitchTransformersConfig(**sizes, dropout_rate=0)
     layer = switch.modeling_switch_transformers.SwitchTransformersSparseMLP(config).double().eval()
     layer.router.dtype = torch.float64  # its config knows no wider than float32
-    ours = make(
-        "Switch", expert=partial(MLP, bias=False, activation=F.relu)
-    )  # 0.5 · 24 / 8: 2 places
+    # Ours has ⌈0.5 · 24 / 8⌉ = 2 places too.
+    ours = make("Switch", expert=partial(MLP, bias=False, activation=F.relu))
     layer.router.classifier.load_state_dict(ours.router.score.state_dict())
     for e, expert in enumerate(ours.experts):
         expert.up.load_state_dict(layer.experts[f"expert_{e}"].wi.state_dict())

@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 
@@ -25,10 +26,35 @@ def queries(peer, x):
 
 def every_key(peer):
     """All N keys, each written out: half i // n beside half i mod n."""
-    first, second = peer.keys
-    return torch.stack(
-        [torch.cat([first[i // peer.n], second[i % peer.n]]) for i in range(peer.n**2)]
-    )
+    (first, second), n = peer.keys, peer.n
+    return torch.stack([torch.cat([first[i // n], second[i % n]]) for i in range(n**2)])
+
+
+def test_the_weights_start_as_stated():
+    """Keys uniform within ±(d_key / 2)^-½, as in product-key memories; experts N(0, 1/D)."""
+    peer = PEER(256, 4096, n_heads=1, d_key=32)
+    bound = 16**-0.5
+    assert -bound <= peer.keys.min() < -0.95 * bound and 0.95 * bound < peer.keys.max() <= bound
+    for W in (peer.down, peer.up):
+        # A million draws: their spread is within 0.1 % of the stated one (a standard error).
+        assert W.std().item() == pytest.approx(256**-0.5, rel=0.01) and abs(W.mean()) < 1e-3
+    assert not torch.equal(peer.down, peer.up)
+
+
+def test_the_defaults_are_the_papers():
+    """1024² experts, 8 heads, 16 experts a head: its base setting. Keys are 128 wide."""
+    options = {name: p.default for name, p in inspect.signature(PEER).parameters.items()}
+    assert options["n_experts"] == 1024**2 and options["d_key"] == 128
+    assert options["n_heads"] == 8 and options["top_k"] == 16
+
+
+def test_scores_are_float32_in_a_bf16_layer():
+    peer, x = make().bfloat16(), draw(2).bfloat16()
+    experts, scores = peer.route(x)
+    assert scores.dtype == torch.float32 and peer(x).dtype == torch.bfloat16
+    q, keys = queries(peer, x).float(), every_key(peer).float()
+    expected = (q @ keys.T).gather(-1, experts)
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("top_k", [1, 5, 8])
@@ -49,10 +75,10 @@ def test_it_is_the_papers_sum_over_all_experts_with_its_gradients(sparse):
     worst = scores.topk(peer.top_k).values[..., -1:]
     weights = scores.masked_fill(scores < worst, -torch.inf).softmax(-1).sum(-2)
     expected = (weights * nn.functional.gelu(x @ peer.down.T)) @ peer.up
-    y, loss = peer(x), lambda y: y.sin().sum()
+    y = peer(x)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
-    ours = torch.autograd.grad(loss(y), list(peer.parameters()))
-    theirs = torch.autograd.grad(loss(expected), list(peer.parameters()))
+    ours = torch.autograd.grad(y.sin().sum(), list(peer.parameters()))
+    theirs = torch.autograd.grad(expected.sin().sum(), list(peer.parameters()))
     for (name, _), a, b in zip(peer.named_parameters(), ours, theirs, strict=True):
         assert a.is_sparse == (sparse and name in ("down", "up"))
         torch.testing.assert_close(a.to_dense() if a.is_sparse else a, b, rtol=0, atol=1e-12)
@@ -65,10 +91,9 @@ def test_a_sparse_gradient_holds_only_the_rows_in_use():
     assert peer.up.grad._nnz() <= used and peer.down.grad._nnz() <= used
     before = peer.up.detach().clone()
     torch.optim.SparseAdam([peer.down, peer.up], lr=0.1).step()
-    touched = (peer.up != before).any(-1).nonzero()[:, 0]
-    assert 0 < len(touched) < N and set(touched.tolist()) == set(
-        peer.up.grad.coalesce().indices()[0].tolist()
-    )
+    touched = (peer.up != before).any(-1).nonzero()[:, 0].tolist()
+    rows = peer.up.grad.coalesce().indices()[0].tolist()
+    assert 0 < len(touched) < N and set(touched) == set(rows)
 
 
 def test_a_single_expert_is_an_mlp_of_one_neuron_once_per_head():

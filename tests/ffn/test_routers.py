@@ -1,5 +1,7 @@
+import inspect
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -30,9 +32,8 @@ def draw(B=B, T=T):
 def dense(routing, n_experts=E):
     """(…, N, E): the weight of each expert, 0 where it does not serve."""
     weights = routing.weights if routing.kept is None else routing.weights * routing.kept
-    return torch.zeros(*weights.shape[:-1], n_experts, dtype=weights.dtype).scatter_add(
-        -1, routing.experts, weights
-    )
+    table = torch.zeros(*weights.shape[:-1], n_experts, dtype=weights.dtype)
+    return table.scatter_add(-1, routing.experts, weights)
 
 
 ALL = {
@@ -51,6 +52,45 @@ def test_the_load_counts_the_tokens_that_each_expert_serves(name):
     assert torch.equal(routing.load, (dense(routing) != 0).flatten(0, -2).sum(0))
 
 
+DEFAULTS = {
+    NoisyTopKRouter: {"top_k": 2},
+    SwitchRouter: {"capacity_factor": 1.25, "jitter": 0.01},
+    MixtralRouter: {"top_k": 2, "normalise": True},
+    DeepSeekV3Router: {
+        "n_experts": 256,
+        "top_k": 8,
+        "n_groups": 8,
+        "top_groups": 4,
+        "scale": 2.5,
+        "normalise": True,
+        "rate": 0.001,
+    },
+    ExpertChoiceRouter: {"capacity_factor": 2.0},
+}
+
+
+@pytest.mark.parametrize("router", DEFAULTS)
+def test_the_defaults_are_the_papers(router):
+    options = inspect.signature(router).parameters
+    assert {name: options[name].default for name in DEFAULTS[router]} == DEFAULTS[router]
+
+
+def test_the_losses_have_the_papers_factors():
+    assert NoisyTopKRouter.coefficients == {"importance": 0.1, "load": 0.1}
+    assert SwitchRouter.coefficients == {"balance": 0.01, "z": 0.001}
+    assert MixtralRouter.coefficients == {"balance": 0.001}
+    assert DeepSeekV3Router.coefficients == {"sequence": 1e-4}
+    assert SoftRouter.coefficients == ExpertChoiceRouter.coefficients == {}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_router_says_how_it_decodes(name):
+    router = ALL[name]()
+    assert router.causal == (name != "expert choice")
+    assert router.per_token == (name not in ("Switch", "expert choice"))
+    assert SwitchRouter(D, E, capacity_factor=None).per_token
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_bf16_router_scores_in_float32(name):
     router = ALL[name]().bfloat16()
@@ -63,6 +103,43 @@ def test_a_soft_mixture_is_a_softmax_over_all_experts():
 
 
 # Noisy top-k
+
+
+def test_the_noise_is_that_of_the_paper(monkeypatch):
+    """h = W_g x + ε (softplus(W_n x) + 0.01), with ε given."""
+    router, x = make(NoisyTopKRouter, E, E).train(), draw()
+    torch.nn.init.normal_(router.noise.weight)
+    epsilon = torch.randn(B, T, E, dtype=torch.float64)
+    monkeypatch.setattr(torch, "randn_like", lambda clean: epsilon.to(clean))
+    h = router.score(x) + epsilon * (torch.log(1 + torch.exp(router.noise(x))) + 0.01)
+    torch.testing.assert_close(dense(router(x)), h.softmax(-1), rtol=0, atol=1e-12)
+
+
+def test_the_noise_is_normal():
+    """With ε drawn, not given: h - W_g x over its spread has mean 0 and variance 1."""
+    router = make(NoisyTopKRouter, 2, 2).train()
+    x = draw(1, 1).expand(1, 100_000, D)
+    clean, weights = router.score(x[0, 0]), dense(router(x), 2)[0]
+    noise = weights.log().diff()[:, 0] - clean.diff()  # ε_1 spread_1 - ε_0 spread_0
+    spread = math.log(2) + 0.01  # W_n starts at zero
+    # 100,000 draws: the mean is off by 0.003 and the spread by 0.2 % (a standard error).
+    assert abs(noise.mean()) < 0.02 and noise.std().item() == pytest.approx(2**0.5 * spread, 0.02)
+
+
+def test_both_maps_of_the_noisy_router_start_at_zero():
+    router = NoisyTopKRouter(D, E)
+    assert not router.score.weight.any() and not router.noise.weight.any()
+
+
+def test_the_losses_of_2017_are_the_squared_coefficients_of_variation():
+    router, x = make(NoisyTopKRouter, E, 3), draw()
+    p, clean = dense(router(x)), router.score(x)
+    spread = torch.full_like(clean, math.log(2) + 0.01)
+    chance = router.chance(clean, clean, spread)
+    for name, table in (("importance", p), ("load", chance)):
+        total = table.sum((0, 1))
+        expected = ((total - total.mean()) ** 2).mean() / total.mean() ** 2
+        torch.testing.assert_close(router(x).losses[name], expected, rtol=1e-9, atol=0)
 
 
 def test_noisy_top_k_without_noise_is_mixtral():
@@ -102,17 +179,37 @@ def test_the_losses_of_2017_vanish_when_all_experts_are_alike_and_grow_when_one_
     router = make(NoisyTopKRouter, E, 2)
     x = draw(1, 4 * E)
     torch.nn.init.zeros_(router.score.weight)
-    torch.testing.assert_close(
-        router.train()(x).losses["load"], torch.tensor(0.0).double(), rtol=0, atol=0.1
-    )
+    load = router.train()(x).losses["load"]
+    torch.testing.assert_close(load, torch.tensor(0.0).double(), rtol=0, atol=0.1)
+    # Ties: the same 2 of E serve everyone.
     one_for_all = torch.zeros(1, 5, D, dtype=torch.float64)
-    importance = router.eval()(one_for_all).losses[
-        "importance"
-    ]  # ties: the same 2 of E serve everyone
+    importance = router.eval()(one_for_all).losses["importance"]
     assert importance.item() == pytest.approx(E / 2 - 1)  # mean 1/E, square mean (1/4) 2/E
 
 
 # Switch
+
+
+def test_the_switch_starts_as_a_short_normal_cut_at_two_deviations():
+    """Variance 0.1 / D, cut off at 2σ: the spread of such a normal is 0.87963 of σ."""
+    weight, std = SwitchRouter(256, 1024).score.weight, (0.1 / 256) ** 0.5
+    assert 1.99 * std < weight.abs().max() <= 2 * std
+    # 262,144 draws: the spread is off by 0.1 %, the mean by 0.002 σ (a standard error).
+    assert weight.std().item() == pytest.approx(0.87963 * std, rel=0.01)
+    assert abs(weight.mean()) < 0.01 * std
+
+
+def test_the_jitter_is_a_uniform_factor():
+    router = make(SwitchRouter, E, jitter=0.3).train()
+    seen, x = [], draw(4, 200)
+    scored = router.logits
+    router.logits = lambda given: seen.append(given) or scored(given)
+    router(x)
+    factor = seen[0] / x
+    # 12,800 draws from [0.7, 1.3]: a standard error of the mean is 0.0015.
+    assert 0.7 <= factor.min() < 0.705 and 1.295 < factor.max() <= 1.3
+    assert factor.mean().item() == pytest.approx(1, abs=0.01)
+    assert factor.std().item() == pytest.approx(0.3 / 3**0.5, rel=0.03)
 
 
 def test_a_switch_expert_serves_its_first_tokens_and_drops_the_rest():
@@ -156,9 +253,8 @@ def test_switch_against_transformers():
     switch = pytest.importorskip("transformers.models.switch_transformers")
     places = math.ceil(0.7 * T / E)
     config = switch.SwitchTransformersConfig(d_model=D, num_experts=E, expert_capacity=places)
-    theirs = (
-        switch.modeling_switch_transformers.SwitchTransformersTop1Router(config).double().eval()
-    )
+    theirs = switch.modeling_switch_transformers.SwitchTransformersTop1Router(config)
+    theirs = theirs.double().eval()
     ours, x = make(SwitchRouter, E, capacity_factor=0.7, spread=3.0), draw()
     theirs.dtype = torch.float64  # its config knows no wider than float32
     theirs.classifier.load_state_dict(ours.score.state_dict())
@@ -178,54 +274,34 @@ def test_mixtral_is_a_softmax_over_the_k_largest_logits():
 
 
 def test_mixtral_of_one_expert_unnormalised_is_switch_without_limit():
-    mixtral, switch = (
-        make(MixtralRouter, E, 1, normalise=False),
-        make(SwitchRouter, E, capacity_factor=None),
-    )
+    mixtral = make(MixtralRouter, E, 1, normalise=False)
+    switch = make(SwitchRouter, E, capacity_factor=None)
     switch.score.load_state_dict(mixtral.score.state_dict())
     x = draw()
     ours, theirs = mixtral(x), switch(x)
-    assert (
-        torch.equal(dense(ours), dense(theirs))
-        and ours.losses["balance"] == theirs.losses["balance"]
-    )
+    assert torch.equal(dense(ours), dense(theirs))
+    assert ours.losses["balance"] == theirs.losses["balance"]
 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize(
-    ("module", "router", "config", "options", "normalise"),
+    ("module", "name", "options", "normalise"),
     [
-        ("mixtral", "MixtralTopKRouter", "MixtralConfig", {"num_local_experts": E}, True),
-        ("minimax", "MiniMaxTopKRouter", "MiniMaxConfig", {"num_local_experts": E}, True),
-        ("jamba", "JambaTopKRouter", "JambaConfig", {"num_experts": E}, False),
-        (
-            "qwen3_next",
-            "Qwen3NextTopKRouter",
-            "Qwen3NextConfig",
-            {"num_experts": E, "norm_topk_prob": True},
-            True,
-        ),
-        (
-            "qwen3_next",
-            "Qwen3NextTopKRouter",
-            "Qwen3NextConfig",
-            {"num_experts": E, "norm_topk_prob": False},
-            False,
-        ),
+        ("mixtral", "Mixtral", {"num_local_experts": E}, True),
+        ("minimax", "MiniMax", {"num_local_experts": E}, True),
+        ("jamba", "Jamba", {"num_experts": E}, False),
+        ("qwen3_next", "Qwen3Next", {"num_experts": E, "norm_topk_prob": True}, True),
+        ("qwen3_next", "Qwen3Next", {"num_experts": E, "norm_topk_prob": False}, False),
     ],
 )
-def test_softmax_routers_against_transformers(module, router, config, options, normalise):
-    """Theirs takes the softmax in float32 whatever the input: equal to 1e-6, with the same
-    experts.
-    """
+def test_softmax_routers_against_transformers(module, name, options, normalise):
+    """Theirs takes the softmax in float32 whatever the input: equal to 1e-6, the same experts."""
     modeling = pytest.importorskip(f"transformers.models.{module}.modeling_{module}")
     configuration = pytest.importorskip(f"transformers.models.{module}.configuration_{module}")
-    config = getattr(configuration, config)(hidden_size=D, num_experts_per_tok=3, **options)
-    theirs, ours, x = (
-        getattr(modeling, router)(config).double(),
-        make(MixtralRouter, E, 3, normalise=normalise),
-        draw(),
-    )
+    make_config = getattr(configuration, f"{name}Config")
+    config = make_config(hidden_size=D, num_experts_per_tok=3, **options)
+    theirs = getattr(modeling, f"{name}TopKRouter")(config).double()
+    ours, x = make(MixtralRouter, E, 3, normalise=normalise), draw()
     theirs.weight.data = ours.score.weight.data
     _, weights, experts = theirs(x.flatten(0, 1))
     routing = ours(x.flatten(0, 1))
@@ -237,19 +313,16 @@ def test_softmax_routers_against_transformers(module, router, config, options, n
 def test_the_balance_loss_against_transformers():
     mixtral = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
     router, x = make(MixtralRouter, E, 3), draw()
-    theirs = mixtral.load_balancing_loss_func((router.score(x.flatten(0, 1)),), E, 3)
-    torch.testing.assert_close(
-        router(x).losses["balance"].float(), theirs, rtol=1e-6, atol=0
-    )  # theirs is float32
+    theirs = mixtral.load_balancing_loss_func((router.score(x.flatten(0, 1)),), E, 3)  # float32
+    ours = router(x).losses["balance"].float()
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
 
 
 # DeepSeek-V3
 
 
 def test_deepseek_takes_the_best_experts_of_the_best_groups():
-    """Brute force: of all pairs of groups the one with the largest score, in it of all triples the
-    largest sum.
-    """
+    """Brute force: of all pairs of groups the best one, and of all triples in it the best one."""
     router, x = make(DeepSeekV3Router, E, 3, n_groups=4, top_groups=2, scale=1.7), draw(1, 10)[0]
     router.bias.uniform_(-1, 1)
     routing = router(x)
@@ -258,9 +331,8 @@ def test_deepseek_takes_the_best_experts_of_the_best_groups():
         groups = (s + router.bias).view(4, 2)
         pair = max(itertools.combinations(range(4), 2), key=lambda p: groups[list(p)].sum())
         open_ = [2 * g + i for g in pair for i in range(2)]
-        triple = list(
-            max(itertools.combinations(open_, 3), key=lambda p: (s + router.bias)[list(p)].sum())
-        )
+        triples = itertools.combinations(open_, 3)
+        triple = list(max(triples, key=lambda p: (s + router.bias)[list(p)].sum()))
         expected = torch.zeros(E, dtype=torch.float64)
         expected[triple] = 1.7 * s[triple] / s[triple].sum()
         torch.testing.assert_close(dense(routing)[t], expected, rtol=0, atol=1e-12)
@@ -280,17 +352,14 @@ def test_the_bias_chooses_but_neither_weighs_nor_learns():
     routing, s = router(x), router.score(x).sigmoid()
     assert (routing.experts == 2).any(-1).all()
     chosen = s.gather(-1, routing.experts)
-    torch.testing.assert_close(
-        routing.weights, 2.5 * chosen / chosen.sum(-1, keepdim=True), rtol=0, atol=1e-12
-    )
+    expected = 2.5 * chosen / chosen.sum(-1, keepdim=True)
+    torch.testing.assert_close(routing.weights, expected, rtol=0, atol=1e-12)
     assert "bias" not in dict(router.named_parameters()) and "bias" in router.state_dict()
 
 
 def test_updating_the_bias_evens_the_load():
-    router, x = (
-        make(DeepSeekV3Router, E, 2, n_groups=1, top_groups=1, rate=0.02).train(),
-        draw(4, 64),
-    )
+    router = make(DeepSeekV3Router, E, 2, n_groups=1, top_groups=1, rate=0.02).train()
+    x = draw(4, 64)
     x[..., 0] += 3  # everyone likes the same experts
     first = router(x).load
     router.update_bias()
@@ -298,8 +367,11 @@ def test_updating_the_bias_evens_the_load():
     for _ in range(150):
         router(x)
         router.update_bias()
-    spread = lambda load: load.double().std() / load.double().mean()  # noqa: E731
     assert spread(router(x).load) < 0.2 < 0.5 < spread(first)
+
+
+def spread(load):
+    return load.double().std() / load.double().mean()
 
 
 def test_the_bias_waits_for_the_whole_step_and_is_still_in_evaluation():
@@ -323,12 +395,61 @@ def test_the_bias_keeps_float32_in_a_bf16_model():
     assert router.double().bias.dtype == torch.float64
 
 
+def test_thousands_of_small_steps_move_the_bias_of_a_bf16_model():
+    """From 0.5 on, bfloat16 would round every step of 0.001 away."""
+    router = DeepSeekV3Router(D, E, 2, n_groups=1, top_groups=1).to(torch.bfloat16)
+    one_sided = torch.arange(E)
+    for _ in range(3000):
+        router.seen = one_sided
+        router.update_bias()
+    expected = 3 * (one_sided.double().mean() - one_sided).sign().float()
+    torch.testing.assert_close(router.bias, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_the_bias_is_float32_after_a_checkpoint(tmp_path, stored, assign):
+    """Saved in float32 it is loaded exactly; saved in bfloat16, it still moves afterwards."""
+    make = partial(DeepSeekV3Router, D, E, 2, n_groups=1, top_groups=1)
+    saved = make().to(torch.bfloat16)
+    saved.bias.copy_(torch.linspace(0.5, 0.501, E))
+    state = {name: w.to(stored) for name, w in saved.state_dict().items()}
+    torch.save(state, tmp_path / "router.pt")
+    router = make().bfloat16()
+    router.load_state_dict(torch.load(tmp_path / "router.pt"), assign=assign)
+    assert router.bias.dtype == torch.float32
+    assert torch.equal(router.bias, saved.bias.to(stored).float())
+    before = router.bias.clone()
+    router.seen = torch.tensor([2] + [0] * (E - 1))
+    router.update_bias()
+    assert (router.bias != before).all()
+
+
+def test_the_bias_moves_between_devices_and_widens():
+    router = DeepSeekV3Router(D, E, 2, n_groups=1, top_groups=1)
+    assert router.to("meta", torch.bfloat16).bias.device.type == "meta"
+    assert router.bias.dtype == torch.float32 and router.double().bias.dtype == torch.float64
+
+
 def test_the_sequence_loss_is_the_mean_over_sequences_and_one_when_even():
     router, x = make(DeepSeekV3Router, E, 2, n_groups=1, top_groups=1), draw(3)
     alone = torch.stack([router(row).losses["sequence"] for row in x])
     torch.testing.assert_close(router(x).losses["sequence"], alone.mean(), rtol=0, atol=1e-12)
     torch.nn.init.zeros_(router.score.weight)
     assert router(x).losses["sequence"].item() == pytest.approx(1)
+
+
+def test_the_sequence_loss_is_the_papers_equations_17_to_20():
+    """Σ_i f_i P_i, token by token: f_i = E / (k T) Σ_t [s_i,t among the k largest]."""
+    router, x = make(DeepSeekV3Router, E, 3, n_groups=4, top_groups=2), draw(1)
+    router.bias.uniform_(-1, 1)  # f knows neither the bias nor the groups
+    f = torch.zeros(E, dtype=torch.float64)
+    P = torch.zeros(E, dtype=torch.float64)
+    for t in range(T):
+        s = router.score(x[0, t]).sigmoid().detach()
+        f[s.sort(descending=True).indices[:3]] += E / (3 * T)
+        P += s / s.sum() / T
+    torch.testing.assert_close(router(x).losses["sequence"], (f * P).sum(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.oracle
@@ -339,24 +460,19 @@ def test_deepseek_against_transformers(module, groups, normalise):
     """Theirs scores in float32 whatever the input: equal to 1e-6, with the same experts."""
     modeling = pytest.importorskip(f"transformers.models.{module}.modeling_{module}")
     name = {"deepseek_v3": "DeepseekV3", "kimi_linear": "KimiLinear"}[module]
-    config = getattr(modeling, f"{name}Config")(
-        hidden_size=D, n_group=groups[0], topk_group=groups[1]
-    )
-    config.num_local_experts, config.num_experts_per_tok, config.norm_topk_prob = E, 3, normalise
+    make_config = getattr(modeling, f"{name}Config")
+    config = make_config(hidden_size=D, n_group=groups[0], topk_group=groups[1])
+    config.num_local_experts = E
+    config.num_experts_per_tok = 3
+    config.norm_topk_prob = normalise
     config.routed_scaling_factor = 2.446
     theirs = getattr(modeling, f"{name}TopkRouter")(config).double()
-    options = {
-        "n_groups": groups[0],
-        "top_groups": groups[1],
-        "scale": 2.446,
-        "normalise": normalise,
-    }
-    ours, x = make(DeepSeekV3Router, E, 3, **options), draw().flatten(0, 1)
+    sizes = {"n_groups": groups[0], "top_groups": groups[1]}
+    ours = make(DeepSeekV3Router, E, 3, scale=2.446, normalise=normalise, **sizes)
+    x = draw().flatten(0, 1)
     ours.bias.uniform_(-0.5, 0.5)
-    theirs.weight.data, theirs.e_score_correction_bias.data = (
-        ours.score.weight.data,
-        ours.bias.clone(),
-    )
+    theirs.weight.data = ours.score.weight.data
+    theirs.e_score_correction_bias.data = ours.bias.clone()
     _, weights, experts = theirs(x)
     expected = torch.zeros(len(x), E, dtype=torch.float64).scatter(-1, experts, weights.double())
     torch.testing.assert_close(dense(ours(x)), expected, rtol=0, atol=1e-6)
@@ -378,11 +494,8 @@ def test_each_expert_takes_its_favourite_tokens():
 
 
 def test_with_a_place_for_every_token_expert_choice_is_the_soft_mixture():
-    choice, soft, x = (
-        make(ExpertChoiceRouter, E, capacity_factor=float(E)),
-        make(SoftRouter, E),
-        draw(),
-    )
+    choice, soft = make(ExpertChoiceRouter, E, capacity_factor=float(E)), make(SoftRouter, E)
+    x = draw()
     soft.score.load_state_dict(choice.score.state_dict())
     torch.testing.assert_close(dense(choice(x)), dense(soft(x)), rtol=0, atol=1e-12)
 
@@ -391,14 +504,12 @@ def test_with_a_place_for_every_token_expert_choice_is_the_soft_mixture():
 
 
 def test_more_experts_a_token_than_there_are_gets_one_clear_sentence():
-    with pytest.raises(
-        ValueError, match="top_k is 9, n_experts is 8: a token takes 1 to n_experts experts"
-    ):
+    says = "top_k is 9, n_experts is 8: a token takes 1 to n_experts experts"
+    with pytest.raises(ValueError, match=says):
         MixtralRouter(D, E, 9)
 
 
 def test_groups_that_cannot_hold_top_k_get_one_clear_sentence():
-    with pytest.raises(
-        ValueError, match=r"n_groups 4, top_groups 1, top_k 3: .* chosen groups must hold top_k"
-    ):
+    says = r"n_groups 4, top_groups 1, top_k 3: .* chosen groups must hold top_k"
+    with pytest.raises(ValueError, match=says):
         DeepSeekV3Router(D, E, 3, n_groups=4, top_groups=1)

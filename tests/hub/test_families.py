@@ -387,7 +387,7 @@ CASES = {
                     "rope_type": "default",
                     "rope_theta": 100.0,
                     "partial_rotary_factor": 1.0,
-                },
+                }
             },
             "recurrent alone": {
                 "block_types": ["recurrent"],
