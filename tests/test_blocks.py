@@ -42,10 +42,8 @@ def test_views_of_a_transformer_share_its_weights_and_nothing_else():
     shared = set(whole.parameters())
     assert shared < set(one.parameters()) and shared < set(two.parameters())
     assert set(one.parameters()) & set(two.parameters()) == shared
-    assert (
-        len(set(one.parameters()) - shared) == 3 + 2 * 3
-        and len(set(two.parameters()) - shared) == 3
-    )
+    assert len(set(one.parameters()) - shared) == 3 + 2 * 3
+    assert len(set(two.parameters()) - shared) == 3
     assert one.ffn.gate.down is one.ffn.up.down and isinstance(whole.ffn.gate, nn.Linear)
     x, embedding = torch.randn(2, 2, 9, D).double()
     torch.testing.assert_close(one(x, embedding)[0], whole(x, embedding)[0])
@@ -66,16 +64,17 @@ def test_a_shared_block_feeds_its_transformer_to_the_mixer():
 
 
 def test_cross_attention_over_a_shared_cache_is_attention_in_one_matrix():
-    """Keys of one vector, queries of another, each turned by its position: softmax of the scores at
-    distance t - s.
-    """
+    """Keys of one vector, queries of another, turned: a score depends on the distance t - s."""
     hinge, cross = SharedCache(D, 1, 6).double(), CrossAttention(D, 2, 6).double()
     below, x = torch.randn(2, 1, 9, D).double()
     shared = {}
     passed, cache = hinge(below, None, shared)
     assert passed is below and cache.k.shape == (1, 9, 1, 6)
     u = hinge.norm(below)
-    complexes = lambda W, v: torch.view_as_complex((v @ W.weight.mT).unflatten(-1, (-1, 3, 2)))  # noqa: E731
+
+    def complexes(W, v):
+        return torch.view_as_complex((v @ W.weight.mT).unflatten(-1, (-1, 3, 2)))
+
     q, k = complexes(cross.q, x), complexes(hinge.k, u)  # (1, 9, heads, 3)
     theta = torch.tensor([10000 ** -(i / 2) for i in range(3)], dtype=torch.float64)
     distance = torch.arange(9)[:, None] - torch.arange(9)
@@ -111,3 +110,24 @@ def test_sinusoids_are_those_of_the_paper(start):
             wave = math.cos(angle) if i % 2 else math.sin(angle)
             torch.testing.assert_close(y[:, t, i], x[:, t, i] + wave)
     assert end == first + 4
+
+
+def test_no_sequences_pass_through_blocks_that_share():
+    shared = {"embedding": torch.randn(0, 5, D).double()}
+    x = torch.randn(0, 5, D).double()
+    block = SharedBlock(D, Mamba2(D, 2, d_state=5).double(), transformer()).double()
+    y, state = block(x, None, shared)
+    assert y.shape == (0, 5, D) and block(x, state, shared)[0].shape == (0, 5, D)
+    hinge, cross = SharedCache(D, 1, 6).double(), CrossAttention(D, 2, 6).double()
+    _, cache = hinge(x, None, shared)
+    assert cross(x, None, shared)[0].shape == (0, 5, D)
+    hinge(x, cache, shared)
+    assert cross(x, None, shared)[0].shape == (0, 5, D)
+    assert Sinusoids(D)(x)[0].shape == (0, 5, D)
+
+
+def test_a_block_that_shares_needs_the_shared_dict():
+    x = torch.randn(1, 5, D)
+    for block in (SharedCache(D, 1, 6), CrossAttention(D, 2, 6)):
+        with pytest.raises(ValueError, match="shared is None: this block reads or writes what"):
+            block(x)

@@ -5,7 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from seqlab.ffn import MLP, DeepSeekV3Router, ExpertChoiceRouter, MoE, SwiGLU, SwitchRouter
+from seqlab.ffn import (
+    MLP,
+    PEER,
+    ChannelMix,
+    DeepSeekV3Router,
+    ExpertChoiceRouter,
+    MoE,
+    SwiGLU,
+    SwitchRouter,
+)
 from seqlab.layers.norm import RMSNorm
 from seqlab.mixers import RWKV7, Attention, LinearAttention, Linformer, RetNet
 from seqlab.model import Block, LanguageModel, Parallel, PostNormBlock, generate, stream
@@ -18,15 +27,16 @@ HYBRID = [
 ]
 
 
+ONE = torch.zeros(1, 1, dtype=torch.long)
+
+
 @pytest.fixture
 def model():
     return LanguageModel(29, 16, HYBRID).double().eval()
 
 
 def test_greedy_decoding_is_the_whole_sequence_read_again(model):
-    """Each new token, drawn with carried states, is the argmax of one fresh forward over everything
-    before it.
-    """
+    """Each new token is the argmax of a fresh forward pass over everything before it."""
     prompt = torch.randint(29, (2, 5))
     tokens = generate(model, prompt, 12, temperature=0.0)
     assert tokens.shape == (2, 17) and torch.equal(tokens[:, :5], prompt)
@@ -36,18 +46,94 @@ def test_greedy_decoding_is_the_whole_sequence_read_again(model):
 
 def test_sampling_is_seeded_and_top_k_limits_it(model):
     prompt = torch.randint(29, (3, 4))
-    first, again = (
-        generate(model, prompt, 8, generator=torch.Generator().manual_seed(1)) for _ in range(2)
-    )
+    seeded = [torch.Generator().manual_seed(1) for _ in range(2)]
+    first, again = (generate(model, prompt, 8, generator=generator) for generator in seeded)
     assert torch.equal(first, again)
-    assert torch.equal(
-        generate(model, prompt, 8, top_k=1), generate(model, prompt, 8, temperature=0.0)
-    )
+    greedy = generate(model, prompt, 8, temperature=0.0)
+    assert torch.equal(generate(model, prompt, 8, top_k=1), greedy)
     assert len(list(stream(model, prompt, 3))) == 3
     assert torch.equal(generate(model, prompt, 0), prompt)
 
 
-ONE = torch.zeros(1, 1, dtype=torch.long)
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+class Saying(nn.Module):
+    """A model that answers every token with the same logits."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, tokens, states=None):
+        return self.logits.expand(*tokens.shape, -1), states
+
+
+@every_dtype
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_top_k_leaves_k_tokens_also_in_a_tie(dtype, top_k):
+    model = Saying(torch.tensor([0.0, 2.0, 2.0, 2.0, 2.0, -1.0], dtype=dtype))
+    drawn = generate(model, ONE.expand(200, 1), 1, top_k=top_k)[:, 1]
+    assert len(drawn.unique()) == top_k and set(drawn.tolist()) <= {1, 2, 3, 4}
+
+
+@every_dtype
+@pytest.mark.parametrize("temperature", [0.0, 5e-324, 1e-300, 1e-45, 1e-38, 1e-8, 1e-4])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_a_temperature_near_zero_is_the_argmax(dtype, temperature, scale):
+    logits = (scale * torch.tensor([-3.0, 1.0, 6.0, 4.0, -5.0])).to(dtype)
+    drawn = generate(Saying(logits), ONE.expand(50, 1), 1, temperature=temperature)[:, 1]
+    assert (drawn == 2).all()
+
+
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, None), (2.0, 3)])
+def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(temperature, top_k):
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 1.5], dtype=torch.float64)
+    drawn = generate(Saying(logits), ONE.expand(40_000, 1), 1, temperature=temperature, top_k=top_k)
+    often = drawn[:, 1].bincount(minlength=5) / 40_000
+    p = (logits / temperature).exp()
+    if top_k is not None:
+        p[[0, 3]] = 0
+    # The standard error of a frequency is at most 0.0025.
+    torch.testing.assert_close(often.double(), p / p.sum(), rtol=0, atol=0.015)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_generated_tokens_can_be_trained_on(model, temperature):
+    prompt = torch.randint(29, (2, 5))
+    streamed = torch.stack(list(stream(model, prompt, 3, temperature=temperature)), dim=1)
+    for tokens in (streamed, generate(model, prompt, 3, temperature=temperature)):
+        logits, _ = model(tokens)
+        nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_streaming_leaves_the_callers_gradients_on(model):
+    for _ in stream(model, ONE, 2):
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+def test_a_batch_of_no_sequences(model):
+    none = torch.zeros(0, 5, dtype=torch.long)
+    logits, states = model(none)
+    assert logits.shape == (0, 5, 29) and model(none, states)[0].shape == (0, 5, 29)
+    for options in ({}, {"temperature": 0.0}, {"top_k": 3}):
+        assert generate(model, none, 4, **options).shape == (0, 9)
+
+
+@pytest.mark.parametrize(
+    "ffn",
+    [partial(PEER, n_experts=16, n_heads=2, top_k=2, d_key=8), MoE, ChannelMix, None],
+    ids=["PEER", "MoE", "ChannelMix", "none"],
+)
+def test_no_sequences_pass_through_every_kind_of_block(ffn):
+    mixers = [partial(Parallel, mixers=HYBRID), HYBRID[2], lambda d: PostNormBlock(d, RetNet(d, 2))]
+    model = LanguageModel(29, 16, mixers, ffn)
+    logits, states = model(torch.zeros(0, 5, dtype=torch.long))
+    assert logits.shape == (0, 5, 29)
+    logits.sum().backward()
+    assert model(torch.zeros(0, 1, dtype=torch.long), states)[0].shape == (0, 1, 29)
 
 
 @pytest.mark.parametrize(
@@ -105,17 +191,18 @@ def test_a_layer_is_told_its_place_by_its_factory():
 
 def test_what_is_generated_from_a_model_in_training_is_what_it_says_in_eval():
     router = partial(DeepSeekV3Router, top_k=2, n_groups=2, top_groups=1)
-    dropped = lambda d: nn.Sequential(SwiGLU(d), nn.Dropout())  # noqa: E731
+
+    def dropped(d):
+        return nn.Sequential(SwiGLU(d), nn.Dropout())
+
     model = LanguageModel(29, 16, HYBRID, [partial(MoE, router=router), dropped, SwiGLU])
     frozen = model.blocks[2].eval()
     tokens = [token for token in stream(model, ONE, 5, temperature=0.0) if model.training]
     assert model.training and model.blocks[1].ffn[1].training and not frozen.training
-    assert isinstance(model.blocks[0].ffn.router.seen, int), (
-        "tokens of a generated text count as training"
-    )
-    assert torch.equal(
-        torch.stack(tokens, 1), generate(model.eval(), ONE, 5, temperature=0.0)[:, 1:]
-    )
+    # Tokens of a generated text do not count as training.
+    assert isinstance(model.blocks[0].ffn.router.seen, int)
+    text = generate(model.eval(), ONE, 5, temperature=0.0)
+    assert torch.equal(torch.stack(tokens, 1), text[:, 1:])
 
 
 @pytest.mark.parametrize("mixer", [Linformer, HYBRID[0]])
@@ -129,13 +216,8 @@ def test_a_router_with_places_decodes_with_a_warning():
     ffn = partial(MoE, router=SwitchRouter)
     with pytest.warns(UserWarning, match="SwitchRouter counts places"):
         generate(LanguageModel(29, 16, HYBRID, ffn), ONE, 2)
-    generate(
-        LanguageModel(
-            29, 16, HYBRID, partial(MoE, router=partial(SwitchRouter, capacity_factor=None))
-        ),
-        ONE,
-        2,
-    )
+    free = partial(MoE, router=partial(SwitchRouter, capacity_factor=None))
+    generate(LanguageModel(29, 16, HYBRID, free), ONE, 2)
 
 
 @pytest.mark.parametrize("r", ZOO, ids=lambda r: r.name)
@@ -216,12 +298,9 @@ def test_blocks_share_a_dict_for_one_pass():
 
 
 def test_a_post_norm_block_normalises_the_sum():
-    block, x = (
-        PostNormBlock(16, RetNet(16, 2), MLP(16), 1e-5, nn.LayerNorm, mixer_scale=(3.0, 0.5)),
-        torch.randn(2, 6, 16),
-    )
-    x = x.double()
-    block = block.double()
+    parts = RetNet(16, 2), MLP(16), 1e-5, nn.LayerNorm
+    block = PostNormBlock(16, *parts, mixer_scale=(3.0, 0.5)).double()
+    x = torch.randn(2, 6, 16).double()
     h = block.mixer_norm(3 * x + 0.5 * block.mixer(x)[0])
     torch.testing.assert_close(block(x)[0], block.ffn_norm(h + block.ffn(h)))
 
@@ -238,15 +317,13 @@ def test_a_post_norm_stream_is_normalised(norm):
     model, tokens = LanguageModel(29, 16, HYBRID, **options).double(), torch.randint(29, (2, 9))
     assert isinstance(model.blocks[1].ffn_norm, norm) and isinstance(model.norm, nn.Identity)
     stream = (model(tokens)[0] - model.head.bias) @ torch.linalg.pinv(model.head.weight).mT
-    torch.testing.assert_close(
-        stream.square().mean(-1), torch.ones(2, 9, dtype=torch.float64), rtol=0, atol=1e-3
-    )
+    ones = torch.ones(2, 9, dtype=torch.float64)
+    torch.testing.assert_close(stream.square().mean(-1), ones, rtol=0, atol=1e-3)
     torch.testing.assert_close(halves(model, tokens), model(tokens)[0], rtol=0, atol=1e-12)
 
 
 def test_a_block_among_the_mixers_brings_its_own_wiring():
-    own = lambda d: PostNormBlock(d, RetNet(d, 2))  # noqa: E731
-    model = LanguageModel(29, 16, [HYBRID[0], own])
+    model = LanguageModel(29, 16, [HYBRID[0], lambda d: PostNormBlock(d, RetNet(d, 2))])
     assert model.blocks[1].ffn is None and type(model.blocks[0]) is Block
 
 
@@ -257,10 +334,8 @@ def test_parallel_mixers_are_averaged_after_a_norm_each():
     y, states = both(x, None, shared)
     torch.testing.assert_close(y, (one + two) / 2)
     assert len(states) == 2
-    model, tokens = (
-        LanguageModel(29, 16, [partial(Parallel, mixers=HYBRID)]).double(),
-        torch.randint(29, (2, 9)),
-    )
+    model = LanguageModel(29, 16, [partial(Parallel, mixers=HYBRID)]).double()
+    tokens = torch.randint(29, (2, 9))
     torch.testing.assert_close(halves(model, tokens), model(tokens)[0], rtol=0, atol=1e-12)
 
 
@@ -277,43 +352,41 @@ def test_scale_and_cap_at_the_two_ends():
 
 @pytest.mark.oracle
 def test_a_list_of_attention_blocks_is_llama():
+    sizes = {
+        "vocab_size": 31,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        transformers = pytest.importorskip(
-            "transformers", reason="needs transformers: pip install -e '.[test]'"
-        )
-        config = transformers.LlamaConfig(
-            vocab_size=31,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=False,
-        )
+        needs = "needs transformers: pip install -e '.[test]'"
+        transformers = pytest.importorskip("transformers", reason=needs)
+        config = transformers.LlamaConfig(**sizes, tie_word_embeddings=False)
         theirs = transformers.LlamaForCausalLM(config).double().eval()
     mixer = partial(Attention, n_heads=4, n_kv_heads=2)
     ours = LanguageModel(31, 32, [mixer] * 2, partial(SwiGLU, d_ff=48)).double().eval()
-    names = {
-        "embedding": theirs.model.embed_tokens,
-        "norm": theirs.model.norm,
-        "head": theirs.lm_head,
-    }
-    for name, part in names.items():
-        getattr(ours, name).load_state_dict(part.state_dict())
+    pairs = [
+        (ours.embedding, theirs.model.embed_tokens),
+        (ours.norm, theirs.model.norm),
+        (ours.head, theirs.lm_head),
+    ]
     for block, layer in zip(ours.blocks, theirs.model.layers, strict=True):
-        block.mixer_norm.load_state_dict(layer.input_layernorm.state_dict())
-        block.ffn_norm.load_state_dict(layer.post_attention_layernorm.state_dict())
-        for name, part in zip(
-            ["q", "k", "v", "out"], ["q_proj", "k_proj", "v_proj", "o_proj"], strict=True
-        ):
-            getattr(block.mixer, name).load_state_dict(getattr(layer.self_attn, part).state_dict())
-        for name in ("gate", "up", "down"):
-            getattr(block.ffn, name).load_state_dict(
-                getattr(layer.mlp, f"{name}_proj").state_dict()
-            )
+        pairs += [
+            (block.mixer_norm, layer.input_layernorm),
+            (block.ffn_norm, layer.post_attention_layernorm),
+            (block.mixer.q, layer.self_attn.q_proj),
+            (block.mixer.k, layer.self_attn.k_proj),
+            (block.mixer.v, layer.self_attn.v_proj),
+            (block.mixer.out, layer.self_attn.o_proj),
+            (block.ffn.gate, layer.mlp.gate_proj),
+            (block.ffn.up, layer.mlp.up_proj),
+            (block.ffn.down, layer.mlp.down_proj),
+        ]
+    for part, other in pairs:
+        part.load_state_dict(other.state_dict())
     tokens = torch.randint(31, (2, 19))
-    with torch.inference_mode():
-        torch.testing.assert_close(
-            ours(tokens)[0], theirs(tokens).logits, rtol=0, atol=1e-5
-        )  # their angles: float32
+    with torch.inference_mode():  # their angles are float32
+        torch.testing.assert_close(ours(tokens)[0], theirs(tokens).logits, rtol=0, atol=1e-5)

@@ -26,9 +26,9 @@ def test_recall_asks_for_the_latest_value():
         assert sorted(tokens[12:]) == list(range(15, 20))
         for t, token in enumerate(tokens[12:], start=12):
             key = token - 15
-            expected = (
-                (memory[key] + 20, t - written[key], count[key]) if key in memory else (IGNORE,) * 3
-            )
+            expected = (IGNORE,) * 3
+            if key in memory:
+                expected = memory[key] + 20, t - written[key], count[key]
             assert (targets[t], age[t], overwrites[t]) == expected
         assert targets[:12] == [IGNORE] * 12
 
@@ -52,9 +52,7 @@ def test_training_is_reproducible_and_learns():
     "router", [MixtralRouter, partial(DeepSeekV3Router, top_k=2, n_groups=1, top_groups=1)]
 )
 def test_training_balances_a_mixture_as_its_router_asks(router):
-    """Mixtral's by the gradient of a second loss, DeepSeek-V3's by its bias; the recorded loss is
-    the task's alone.
-    """
+    """Mixtral's by a second loss, DeepSeek-V3's by its bias; the task's loss alone is recorded."""
     torch.manual_seed(0)
     task = Recall(4, 4, 6)
     ffn = partial(MoE, n_experts=4, router=router, d_ff=8)
@@ -70,18 +68,16 @@ def test_training_balances_a_mixture_as_its_router_asks(router):
     if isinstance(moe.router, DeepSeekV3Router):
         assert not torch.equal(moe.router.bias, bias)
     else:
-        with_balance = torch.autograd.grad(
-            alone + auxiliary_loss(before), list(before.parameters())
-        )
-        scale = min(1.0, 1.0 / (torch.stack([g.norm() for g in with_balance]).norm().item() + 1e-6))
+        loss = alone + auxiliary_loss(before)
+        with_balance = torch.autograd.grad(loss, list(before.parameters()))
+        norm = torch.stack([g.norm() for g in with_balance]).norm().item()
+        scale = min(1.0, 1.0 / (norm + 1e-6))  # clipped
         for p, g in zip(model.parameters(), with_balance, strict=True):
             torch.testing.assert_close(p.grad, scale * g, rtol=1e-4, atol=1e-6)
 
 
 def test_a_memory_that_never_forgets_cannot_tell_old_from_new():
-    """With every key written four times on average, linear attention averages what decay tells
-    apart.
-    """
+    """Each key is written four times on average; linear attention averages, a decay prefers new."""
     task, accuracy = Recall(4, 4, 16), {}
     for name, mixer in {"linear": LinearAttention, "retnet": RetNet}.items():
         torch.manual_seed(0)
