@@ -43,4 +43,4 @@ def read_before_write(
         log_a=F.pad(log_a, late),
         state=state,
     )
-    return y[:, :-1] + (q * bonus * k).sum(-1, keepdim=True) * v, S
+    return y[:, :-1] + (q * bonus * k).sum(-1, keepdim=True).to(v.dtype) * v, S

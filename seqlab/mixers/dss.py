@@ -61,4 +61,4 @@ class DSS(Mixer):
         self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B D N"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B D N"]]:
         y, h = self.in_form(x, *self.modes(), state)
-        return self.out(F.gelu(y + self.skip * x)), h
+        return self.out(F.gelu((y + self.skip * x).to(x.dtype))), h

@@ -62,4 +62,4 @@ class GSS(Mixer):
         u = F.gelu(self.u(x))
         v = self.norm(F.gelu(self.v(x)))
         y, state = self.in_form(v, *self.kernel(), state)
-        return self.out(u * self.context(y + self.D * v)), state
+        return self.out(u * self.context((y + self.D * v).to(v.dtype))), state

@@ -84,14 +84,15 @@ class H3(Mixer):
         h, past = (None, None) if state is None else state
         q, k, v = self.q(x), self.k(x), self.v(x)
         shifted, past = causal_conv(k, self.shift, state=past)
-        k = shifted + self.D_k * k
+        k = (shifted + self.D_k * k).to(x.dtype)
         q, k, v = (rearrange(u, "b t (h k) -> b t h k", k=self.d_head) for u in (q, k, v))
         # Every cell of v kᵀ is a sequence of its own.
         writes = rearrange(v[..., :, None] * k[..., None, :], "b t h v k -> (b v k) t h")
         if h is not None:
             h = rearrange(h, "b h v k n -> (b v k) h n")
         y, h = self.in_form(writes, *self.kernel(), h)
-        S = rearrange(y + self.D * writes, "(b v k) t h -> b t h v k", b=len(x), v=self.d_head)
+        S = (y + self.D * writes).to(x.dtype)
+        S = rearrange(S, "(b v k) t h -> b t h v k", b=len(x), v=self.d_head)
         h = rearrange(h, "(b v k) h n -> b h v k n", b=len(x), v=self.d_head)
         y = rearrange(S @ q[..., None], "b t h v 1 -> b t (h v)")
         return self.out(y), H3State(h, past)

@@ -63,7 +63,7 @@ class LRU(Mixer):
         self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B N"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B N"]]:
         y, h = self.respond(x, state)
-        return F.glu(self.out(F.gelu(y + self.skip * x))), h
+        return F.glu(self.out(F.gelu((y + self.skip * x).to(x.dtype)))), h
 
     @full_precision
     def respond(self, x, state):

@@ -136,5 +136,5 @@ class Mamba(Mixer):
             y, S = self.in_form(**self._recurrence(x, *self._select(x)), state=S)
         else:
             y, S = self.in_form(x, *self._select(x), state=S, chunk_size=self.chunk_size)
-        y = rearrange(self.read(y), "b t e 1 -> b t e") + self.D * x
+        y = (rearrange(self.read(y), "b t e 1 -> b t e") + self.D * x).to(x.dtype)
         return self.out(y * self.activation(z)), MambaState(S, past)

@@ -121,7 +121,8 @@ class Mamba2(Mixer):
         S, past = (None, None) if state is None else state
         inputs, x, z, past = self._split(x, past)
         y, S = self.in_form(**inputs, state=S)
-        y = rearrange(self.read(y) + self.D[:, None] * x, "b t h v -> b t (h v)") * F.silu(z)
+        y = (self.read(y) + self.D[:, None] * x).to(x.dtype)
+        y = rearrange(y, "b t h v -> b t (h v)") * F.silu(z)
         y = rms_norm(rearrange(y, "b t (g e) -> b t g e", g=self.n_groups), eps=self.eps)
-        y = self.norm * rearrange(y, "b t g e -> b t (g e)")
+        y = (self.norm * rearrange(y, "b t g e -> b t (g e)")).to(x.dtype)
         return self.out(y), Mamba2State(S, past)

@@ -86,7 +86,7 @@ class MEGA(Mixer):
         self, x: Float[Tensor, "B T D"], state: MEGAState | None = None
     ) -> tuple[Float[Tensor, "B T D"], MEGAState]:
         average, h = self.in_form(x, *self.average(), None if state is None else state.h)
-        moved = self.moved(F.silu(average + self.omega * x))
+        moved = self.moved(F.silu((average + self.omega * x).to(x.dtype)))
         update, candidate, z, reset = moved.split(self.widths, dim=-1)
         z = F.silu(z)
         q, k = (kappa * z + mu for kappa, mu in zip(self.kappa, self.mu, strict=True))

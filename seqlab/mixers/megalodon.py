@@ -56,4 +56,4 @@ class CEMA(Mixer):
         self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B D N"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B D N"]]:
         y, h = self.in_form(x, *self.average(), state)
-        return y + self.omega * x, h
+        return (y + self.omega * x).to(x.dtype), h

@@ -113,5 +113,5 @@ class MLSTM(Mixer):
         S, m = (None, None) if state is None else state
         inputs, m = self._inputs(x, m)
         y, S = self.in_form(**inputs, state=S)
-        y = rearrange(self.read(y, m), "b t h v -> b t (h v)")
+        y = rearrange(self.read(y, m), "b t h v -> b t (h v)").to(x.dtype)
         return self.out(torch.sigmoid(self.g(x)) * y), MLSTMState(S, m[:, -1])

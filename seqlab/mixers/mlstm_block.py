@@ -126,6 +126,7 @@ class MLSTMBlock(Mixer):
         inputs, m = self._inputs(u, c, m)
         y, S = self.in_form(**inputs, state=S)
         y = rearrange(self.read(y, m), "b t h v -> b t (h v)") + self.skip * c
+        y = y.to(x.dtype)
         return self.out(y * F.silu(self.z(x))), MLSTMBlockState(S, m[:, -1], past)
 
 

@@ -69,4 +69,4 @@ class S4(Mixer):
     ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B D half"]]:
         by = by_steps if self.form == "recurrent" or x.shape[1] == 1 else by_convolution
         y, state = by(self.system(), wide(x), state)
-        return F.glu(self.out(F.gelu(y.to(x.dtype) + self.skip * x))), state
+        return F.glu(self.out(F.gelu((y.to(x.dtype) + self.skip * x).to(x.dtype)))), state

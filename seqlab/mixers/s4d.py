@@ -76,4 +76,4 @@ class S4D(Mixer):
     ) -> tuple[Float[Tensor, "B T D"], Inexact[Tensor, "B D N"]]:
         c, log_a = self.modes()
         y, h = self.in_form(x, c, log_a, state)
-        return F.glu(self.out(F.gelu(y + self.skip * x))), h
+        return F.glu(self.out(F.gelu((y + self.skip * x).to(x.dtype)))), h

@@ -71,7 +71,7 @@ class S5(Mixer):
         self, x: Float[Tensor, "B T D"], state: Complex[Tensor, "B half"] | None = None
     ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B half"]]:
         y, h = self.respond(x, state)
-        u = F.gelu(y + self.skip * x)
+        u = F.gelu((y + self.skip * x).to(x.dtype))
         return u * torch.sigmoid(self.out(u)), h
 
     @full_precision
