@@ -79,6 +79,8 @@ def test_the_widths_default_to_four_times_the_models_without_biases():
 def test_a_layer_beyond_the_last_gets_one_clear_sentence():
     with pytest.raises(ValueError, match="layer is 3, n_layers is 3: layers are numbered from 0"):
         ChannelMix(D, layer=3, n_layers=3)
+    with pytest.raises(ValueError, match="layer is 1, n_layers is 1: layers are numbered from 0"):
+        ChannelMix(D, layer=1)
 
 
 @pytest.mark.oracle
