@@ -31,14 +31,12 @@ def logits_in_parts(model, tokens, cuts):
 
 @every_recipe
 def test_a_recipe_names_its_sources(r):
-    assert (
-        re.match(r"arXiv:\d{4}\.\d{4,5}$|doi:10\.", r.paper) and r.oracle and r.source and r.layout
-    )
+    assert re.match(r"arXiv:\d{4}\.\d{4,5}$|doi:10\.", r.paper)
+    assert r.oracle and r.source and r.layout
     assert 2017 <= r.year <= 2026 and 1 <= r.chapter <= 29 and r.published
-    sizes = inspect.signature(r.build).parameters
-    taken = sizes.keys() | (
-        inspect.signature(recipe("Griffin").build).parameters.keys() if "sizes" in sizes else set()
-    )
+    taken = set(inspect.signature(r.build).parameters)
+    if "sizes" in taken:
+        taken |= set(inspect.signature(recipe("Griffin").build).parameters)
     for published in r.published.values():
         assert published.keys() <= taken | set(COUNTED)
 
@@ -53,20 +51,16 @@ def test_the_tiny_model_is_causal_and_decodes(r):
     later[:, 25:] = torch.randint(256, (2, 16))
     torch.testing.assert_close(model(later)[0][:, :25], logits[:, :25], rtol=0, atol=1e-9)
     for cuts in ([17], [1, 2, 30], range(1, 41)):
-        torch.testing.assert_close(
-            logits_in_parts(model, tokens, list(cuts)), logits, rtol=0, atol=1e-9
-        )
+        parts = logits_in_parts(model, tokens, list(cuts))
+        torch.testing.assert_close(parts, logits, rtol=0, atol=1e-9)
 
 
 @every_recipe
 def test_ten_steps_lower_the_loss_and_reach_every_parameter(r):
     torch.manual_seed(0)
     model, tokens = r.tiny(), torch.randint(256, (4, 25))
-    optimiser, losses, moved = (
-        torch.optim.Adam(model.parameters(), 1e-2),
-        [],
-        dict.fromkeys(model.parameters(), 0.0),
-    )
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    losses, moved = [], dict.fromkeys(model.parameters(), 0.0)
     for _ in range(10):
         logits, _ = model(tokens[:, :-1])
         loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
@@ -74,16 +68,13 @@ def test_ten_steps_lower_the_loss_and_reach_every_parameter(r):
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-        for p in moved:
-            moved[p] += (
-                p.grad.abs().sum().item()
-            )  # an expert without a token this time has a gradient of 0
+        for p in moved:  # an expert without a token in this step has a gradient of 0
+            moved[p] += p.grad.abs().sum().item()
     assert losses[-1] < 0.75 * losses[0]
     assert all(moved.values())
 
 
-# How far our count may be from the published one, which is rounded; and what the published one
-# leaves out.
+# How far our count may be from the published one, which is rounded, and leaves some parts out.
 OFF_BY = {
     ("Transformer 2026", "Llama 3.1 8B"): 0,
     ("Transformer 2026", "Qwen3 8B"): 0,
@@ -97,10 +88,8 @@ OFF_BY = {
     ("Zamba2", "2.7B"): 0.02,
     ("Samba", "421M"): 0.002,
     ("Samba", "1.3B"): 0.03,
-    (
-        "Hymba",
-        "1.5B",
-    ): 0.07,  # an output matrix too many, and keys and values that pairs of layers share
+    # Ours has one more output matrix; in theirs, pairs of layers share keys and values.
+    ("Hymba", "1.5B"): 0.07,
     ("Bamba", "9B"): 0.001,
     ("Griffin", "7B"): 0.04,
     ("Hawk", "7B"): 0.02,
@@ -117,11 +106,16 @@ ACTIVE_OFF_BY = {
     "MiniMax-01": 0.002,
     "Qwen3-Next": 0.1,
 }
-NO_EMBEDDING = {"Griffin", "Hawk"}  # the published total is without it
-NOT_ACTIVE = {
-    "MiniMax-01",
-    "Qwen3-Next",
-}  # embedding and head are not among the published active parameters
+# The published total leaves out the embedding.
+NO_EMBEDDING = {"Griffin", "Hawk"}
+# The published active parameters leave out embedding and head.
+NOT_ACTIVE = {"MiniMax-01", "Qwen3-Next"}
+
+
+def idle(moe):
+    """The parameters of the experts that do not serve a token."""
+    share = 1 - moe.router.top_k / len(moe.experts)
+    return share * sum(p.numel() for p in moe.experts.parameters())
 
 
 def embedding_and_head(model):
@@ -137,12 +131,8 @@ def test_the_full_model_has_the_published_number_of_parameters(name, model):
     counted = total - embedding_and_head(full) if name in NO_EMBEDDING else total
     assert counted == pytest.approx(sizes["total"], rel=OFF_BY[name, model])
     if "active" in sizes:
-        routed = [m for m in full.modules() if isinstance(m, MoE)]
-        idle = sum(
-            sum(p.numel() for p in m.experts.parameters()) * (1 - m.router.top_k / len(m.experts))
-            for m in routed
-        )
-        active = total - idle - (embedding_and_head(full) if name in NOT_ACTIVE else 0)
+        active = total - sum(idle(m) for m in full.modules() if isinstance(m, MoE))
+        active -= embedding_and_head(full) if name in NOT_ACTIVE else 0
         assert active == pytest.approx(sizes["active"], rel=ACTIVE_OFF_BY[name])
 
 
@@ -155,42 +145,28 @@ def test_every_published_total_is_checked():
 
 @pytest.mark.parametrize("model", ["base", "big"])
 def test_an_encoder_and_cross_attention_make_up_the_transformer_of_2017(model):
-    """An encoder's layer is ours without a mask; a decoder's has a second attention, of four
-    matrices and a norm.
-    """
+    """An encoder's layer is ours, unmasked; a decoder's has 4 matrices and a norm more."""
     r = recipe("Transformer 2017")
     sizes = r.published[model]
-    D, n, total = (
-        sizes["d_model"],
-        sizes["n_layers"],
-        sum(p.numel() for p in r.full(model).parameters()),
-    )
-    layers = total - sizes["vocab"] * D - sizes["vocab"]
-    assert sizes["vocab"] * D + 2 * layers + n * (4 * D * D + 2 * D) == pytest.approx(
-        sizes["total"], rel=0.04
-    )
+    D, n, V = sizes["d_model"], sizes["n_layers"], sizes["vocab"]
+    layers = sum(p.numel() for p in r.full(model).parameters()) - V * D - V
+    counted = V * D + 2 * layers + n * (4 * D * D + 2 * D)
+    assert counted == pytest.approx(sizes["total"], rel=0.04)
 
 
 def test_jamba_has_one_attention_in_eight_and_experts_in_every_second():
     for model in (recipe("Jamba").tiny(), recipe("Jamba").full("v0.1")):
         kinds = layers(model)
-        assert [i for i, kind in enumerate(kinds) if kind == "Attention"] == list(
-            range(4, len(kinds), 8)
-        )
-        assert set(kinds) == {"Attention", "Mamba"} and kinds.count("Mamba") == 7 * kinds.count(
-            "Attention"
-        )
-        assert [isinstance(block.ffn, MoE) for block in model.blocks] == [False, True] * (
-            len(kinds) // 2
-        )
-        assert all(
-            block.mixer.theta is None
-            for block in model.blocks
-            if type(block.mixer).__name__ == "Attention"
-        )
+        attention = [i for i, kind in enumerate(kinds) if kind == "Attention"]
+        assert attention == list(range(4, len(kinds), 8))
+        assert set(kinds) == {"Attention", "Mamba"}
+        assert kinds.count("Mamba") == 7 * len(attention)
+        sparse = [isinstance(block.ffn, MoE) for block in model.blocks]
+        assert sparse == [False, True] * (len(kinds) // 2)
+        assert all(model.blocks[i].mixer.theta is None for i in attention)
 
 
-# Of a recipe's tiny model, or of a published one: which layers hold what.
+# Of a recipe's tiny model, or of a published one: (kind, place, period) of one kind of layer.
 ONE_IN = {
     ("Griffin", None): ("Attention", 2, 3),
     ("Griffin", "7B"): ("Attention", 2, 3),
@@ -205,7 +181,7 @@ ONE_IN = {
 
 
 @pytest.mark.parametrize(("name", "model"), ONE_IN, ids=str)
-def test_attention_stands_at_its_place_in_each_period(name, model):
+def test_attention_has_its_place_in_each_period(name, model):
     kind, offset, period = ONE_IN[name, model]
     kinds = layers(recipe(name).full(model) if model else recipe(name).tiny())
     assert [i for i, k in enumerate(kinds) if k == kind] == list(range(offset, len(kinds), period))
@@ -225,13 +201,10 @@ def test_some_models_have_one_kind_of_layer(name, kind):
     assert set(layers(recipe(name).tiny())) == {kind}
 
 
-def test_bambas_attention_stands_where_its_config_says():
+def test_bambas_attention_is_where_its_config_says():
     kinds = layers(recipe("Bamba").full("9B"))
-    assert [i for i, kind in enumerate(kinds) if kind == "Attention"] == [
-        9,
-        18,
-        27,
-    ] and kinds.count("Mamba2") == 29
+    assert [i for i, kind in enumerate(kinds) if kind == "Attention"] == [9, 18, 27]
+    assert kinds.count("Mamba2") == 29
 
 
 def test_deepseek_begins_dense():
@@ -250,37 +223,29 @@ def test_hymba_sees_everything_in_its_first_middle_and_last_layer_only(size):
 
 @pytest.mark.parametrize(("name", "model", "n_shared"), [("Zamba", "7B", 1), ("Zamba2", "2.7B", 2)])
 def test_zambas_transformers_are_shared(name, model, n_shared):
-    """Every 6th layer calls one; in Zamba2 two take turns, and each call has low-rank changes of
-    its own.
-    """
+    """In Zamba2 two of them take turns, and each call makes low-rank changes of its own."""
     full = recipe(name).full(model)
-    calls = [
-        (i, block.transformer)
-        for i, block in enumerate(full.blocks)
-        if isinstance(block, SharedBlock)
-    ]
+    calls = [i for i, block in enumerate(full.blocks) if isinstance(block, SharedBlock)]
     places = [2, *range(7, 76, 6)] if name == "Zamba" else [6, 12, 18, 24, 30, 36, 42, 47, 51]
-    assert [i for i, _ in calls] == places and set(layers(full)) == {
-        "Mamba" if name == "Zamba" else "Mamba2"
-    }
-    weights = [t.attention.q.weight for _, t in calls]
+    assert calls == places
+    assert set(layers(full)) == {"Mamba" if name == "Zamba" else "Mamba2"}
+    called = [full.blocks[i].transformer for i in calls]
+    weights = [t.attention.q.weight for t in called]
     assert len({id(w) for w in weights}) == n_shared
     assert all(w is weights[i % n_shared] for i, w in enumerate(weights))
-    changes = {id(t.ffn.gate.up.weight) for _, t in calls if name == "Zamba2"}
-    assert len(changes) == (len(calls) if name == "Zamba2" else 0)
+    if name == "Zamba2":
+        assert len({id(t.ffn.gate.up.weight) for t in called}) == len(called)
+
+
+def floats(states):
+    parts = [u for state in states if state is not None for u in state]
+    return sum(u.numel() for u in parts if isinstance(u, torch.Tensor))
 
 
 def test_yoco_caches_once():
     """Twice the tokens: one layer's keys and values more, however many layers read them."""
     model = recipe("YOCO").tiny()
     assert layers(model) == ["GatedRetention"] * 2 + ["SharedCache"] + ["CrossAttention"] * 2
-    floats = lambda states: sum(  # noqa: E731
-        u.numel()
-        for state in states
-        if state is not None
-        for u in state
-        if isinstance(u, torch.Tensor)
-    )
     short, long = (floats(model(torch.randint(256, (1, T)))[1]) for T in (20, 40))
     assert long - short == 20 * 2 * 2 * 8  # k and v, two heads of width 8
     assert model(torch.randint(256, (1, 20)))[1][3:] == [None, None]
@@ -289,6 +254,7 @@ def test_yoco_caches_once():
 BASE = {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
 BASE |= {"num_key_value_heads": 2}
 HYBRID = BASE | {"mamba_d_state": 8}
+STATE = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8}
 SAME = {  # a family of checkpoints, its config, and what differs from the tiny recipe
     "Transformer 2026": (
         "llama",
@@ -297,51 +263,22 @@ SAME = {  # a family of checkpoints, its config, and what differs from the tiny 
     ),
     "Falcon Mamba": (
         "falcon_mamba",
-        {
-            "vocab_size": 256,
-            "hidden_size": 32,
-            "num_hidden_layers": 3,
-            "state_size": 8,
-            "tie_word_embeddings": False,
-        },
+        STATE | {"tie_word_embeddings": False},
         {},
     ),
     "Codestral Mamba": (
         "mamba2",
-        {
-            "vocab_size": 256,
-            "hidden_size": 32,
-            "num_hidden_layers": 3,
-            "state_size": 8,
-            "num_heads": 8,
-            "head_dim": 8,
-        }
-        | {"n_groups": 2},
+        STATE | {"num_heads": 8, "head_dim": 8, "n_groups": 2},
         {},
     ),
     "Mixtral": ("mixtral", BASE | {"num_hidden_layers": 2, "num_local_experts": 4}, {}),
     "DeepSeek-V3": (
         "deepseek_v3",
         BASE
-        | {
-            "num_hidden_layers": 3,
-            "first_k_dense_replace": 1,
-            "num_key_value_heads": 4,
-            "q_lora_rank": 16,
-        }
-        | {
-            "kv_lora_rank": 8,
-            "qk_nope_head_dim": 8,
-            "qk_rope_head_dim": 4,
-            "v_head_dim": 8,
-            "n_group": 4,
-        }
-        | {
-            "topk_group": 2,
-            "n_routed_experts": 8,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 16,
-        },
+        | {"num_hidden_layers": 3, "first_k_dense_replace": 1, "num_key_value_heads": 4}
+        | {"q_lora_rank": 16, "kv_lora_rank": 8, "n_group": 4, "topk_group": 2}
+        | {"qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+        | {"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
         {},
     ),
     "Jamba": ("jamba", HYBRID | {"num_hidden_layers": 8, "num_experts": 4}, {}),
@@ -352,18 +289,9 @@ SAME = {  # a family of checkpoints, its config, and what differs from the tiny 
     ),
     "Zamba2": (
         "zamba2",
-        {
-            "vocab_size": 256,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_attention_heads": 4,
-            "n_mamba_heads": 8,
-        }
-        | {
-            "num_hidden_layers": 7,
-            "layers_block_type": ["mamba", "hybrid"] * 3 + ["mamba"],
-            "mamba_d_state": 8,
-        }
+        {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+        | {"layers_block_type": ["mamba", "hybrid"] * 3 + ["mamba"], "num_hidden_layers": 7}
+        | {"n_mamba_heads": 8, "mamba_d_state": 8}
         | {"num_mem_blocks": 2, "adapter_rank": 4, "time_step_min": 0.0},
         {},
     ),
@@ -377,39 +305,20 @@ SAME = {  # a family of checkpoints, its config, and what differs from the tiny 
     "MiniMax-01": (
         "minimax",
         BASE
-        | {
-            "num_hidden_layers": 8,
-            "intermediate_size": 32,
-            "num_local_experts": 4,
-            "rms_norm_eps": 1e-5,
-        }
-        | {
-            "layer_types": ["linear_attention"] * 7 + ["full_attention"],
-            "rope_parameters": {"rope_theta": 1e7},
-        }
+        | {"num_hidden_layers": 8, "intermediate_size": 32, "num_local_experts": 4}
+        | {"layer_types": ["linear_attention"] * 7 + ["full_attention"], "rms_norm_eps": 1e-5}
+        | {"rope_parameters": {"rope_theta": 1e7}}
         | {f"{part}_alpha_factor": 2.0 for part in ("full_attn", "linear_attn", "mlp")},
         {"d_rotary": 8},
     ),
     "Qwen3-Next": (
         "qwen3_next",
         BASE
-        | {
-            "num_hidden_layers": 4,
-            "head_dim": 8,
-            "linear_num_value_heads": 4,
-            "linear_num_key_heads": 2,
-        }
-        | {
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-            "moe_intermediate_size": 16,
-            "num_experts": 8,
-        }
-        | {
-            "shared_expert_intermediate_size": 16,
-            "num_experts_per_tok": 2,
-            "rope_parameters": {"rope_theta": 1e7},
-        },
+        | {"num_hidden_layers": 4, "head_dim": 8, "rope_parameters": {"rope_theta": 1e7}}
+        | {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+        | {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+        | {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+        | {"shared_expert_intermediate_size": 16},
         {},
     ),
 }

@@ -65,16 +65,13 @@ def transformers_family():
         if family not in loaded:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                pytest.importorskip(
-                    "transformers", reason="needs transformers: pip install -e '.[test]'"
-                ).logging.set_verbosity_error()
+                needs = "needs transformers: pip install -e '.[test]'"
+                transformers = pytest.importorskip("transformers", reason=needs)
+                transformers.logging.set_verbosity_error()
                 with in_float64():  # for the defaults of functions
                     module = fresh(family)
-            model = next(
-                c
-                for n, c in vars(module).items()
-                if n.endswith("ForCausalLM") and c.__module__ == module.__name__
-            )
+            classes = [c for name, c in vars(module).items() if name.endswith("ForCausalLM")]
+            model = next(c for c in classes if c.__module__ == module.__name__)
             loaded[family] = model.config_class, model
         return loaded[family]
 

@@ -1,4 +1,4 @@
-"""What is asked and not offered, and weights that do not fit: one sentence with the name."""
+"""Unsupported fields and weights that do not fit: one sentence, with the name."""
 
 import json
 import re
@@ -34,10 +34,9 @@ def weights(**options):
     model = FAMILIES["llama"].build(c)
     theirs = {}
     for name, weight in model.state_dict().items():
+        starred = name.replace("blocks.0", "blocks.*").replace("blocks.1", "blocks.*")
         for their, our in NAMES.items():
-            if our and name.replace("blocks.0", "blocks.*").replace(
-                "blocks.1", "blocks.*"
-            ).startswith(f"{our}."):
+            if our and starred.startswith(f"{our}."):
                 layer = name.split(".")[1] if "blocks" in name else ""
                 theirs[their.replace("*", layer) + ".weight"] = torch.randn_like(weight)
     return theirs
@@ -75,13 +74,11 @@ def test_a_field_we_do_not_offer_is_named(field, value):
 def test_an_unknown_rope_is_named(name):
     with pytest.raises(ValueError, match=rf"field {name}.rope_type is 'dynamic'"):
         load(weights(), **{name: {"rope_type": "dynamic", "factor": 2.0}})
-    with pytest.raises(
-        ValueError, match=rf"field {name}.factor is 2.0: .* with rope_type 'default'"
-    ):
+    says = rf"field {name}.factor is 2.0: .* with rope_type 'default'"
+    with pytest.raises(ValueError, match=says):
         load(weights(), **{name: {"rope_type": "default", "factor": 2.0}})
-    with pytest.raises(
-        ValueError, match=rf"field {name}.low_freq_factor is missing: rope_type 'llama3'"
-    ):
+    says = rf"field {name}.low_freq_factor is missing: rope_type 'llama3'"
+    with pytest.raises(ValueError, match=says):
         load(weights(), **{name: {"type": "llama3", "factor": 2.0}})
 
 
@@ -96,45 +93,37 @@ def test_old_and_new_words_for_the_rope_base_agree():
 
 
 def test_weights_without_a_place_and_places_without_weights_are_named():
-    with pytest.raises(
-        ValueError,
-        match=r"weights score.weight, model.layers.1.extra.q have no place in our model\. Is",
-    ):
-        load(weights() | {"score.weight": torch.ones(2), "model.layers.1.extra.q": torch.ones(2)})
+    homeless = {"score.weight": torch.ones(2), "model.layers.1.extra.q": torch.ones(2)}
+    says = r"weights score.weight, model.layers.1.extra.q have no place in our model\. Is"
+    with pytest.raises(ValueError, match=says):
+        load(weights() | homeless)
     missing = weights()
     del missing["model.layers.1.mlp.up_proj.weight"]
-    with pytest.raises(
-        ValueError, match=r"^llama: nothing fills our blocks.1.ffn.up.weight\. Is this the config"
-    ):
+    says = r"^llama: nothing fills our blocks.1.ffn.up.weight\. Is this the config"
+    with pytest.raises(ValueError, match=says):
         load(missing)
-    with pytest.raises(
-        ValueError,
-        match=r"nothing fills our embedding.weight.* and 17 more\. .* num_hidden_layers=2, ",
-    ):
+    says = r"nothing fills our embedding.weight.* and 17 more\. .* num_hidden_layers=2, "
+    with pytest.raises(ValueError, match=says):
         load({})
 
 
 def test_weights_of_another_size_are_named():
-    with pytest.raises(
-        ValueError, match=r"lm_head.weight has shape \(9, 8\), our head.weight has \(7, 8\)"
-    ):
+    says = r"lm_head.weight has shape \(9, 8\), our head.weight has \(7, 8\)"
+    with pytest.raises(ValueError, match=says):
         load(weights() | {"lm_head.weight": torch.ones(9, 8)})
 
 
 def test_a_weight_the_config_leaves_out_is_named():
     extra = weights() | {"model.layers.1.self_attn.q_proj.bias": torch.ones(8)}
-    with pytest.raises(
-        ValueError,
-        match=r"q_proj.bias belongs to our blocks.1.mixer.q.bias, which the config leaves",
-    ):
+    says = r"q_proj.bias belongs to our blocks.1.mixer.q.bias, which the config leaves"
+    with pytest.raises(ValueError, match=says):
         load(extra)
 
 
 def test_a_tied_head_must_be_the_embedding():
     theirs = weights()
-    with pytest.raises(
-        ValueError, match=r"lm_head.weight differs from the weight it should share with our head"
-    ):
+    says = r"lm_head.weight differs from the weight it should share with our head"
+    with pytest.raises(ValueError, match=says):
         load(theirs, tie_word_embeddings=True)
     theirs["lm_head.weight"] = theirs["model.embed_tokens.weight"]
     once = {n: w for n, w in theirs.items() if n != "lm_head.weight"}
@@ -409,9 +398,8 @@ LISTS = PUBLISHED["kimi_linear"]["linear_attn_config"]
 )
 def test_what_a_family_does_not_offer_is_named(family, field, value, says):
     sizes = {name: CONFIG[name] for name in CONFIG if name in FAMILIES[family].fields}
-    with pytest.raises(
-        ValueError, match=f"^{family}: the config field {field}( ?){re.escape(says)}"
-    ):
+    sentence = f"^{family}: the config field {field}( ?){re.escape(says)}"
+    with pytest.raises(ValueError, match=sentence):
         FAMILIES[family].prepare(sizes | PUBLISHED[family] | {field: value})
 
 
@@ -431,14 +419,9 @@ def test_predictions_of_the_token_after_next_are_left_out():
         "first_k_dense_replace": 1,
     }
     _, table = FAMILIES["deepseek_v3"].prepare(CONFIG | sizes)
-    with pytest.raises(
-        ValueError, match=r"^model.layers.3.mlp.gate.weight belongs to our blocks.3"
-    ):
-        fill(
-            nn.Linear(2, 2),
-            [(f"model.layers.{i}.mlp.gate.weight", torch.ones(2)) for i in (2, 3)],
-            table,
-        )
+    gates = [(f"model.layers.{i}.mlp.gate.weight", torch.ones(2)) for i in (2, 3)]
+    with pytest.raises(ValueError, match=r"^model.layers.3.mlp.gate.weight belongs to our block"):
+        fill(nn.Linear(2, 2), gates, table)
 
 
 @pytest.mark.parametrize(
@@ -448,7 +431,7 @@ def test_predictions_of_the_token_after_next_are_left_out():
         ("vocab_size", "7", "is '7': it must be of the kind of 32000"),
     ],
 )
-def test_a_size_that_cannot_be_is_named(field, value, says):
+def test_an_impossible_size_is_named(field, value, says):
     with pytest.raises(ValueError, match=f"^llama: the config field {field} {says}"):
         load(weights(), num_key_value_heads=2, **{field: value})
 
@@ -459,10 +442,8 @@ def test_what_a_part_refuses_is_said_of_the_family():
 
 
 def test_folders_without_a_model(tmp_path):
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"there is no folder meta/Llama, and nothing is downloaded: from_tr",
-    ):
+    says = r"there is no folder meta/Llama, and nothing is downloaded: from_tr"
+    with pytest.raises(FileNotFoundError, match=says):
         from_pretrained("meta/Llama")
     with pytest.raises(FileNotFoundError, match=r"has no config.json"):
         from_pretrained(tmp_path)
@@ -470,17 +451,15 @@ def test_folders_without_a_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no model.safetensors: [^;]*$"):
         from_pretrained(tmp_path)
     (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(
-        FileNotFoundError, match=r"; for .bin files: from_transformers\(AutoModelForCausalLM"
-    ):
+    says = r"; for .bin files: from_transformers\(AutoModelForCausalLM"
+    with pytest.raises(FileNotFoundError, match=says):
         from_pretrained(tmp_path)
     save_file(weights(), tmp_path / "model.safetensors")
     whole = (tmp_path / "model.safetensors").read_bytes()
     for n in (len(whole) // 2, 4):
         (tmp_path / "model.safetensors").write_bytes(whole[:n])
-        with pytest.raises(
-            OSError, match=r"model.safetensors cannot be read; it may be incomplete"
-        ):
+        says = r"model.safetensors cannot be read; it may be incomplete"
+        with pytest.raises(OSError, match=says):
             from_pretrained(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{")
     with pytest.raises(ValueError, match=r"index.json is not JSON"):
@@ -494,18 +473,15 @@ def test_folders_without_a_model(tmp_path):
 
 
 def test_the_readme_names_every_family():
-    readme = plain(
-        (Path(__file__).parents[2] / "README.md").read_text().partition("The families are")[2][:400]
-    )
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = plain(text.partition("The families are")[2][:400])
     assert all(plain(name) in readme for name in FAMILIES)
 
 
 def test_what_is_no_language_model_of_transformers_is_named():
     for thing, kind in (("a/folder", "str"), (nn.Linear(2, 2), "Linear")):
-        with pytest.raises(
-            TypeError,
-            match=f"a {kind} is not a transformers model: .* a folder goes to from_pretrained",
-        ):
+        says = f"a {kind} is not a transformers model: .* a folder goes to from_pretrained"
+        with pytest.raises(TypeError, match=says):
             from_transformers(thing)
 
 
@@ -514,9 +490,8 @@ def test_what_is_no_language_model_of_transformers_is_named():
 def test_a_model_without_a_head_is_named(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        transformers = pytest.importorskip(
-            "transformers", reason="needs transformers: pip install -e '.[test]'"
-        )
+        needs = "needs transformers: pip install -e '.[test]'"
+        transformers = pytest.importorskip("transformers", reason=needs)
         model = getattr(transformers, kind)(transformers.LlamaConfig(**CONFIG, pad_token_id=0))
     with pytest.raises(ValueError, match=f"{kind} has no head for the next token"):
         from_transformers(model)
@@ -525,10 +500,12 @@ def test_a_model_without_a_head_is_named(kind):
 class Parts(nn.Module):
     def __init__(self):
         super().__init__()
-        self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 4)
+        self.a = nn.Linear(3, 2)
+        self.b = nn.Linear(3, 4)
         self.experts = nn.ModuleList(SwiGLU(3, 5) for _ in range(2))
         self.rows = nn.Parameter(torch.zeros(5, 2))
-        self.norm, self.taps = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3, 4))
+        self.norm = nn.Parameter(torch.zeros(3))
+        self.taps = nn.Parameter(torch.zeros(3, 4))
 
 
 def parts():
@@ -539,8 +516,6 @@ def parts():
         "ab": into("a", "b"),
         "n": into("norm", by=plus_one),
         "conv": into("taps", by=without_channel),
-    }
-    table |= {
         "top": "rows[0:2]",
         "bottom": "rows[2:5]",
         "angles": None,
@@ -575,15 +550,12 @@ def test_stacked_and_separate_experts_are_the_same():
 
 def test_a_missing_slice_a_missing_expert_a_wrong_cut_and_another_constant_are_named():
     theirs, table = parts()
-    for name, ours in (
-        ("bottom", "rows"),
-        ("e.down_proj", "experts.0.down.weight, experts.1.down.weight"),
-    ):
+    both = "experts.0.down.weight, experts.1.down.weight"
+    for name, ours in (("bottom", "rows"), ("e.down_proj", both)):
         with pytest.raises(ValueError, match=rf"^nothing fills our {ours}$"):
             fill(Parts(), [(n, w) for n, w in theirs.items() if n != name], table)
-    with pytest.raises(
-        ValueError, match=r"ab.weight has size 7 along 0: \[2, 4\] in parts is needed"
-    ):
+    says = r"ab.weight has size 7 along 0: \[2, 4\] in parts is needed"
+    with pytest.raises(ValueError, match=says):
         fill(Parts(), (theirs | {"ab.weight": torch.ones(7, 3)}).items(), table)
     with pytest.raises(ValueError, match=r"decays is a constant, but not the one"):
         fill(Parts(), (theirs | {"decays": torch.tensor([0.5, 0.31])}).items(), table)

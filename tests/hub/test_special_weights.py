@@ -1,6 +1,4 @@
-"""Weights that a checkpoint may hold in more than one way, and configs as older libraries wrote
-them.
-"""
+"""Weights that a checkpoint may hold in more than one way, and configs of older libraries."""
 
 import pytest
 import torch
@@ -50,10 +48,8 @@ def test_rwkv_weights_are_those_of_training_whether_or_not_theirs_are_divided(
     with float64_throughout(), torch.no_grad():
         logits = rwkv(x).logits
     after = from_transformers(rwkv)
-    last = "rwkv.blocks.4.attention.output.weight"
-    torch.testing.assert_close(
-        4 * rwkv.state_dict()[last], after.blocks[4].mixer.out.weight, rtol=0, atol=0
-    )
+    last = rwkv.state_dict()["rwkv.blocks.4.attention.output.weight"]
+    assert torch.equal(4 * last, after.blocks[4].mixer.out.weight)
     for ours in (before, after):
         torch.testing.assert_close(ours(x)[0], logits, rtol=0, atol=1e-9)
 
@@ -72,14 +68,11 @@ def test_rwkv_in_training_is_not_halved(rwkv, float64_throughout):
 @torch.no_grad()
 def test_fused_xlstm_weights_are_cut(transformers_family, float64_throughout, monkeypatch):
     config_class, model_class = transformers_family("xlstm")
-    monkeypatch.setattr(
-        model_class.__mro__[1], "_init_weights", lambda self, module: None
-    )  # theirs fails on fused weights
+    # Their own start fails on fused weights.
+    monkeypatch.setattr(model_class.__mro__[1], "_init_weights", lambda self, module: None)
+    x = torch.randint(V, (2, T))
     with float64_throughout():
-        model, x = (
-            stirred(model_class(config_class(**XLSTM)).double().eval()),
-            torch.randint(V, (2, T)),
-        )
+        model = stirred(model_class(config_class(**XLSTM)).double().eval())
         logits = model(x).logits
     assert "backbone.blocks.0.mlstm_layer.qkv_opreact.weight" in model.state_dict()
     torch.testing.assert_close(from_transformers(model)(x)[0], logits, rtol=0, atol=1e-9)
@@ -174,11 +167,9 @@ def test_an_old_config_is_the_model_they_make_of_it(
     transformers_family, float64_throughout, family, old
 ):
     config_class, model_class = transformers_family(family)
+    x = torch.randint(V, (2, T))
     with float64_throughout():
-        model, x = (
-            stirred(model_class(config_class(**old)).double().eval()),
-            torch.randint(V, (2, T)),
-        )
+        model = stirred(model_class(config_class(**old)).double().eval())
         logits = model(x).logits
     ours = FAMILIES[family].load(old, model.state_dict().items())
     torch.testing.assert_close(ours(x)[0], logits, rtol=0, atol=1e-9)
