@@ -1,26 +1,24 @@
-"""What the scripts here share: the versions a figure was measured with, and where it is kept."""
+"""What the scripts here share: the versions behind a figure, and the place where it is kept."""
 
-import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from seqlab.gpu.results import write
+
 RESULTS = Path(__file__).parent / "results"
 
 
 def versions(*packages: str) -> str:
-    """torch, `packages`, Python and machine, and the one thread all of them run on."""
+    """torch, `packages`, Python and machine, and the single thread on which all of them run."""
     others = "".join(f"{name} {version(name)}, " for name in packages)
-    return f"torch {torch.__version__}, {others}Python {platform.python_version()}, {platform.machine()}, one thread"
+    python = platform.python_version()
+    return f"torch {torch.__version__}, {others}Python {python}, {platform.machine()}, one thread"
 
 
 def keep(name: str, text: str, where: str, results: list) -> None:
     """Print the table, and write it beside its figures: results/NAME.md and results/NAME.json."""
     print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text)
-    (RESULTS / f"{name}.json").write_text(
-        json.dumps({"where": where, "results": results}, indent=1) + "\n"
-    )
+    write(RESULTS / name, where, results, text)

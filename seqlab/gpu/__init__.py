@@ -1,3 +1,1 @@
-"""See kernels without a GPU: run them on CPU and watch (trace, sanitize), compile them for GPUs,
-predict their time.
-"""
+"""See kernels without a GPU: run and watch them on CPU, compile them for GPUs, predict times."""

@@ -1,24 +1,28 @@
-"""The accuracy rule of the kernels: a kernel may round, but not much more than plain PyTorch in the
-same type.
+"""The accuracy rule of the kernels: round, but not much more than plain PyTorch in the same type.
 
 Truth is the reference in float64. A kernel's largest error is at most twice that of the reference
-in the inputs' type, three times for gradients. A floor of a few roundings stands beside it, for
-where the reference is exact by chance: roundings of the narrowest input's type, which is what the
-kernel multiplies in, also where the result is float32.
+computed in the inputs' type, three times for gradients. A floor of a few roundings is added, for
+inputs on which the reference happens to be exact. They are roundings of the narrowest input's type
+even if the result is float32, because that is the type in which the kernel multiplies.
 """
 
 import inspect
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 TIMES = {"y": 2, "gradient": 3}
+"""The largest error allowed, over that of the reference."""
 ROUNDINGS = 4
+"""The floor."""
 
 
 class Error(NamedTuple):
-    """The largest error of one output or gradient, and the largest the rule allows. nan: finite in
-    one place only.
+    """The largest error of one output or gradient, and the largest that the rule allows.
+
+    error is NaN if an element is finite in only one of the two.
     """
 
     what: str
@@ -33,31 +37,35 @@ class Error(NamedTuple):
         return f"{self.what}: error {self.error:.2e}, allowed {self.allowed:.2e}"
 
 
-def errors(function, reference, inputs, gradients=True) -> list[Error]:
-    """Every output of function(*inputs) and, with random seeds, every gradient, beside the
-    reference's.
-    """
-    names = _names(reference, len(inputs))
-    floats = [x.is_floating_point() for x in inputs]
-    leaves = [x.detach().requires_grad_() if f else x for x, f in zip(inputs, floats, strict=True)]
-    exact = [
-        x.detach().double().requires_grad_() if f else x
-        for x, f in zip(inputs, floats, strict=True)
+def errors(
+    function: Callable, reference: Callable, inputs: Sequence[Tensor], gradients: bool = True
+) -> list[Error]:
+    """The error of every output of function(*inputs) and, for random seeds, of every gradient."""
+    learnt = [x.is_floating_point() for x in inputs]
+
+    def leaves(double: bool) -> list[Tensor]:
+        given = [x.detach() for x in inputs]
+        given = [x.double() if f and double else x for x, f in zip(given, learnt, strict=True)]
+        return [x.requires_grad_() if f else x for x, f in zip(given, learnt, strict=True)]
+
+    runs = [
+        (function, leaves(double=False)),
+        (reference, leaves(double=False)),
+        (reference, leaves(double=True)),
     ]
-    runs = [(function, leaves), (reference, leaves), (reference, exact)]
     outs = [as_tuple(f(*xs)) for f, xs in runs]
-    eps = max(torch.finfo(x.dtype).eps for x, f in zip(inputs, floats, strict=True) if f)
+    eps = max(torch.finfo(x.dtype).eps for x in inputs if x.is_floating_point())
     found = [
         _error(f"output {i}", "y", eps, *three) for i, three in enumerate(zip(*outs, strict=True))
     ]
     if not gradients:
         return found
-    seeds = [torch.where(e.isfinite(), torch.randn_like(e), 0) for e in outs[2]]
+    seeds = [torch.where(y.isfinite(), torch.randn_like(y), 0) for y in outs[2]]
     grads = [_gradients(ys, xs, seeds) for ys, (_, xs) in zip(outs, runs, strict=True)]
-    learnt = [name for name, f in zip(names, floats, strict=True) if f]
+    names = [n for n, f in zip(_names(reference, len(inputs)), learnt, strict=True) if f]
     return found + [
-        _error(f"gradient of {n}", "gradient", eps, *g)
-        for n, *g in zip(learnt, *grads, strict=True)
+        _error(f"gradient of {name}", "gradient", eps, *three)
+        for name, *three in zip(names, *grads, strict=True)
     ]
 
 
@@ -70,15 +78,17 @@ def as_tuple(out) -> tuple:
     return tuple(out) if isinstance(out, (tuple, list)) else (out,)
 
 
-def largest(x) -> float:
+def largest(x: Tensor) -> float:
+    """The largest absolute value among the finite numbers, 0 if there are none."""
     x = x.detach()[x.detach().isfinite()]
     return x.abs().max().item() if len(x) else 0.0
 
 
-def _error(what, kind, eps, y, plain, truth) -> Error:
+def _error(what: str, kind: str, eps: float, y: Tensor, plain: Tensor, truth: Tensor) -> Error:
     if y.dtype != plain.dtype or y.shape != plain.shape:
         raise TypeError(
-            f"{what} is {tuple(y.shape)} of {y.dtype}: the reference has {tuple(plain.shape)} of {plain.dtype}"
+            f"{what} is {tuple(y.shape)} of {y.dtype}: "
+            f"the reference has {tuple(plain.shape)} of {plain.dtype}"
         )
     floor = ROUNDINGS * eps * max(1.0, largest(truth))
     allowed = TIMES[kind] * largest(plain.double() - truth) + floor
@@ -86,13 +96,10 @@ def _error(what, kind, eps, y, plain, truth) -> Error:
     return Error(what, largest(y.double() - truth) if same else float("nan"), allowed)
 
 
-def _names(function, count) -> list[str]:
+def _names(function: Callable, count: int) -> list[str]:
     try:
-        named = [
-            p.name
-            for p in inspect.signature(function).parameters.values()
-            if p.kind == p.POSITIONAL_OR_KEYWORD
-        ]
-    except ValueError:  # torch.matmul and its like have none
-        named = []
-    return named[:count] if len(named) >= count else [f"input {i}" for i in range(count)]
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # torch.matmul and its like have no signature
+        parameters = ()
+    names = [p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD]
+    return names[:count] if len(names) >= count else [f"input {i}" for i in range(count)]

@@ -1,5 +1,4 @@
-"""What `seqlab.gpu.bench` checks and times: a line per kernel, its reference, its peers, and the
-sizes.
+"""What `seqlab.gpu.bench` checks and times: each kernel, its reference, its peers and its sizes.
 
 Flops are those of the matrix products, two for a multiply-add; causal attention counts half the
 square. The least bytes are not written down: they are those of the inputs and the outputs.
@@ -8,13 +7,16 @@ square. The least bytes are not written down: they are those of the inputs and t
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib import import_module
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import randn
+from torch import Tensor, randn
 
-from seqlab import kernels
+# The folder kernels/ is installed as seqlab.kernels, which pyright cannot see.
+from seqlab import kernels  # pyright: ignore[reportAttributeAccessIssue]
 from seqlab.core.attention import attend
 from seqlab.core.convolution import causal_conv
 from seqlab.core.recurrence import chunkwise
@@ -24,8 +26,14 @@ from seqlab.ffn.routers import Routing
 from seqlab.layers.norm import rms_norm
 from seqlab.mixers.mamba import selective_scan
 
+Size = dict[str, int]
 
-def _plain(**size) -> float:
+
+def _sizes(names: str, *shapes: tuple[int, ...]) -> tuple[Size, ...]:
+    return tuple(dict(zip(names.split(), shape, strict=True)) for shape in shapes)
+
+
+def _no_flops(**size: int) -> float:
     return 0.0
 
 
@@ -33,10 +41,10 @@ def _plain(**size) -> float:
 class Case:
     """One kernel in one use.
 
-    inputs, flops: functions of a size's names. checks: sizes that it must be right at; the first is
-    run in the interpreter. sizes: those it is timed at. backward_flops: over the forward's. wide:
-    the inputs, by number, that stay float32 in half precision. beside: what takes the same inputs
-    and gives another answer, to compare times with.
+    inputs and flops are functions of a size. checks: the sizes at which the kernel must be right;
+    the first is the one for the interpreter. sizes: those that are timed. backward_flops: over the
+    forward's. wide: the indices of inputs that stay float32 in half precision. peers give the same
+    answer; those in `beside` take the same inputs, give another, and are there for their times.
     """
 
     kernel: str
@@ -44,119 +52,137 @@ class Case:
     function: Callable
     reference: Callable
     inputs: Callable
-    checks: tuple[dict, ...]
-    sizes: tuple[dict, ...]
-    flops: Callable = _plain
+    checks: tuple[Size, ...]
+    sizes: tuple[Size, ...]
+    flops: Callable[..., float] = _no_flops
     backward: bool = True
     backward_flops: float = 2.0
     wide: tuple[int, ...] = ()
     peers: dict[str, Callable] = field(default_factory=dict)
     beside: dict[str, Callable] = field(default_factory=dict)
 
-    def say(self, size: dict) -> str:
-        return ", ".join(
-            x for x in (self.use, " ".join(f"{name} {n}" for name, n in size.items())) if x
-        )
+    def say(self, size: Size) -> str:
+        numbers = " ".join(f"{name} {n}" for name, n in size.items())
+        return f"{self.use}, {numbers}" if self.use else numbers
 
 
 def _compiled(function: Callable) -> Callable:
-    """The same, by torch.compile, made when it is first called."""
+    """The same function by torch.compile, which is called on first use."""
     made = cache(lambda: torch.compile(function))
     return lambda *inputs: made()(*inputs)
+
+
+def _imported(module: str, name: str) -> Callable:
+    """A function of another package, imported on use; without that package, ImportError."""
+    return getattr(import_module(module), name)
 
 
 # Attention
 
 
-def _heads_first(function):
+def _heads_first(function: Callable) -> Callable:
     """A peer that wants (B, H, T, K)."""
     return lambda *qkv: function(*(x.transpose(1, 2) for x in qkv)).transpose(1, 2)
 
 
-def _sdpa(backend, causal):
+def _sdpa(backend: str, causal: bool) -> Callable:
     def attention(q, k, v):
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
+        grouped = q.shape[1] != k.shape[1]
         with sdpa_kernel(getattr(SDPBackend, backend)):
-            return F.scaled_dot_product_attention(
-                q, k, v, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
-            )
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped)
 
     return _heads_first(attention)
 
 
-def _flex(causal):
+def _not_later(b, h, i, j):
+    return i >= j
+
+
+def _flex(causal: bool) -> Callable:
     @cache
-    def made(T_q, T_k):
+    def made(T_q: int, T_k: int) -> Callable:
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-        flex = torch.compile(flex_attention)
-        mask = (
-            create_block_mask(lambda b, h, i, j: i >= j, None, None, T_q, T_k) if causal else None
-        )
+        flex: Any = torch.compile(flex_attention)
+        mask = create_block_mask(_not_later, None, None, T_q, T_k) if causal else None
         return lambda q, k, v: flex(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
-    return _heads_first(lambda q, k, v: made(q.shape[2], k.shape[2])(q, k, v))
-
-
-def _flash_attn(causal):
     def attention(q, k, v):
-        from flash_attn import flash_attn_func
+        return made(q.shape[2], k.shape[2])(q, k, v)
 
-        return flash_attn_func(q, k, v, causal=causal)
+    return _heads_first(attention)
+
+
+def _flash_attn(causal: bool) -> Callable:
+    def attention(q, k, v):
+        return _imported("flash_attn", "flash_attn_func")(q, k, v, causal=causal)
 
     return attention
 
 
-def _attention_peers(causal):
-    backends = {"PyTorch, flash": "FLASH_ATTENTION", "PyTorch, cuDNN": "CUDNN_ATTENTION"}
-    backends["PyTorch, efficient"] = "EFFICIENT_ATTENTION"
-    named = {name: _sdpa(backend, causal) for name, backend in backends.items()}
-    return named | {"flex attention": _flex(causal), "flash-attn": _flash_attn(causal)}
+def _attention_peers(causal: bool) -> dict[str, Callable]:
+    return {
+        "PyTorch, flash": _sdpa("FLASH_ATTENTION", causal),
+        "PyTorch, cuDNN": _sdpa("CUDNN_ATTENTION", causal),
+        "PyTorch, efficient": _sdpa("EFFICIENT_ATTENTION", causal),
+        "flex attention": _flex(causal),
+        "flash-attn": _flash_attn(causal),
+    }
 
 
 def _qkv(B, T, H, K, h=None, T_q=None):
     return randn(B, T_q or T, H, K), randn(B, T, h or H, K), randn(B, T, h or H, K)
 
 
-def _attention(causal):
+def _attention(causal: bool) -> Case:
+    def flops(B, T, H, K, h=None):
+        return 4 * B * H * T * T * K / (2 if causal else 1)
+
     return Case(
-        "flash_attention",
-        "causal" if causal else "not causal",
-        lambda q, k, v: kernels.flash_attention(q, k, v, causal=causal),
-        lambda q, k, v: attend(q, k, v, causal=causal),
-        _qkv,
-        ({"B": 1, "T": 70, "H": 2, "K": 16, "h": 1}, {"B": 2, "T": 1000, "H": 4, "K": 128}),
-        (
-            *({"B": 16384 // T, "T": T, "H": 16, "K": 128} for T in (1024, 4096, 16384)),
-            {"B": 4, "T": 4096, "H": 32, "K": 64},
-            {"B": 4, "T": 4096, "H": 8, "K": 256},
+        kernel="flash_attention",
+        use="causal" if causal else "not causal",
+        function=lambda q, k, v: kernels.flash_attention(q, k, v, causal=causal),
+        reference=lambda q, k, v: attend(q, k, v, causal=causal),
+        inputs=_qkv,
+        checks=({"B": 1, "T": 70, "H": 2, "K": 16, "h": 1}, {"B": 2, "T": 1000, "H": 4, "K": 128}),
+        sizes=_sizes(
+            "B T H K",
+            (16, 1024, 16, 128),
+            (4, 4096, 16, 128),
+            (1, 16384, 16, 128),
+            (4, 4096, 32, 64),
+            (4, 4096, 8, 256),
         ),
-        flops=lambda B, T, H, K, h=None: 4 * B * H * T * T * K / (2 if causal else 1),
+        flops=flops,
         backward_flops=2.5,
         peers=_attention_peers(causal),
     )
 
 
+def _decode_peers() -> dict[str, Callable]:
+    peers = _attention_peers(causal=False)
+    del peers["flex attention"]
+    return peers
+
+
 _DECODE = Case(
-    "flash_decode",
-    "",
-    lambda q, k, v: kernels.flash_decode(q, k, v, causal=True),
-    lambda q, k, v: attend(q, k, v, causal=True),
-    _qkv,
-    (
-        {"B": 1, "T": 300, "H": 4, "K": 16, "h": 2, "T_q": 1},
-        {"B": 4, "T": 3001, "H": 32, "K": 128, "h": 8, "T_q": 1},
-    ),
-    tuple(
-        {"B": B, "T": T, "H": 32, "K": 128, "h": 8, "T_q": 1}
-        for B, T in ((8, 8192), (8, 32768), (1, 131072))
+    kernel="flash_decode",
+    use="",
+    function=lambda q, k, v: kernels.flash_decode(q, k, v, causal=True),
+    reference=lambda q, k, v: attend(q, k, v, causal=True),
+    inputs=_qkv,
+    checks=_sizes("B T H K h T_q", (1, 300, 4, 16, 2, 1), (4, 3001, 32, 128, 8, 1)),
+    sizes=_sizes(
+        "B T H K h T_q",
+        (8, 8192, 32, 128, 8, 1),
+        (8, 32768, 32, 128, 8, 1),
+        (1, 131072, 32, 128, 8, 1),
     ),
     flops=lambda B, T, H, K, h, T_q: 4 * B * H * T * T_q * K,
     backward=False,
-    peers={
-        name: f for name, f in _attention_peers(causal=False).items() if name != "flex attention"
-    },
+    peers=_decode_peers(),
 )
 
 # Rows and plain products
@@ -167,23 +193,23 @@ def _softmax(x):
 
 
 _SOFTMAX = Case(
-    "softmax",
-    "",
-    kernels.softmax,
-    _softmax,
-    lambda M, N: (randn(M, N),),
-    ({"M": 5, "N": 37}, {"M": 700, "N": 5000}),
-    tuple({"M": 8192, "N": N} for N in (1024, 4096, 16384)),
+    kernel="softmax",
+    use="",
+    function=kernels.softmax,
+    reference=_softmax,
+    inputs=lambda M, N: (randn(M, N),),
+    checks=_sizes("M N", (5, 37), (700, 5000)),
+    sizes=_sizes("M N", (8192, 1024), (8192, 4096), (8192, 16384)),
     peers={"PyTorch": _softmax, "torch.compile": _compiled(_softmax)},
 )
 _RMS_NORM = Case(
-    "rms_norm",
-    "",
-    kernels.rms_norm,
-    rms_norm,
-    lambda M, D: (randn(M, D), randn(D)),
-    ({"M": 5, "D": 37}, {"M": 700, "D": 4096}),
-    tuple({"M": 16384, "D": D} for D in (1024, 4096, 8192)),
+    kernel="rms_norm",
+    use="",
+    function=kernels.rms_norm,
+    reference=rms_norm,
+    inputs=lambda M, D: (randn(M, D), randn(D)),
+    checks=_sizes("M D", (5, 37), (700, 4096)),
+    sizes=_sizes("M D", (16384, 1024), (16384, 4096), (16384, 8192)),
     peers={
         "PyTorch": lambda x, weight: F.rms_norm(x, x.shape[-1:], weight, 1e-6),
         "torch.compile": _compiled(rms_norm),
@@ -191,33 +217,31 @@ _RMS_NORM = Case(
     },
 )
 _MATMUL = Case(
-    "matmul",
-    "",
-    kernels.matmul,
-    torch.matmul,
-    lambda M, N, K: (randn(M, K), randn(K, N)),
-    ({"M": 40, "N": 20, "K": 30}, {"M": 700, "N": 300, "K": 900}),
-    tuple({"M": n, "N": n, "K": n} for n in (2048, 4096, 8192)),
+    kernel="matmul",
+    use="",
+    function=kernels.matmul,
+    reference=torch.matmul,
+    inputs=lambda M, N, K: (randn(M, K), randn(K, N)),
+    checks=_sizes("M N K", (40, 20, 30), (700, 300, 900)),
+    sizes=_sizes("M N K", (2048, 2048, 2048), (4096, 4096, 4096), (8192, 8192, 8192)),
     flops=lambda M, N, K: 2 * M * N * K,
     peers={"PyTorch": torch.matmul},
 )
 
-# Recurrences. Flops of a chunk of 64: pairs of the lower half, and twice the state. Peers' shapes
-# are those of fla.
+# Recurrences. A chunk of 64 costs the pairs of its lower half, and the state twice.
+# The shapes are those of fla's own benchmark.
 
 CHUNK = 64
-SHAPES = tuple(
-    dict(zip("BTHK", shape, strict=True))
-    for shape in (
-        (1, 8192, 96, 128),
-        (2, 16384, 16, 128),
-        (4, 2048, 16, 128),
-        (4, 4096, 64, 64),
-        (8, 2048, 32, 256),
-        (8, 1024, 8, 64),
-    )
+SHAPES = _sizes(
+    "B T H K",
+    (1, 8192, 96, 128),
+    (2, 16384, 16, 128),
+    (4, 2048, 16, 128),
+    (4, 4096, 64, 64),
+    (8, 2048, 32, 256),
+    (8, 1024, 8, 64),
 )
-_SMALL = ({"B": 1, "T": 70, "H": 2, "K": 16}, {"B": 2, "T": 1000, "H": 4, "K": 64})
+_SMALL = _sizes("B T H K", (1, 70, 2, 16), (2, 1000, 4, 64))
 
 
 def _chunk_flops(B, T, H, K):
@@ -225,138 +249,137 @@ def _chunk_flops(B, T, H, K):
 
 
 def _decay(*shape):
-    """log sigmoid of noise, held above -5 as fla's own benchmark does."""
+    """log sigmoid of noise, at least -5 as in fla's own benchmark."""
     return F.logsigmoid(randn(*shape)).clamp(min=-5.0)
 
 
-def _recurrence_inputs(width):
-    def draw(B, T, H, K):
-        qkv = randn(B, T, H, K) * K**-0.5, randn(B, T, H, K), randn(B, T, H, K)
-        return qkv if width is None else (*qkv, _decay(B, T, H, K if width == "K" else 1))
-
-    return draw
+def _no_decay(B, T, H, K):
+    return randn(B, T, H, K) * K**-0.5, randn(B, T, H, K), randn(B, T, H, K)
 
 
-def _delta_inputs(decay):
-    def draw(B, T, H, K):
-        q, k, v = (
-            randn(B, T, H, K) * K**-0.5,
-            F.normalize(randn(B, T, H, K), dim=-1),
-            randn(B, T, H, K),
-        )
-        beta = torch.sigmoid(randn(B, T, H))
-        return (q, k, v, beta, _decay(B, T, H, 1)) if decay else (q, k, v, beta)
+def _decay_by_head(B, T, H, K):
+    return *_no_decay(B, T, H, K), _decay(B, T, H, 1)
 
-    return draw
+
+def _decay_by_channel(B, T, H, K):
+    return *_no_decay(B, T, H, K), _decay(B, T, H, K)
+
+
+def _delta_inputs(B, T, H, K):
+    q, k, v = _no_decay(B, T, H, K)
+    return q, F.normalize(k, dim=-1), v, torch.sigmoid(randn(B, T, H))
+
+
+def _gated_delta_inputs(B, T, H, K):
+    return *_delta_inputs(B, T, H, K), _decay(B, T, H, 1)
 
 
 def _fla_simple_gla(q, k, v, log_a):
-    from fla.ops.simple_gla import chunk_simple_gla
-
+    chunk_simple_gla = _imported("fla.ops.simple_gla", "chunk_simple_gla")
     return chunk_simple_gla(q, k, v, log_a[..., 0], scale=1.0)[0]
 
 
 def _fla_linear(q, k, v):
-    from fla.ops.simple_gla import chunk_simple_gla
-
-    return chunk_simple_gla(q, k, v, scale=1.0)[0]
+    return _imported("fla.ops.simple_gla", "chunk_simple_gla")(q, k, v, scale=1.0)[0]
 
 
 def _fla_gla(q, k, v, log_a):
-    from fla.ops.gla import chunk_gla
-
-    return chunk_gla(q, k, v, log_a, scale=1.0)[0]
+    return _imported("fla.ops.gla", "chunk_gla")(q, k, v, log_a, scale=1.0)[0]
 
 
 def _fla_delta(q, k, v, beta):
-    from fla.ops.delta_rule import chunk_delta_rule
-
-    return chunk_delta_rule(q, k, v, beta, scale=1.0)[0]
+    return _imported("fla.ops.delta_rule", "chunk_delta_rule")(q, k, v, beta, scale=1.0)[0]
 
 
 def _fla_gated_delta(q, k, v, beta, log_a):
-    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
-
+    chunk_gated_delta_rule = _imported("fla.ops.gated_delta_rule", "chunk_gated_delta_rule")
     return chunk_gated_delta_rule(q, k, v, log_a[..., 0], beta, scale=1.0)[0]
 
 
 def _mamba2(q, k, v, log_a):
-    """Δ = 1 and A = -1 would tie the write to the decay: the write is v / Δ with Δ = -log a."""
-    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
-
+    """With A = -1 the step Δ is -log a. Mamba-2 would also scale the write by Δ, hence v / Δ."""
+    scan = _imported("mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined")
     dt = -log_a[..., 0]
     A = log_a.new_full((q.shape[2],), -1.0)
-    return mamba_chunk_scan_combined((v / dt[..., None]).to(v), dt, A, k, q, chunk_size=256)
+    return scan((v / dt[..., None]).to(v), dt, A, k, q, chunk_size=256)
 
 
-def _recurrence(use, width, peers):
+def _recurrence(use: str, inputs: Callable, peers: dict[str, Callable]) -> Case:
     return Case(
-        "chunk_recurrence",
-        use,
-        lambda q, k, v, log_a=None: kernels.chunk_recurrence(q, k, v, log_a=log_a)[0],
-        lambda q, k, v, log_a=None: chunkwise(q, k, v, log_a=log_a)[0],
-        _recurrence_inputs(width),
-        _SMALL,
-        SHAPES,
+        kernel="chunk_recurrence",
+        use=use,
+        function=lambda q, k, v, log_a=None: kernels.chunk_recurrence(q, k, v, log_a=log_a)[0],
+        reference=lambda q, k, v, log_a=None: chunkwise(q, k, v, log_a=log_a)[0],
+        inputs=inputs,
+        checks=_SMALL,
+        sizes=SHAPES,
         flops=_chunk_flops,
         backward_flops=2.5,
-        wide=() if width is None else (3,),
+        wide=(3,),  # the decay, if there is one
         peers=peers,
     )
 
 
-def _delta(use, decay, peer):
+def _delta_kernel(q, k, v, beta, log_a=None):
+    return kernels.chunk_delta(q, k, v, beta=beta, log_a=log_a)[0]
+
+
+def _delta_reference(q, k, v, beta, log_a=None):
+    return chunkwise(q, k, v, beta=beta, log_a=log_a)[0]
+
+
+def _delta(use: str, inputs: Callable, peer: Callable) -> Case:
     return Case(
-        "chunk_delta",
-        use,
-        lambda q, k, v, beta, log_a=None: kernels.chunk_delta(q, k, v, beta=beta, log_a=log_a)[0],
-        lambda q, k, v, beta, log_a=None: chunkwise(q, k, v, beta=beta, log_a=log_a)[0],
-        _delta_inputs(decay),
-        _SMALL,
-        SHAPES,
+        kernel="chunk_delta",
+        use=use,
+        function=_delta_kernel,
+        reference=_delta_reference,
+        inputs=inputs,
+        checks=_SMALL,
+        sizes=SHAPES,
         flops=lambda B, T, H, K: 2 * _chunk_flops(B, T, H, K),
-        wide=(4,) if decay else (),  # the decay: q, k, v and beta have one type
+        wide=(4,),  # the decay, if there is one; q, k, v and beta have one type
         peers={"fla": peer},
     )
 
 
-_SAME_TOKENS = tuple(
-    {"B": 32768 // T, "T": T, "H": 16, "K": 128} for T in (1024, 2048, 4096, 8192, 16384)
+_SAME_TOKENS = _sizes(
+    "B T H K",
+    (32, 1024, 16, 128),
+    (16, 2048, 16, 128),
+    (8, 4096, 16, 128),
+    (4, 8192, 16, 128),
+    (2, 16384, 16, 128),
+)
+_BESIDE_ATTENTION = replace(
+    _recurrence("no decay, beside attention", _no_decay, peers={}),
+    sizes=_SAME_TOKENS,
+    beside={"seqlab, attention": _attention(True).function, **_attention_peers(causal=True)},
 )
 _RECURRENCES = (
-    _recurrence("no decay", None, {"fla": _fla_linear}),
-    _recurrence("a decay per head", "1", {"fla": _fla_simple_gla, "mamba-ssm": _mamba2}),
-    _recurrence("a decay per channel", "K", {"fla": _fla_gla}),
-    replace(
-        _recurrence("no decay, beside attention", None, {}),
-        sizes=_SAME_TOKENS,
-        beside={"seqlab, attention": _attention(True).function} | _attention_peers(causal=True),
-    ),
-    _delta("beta", False, _fla_delta),
-    _delta("beta and a decay per head", True, _fla_gated_delta),
+    _recurrence("no decay", _no_decay, {"fla": _fla_linear}),
+    _recurrence("a decay per head", _decay_by_head, {"fla": _fla_simple_gla, "mamba-ssm": _mamba2}),
+    _recurrence("a decay per channel", _decay_by_channel, {"fla": _fla_gla}),
+    _BESIDE_ATTENTION,
+    _delta("beta", _delta_inputs, _fla_delta),
+    _delta("beta and a decay per head", _gated_delta_inputs, _fla_gated_delta),
 )
 
-# Scans and convolutions: no products of matrices
+# Scans and convolutions: no matrix products
 
 
 def _fla_hgrn(a, b):
-    from fla.ops.hgrn import chunk_hgrn
-
-    return chunk_hgrn(b, a.log())[0]
+    return _imported("fla.ops.hgrn", "chunk_hgrn")(b, a.log())[0]
 
 
 def _mamba(x, dt, A, B, C):
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-
-    return selective_scan_fn(
-        *(u.mT.contiguous() for u in (x, dt)), A, *(u.mT.contiguous() for u in (B, C))
-    ).mT
+    scan = _imported("mamba_ssm.ops.selective_scan_interface", "selective_scan_fn")
+    x, dt, B, C = (u.mT.contiguous() for u in (x, dt, B, C))
+    return scan(x, dt, A, B, C).mT
 
 
 def _causal_conv1d(x, weight, bias):
-    from causal_conv1d import causal_conv1d_fn
-
-    return causal_conv1d_fn(x.mT, weight, bias).mT
+    return _imported("causal_conv1d", "causal_conv1d_fn")(x.mT, weight, bias).mT
 
 
 def _torch_conv(x, weight, bias):
@@ -364,42 +387,50 @@ def _torch_conv(x, weight, bias):
     return F.conv1d(F.pad(x.mT, (W - 1, 0)), weight[:, None], bias, groups=x.shape[-1]).mT
 
 
+def _selective_inputs(B, T, E, N):
+    x, dt = randn(B, T, E), F.softplus(randn(B, T, E) - 4)
+    A = -torch.arange(1.0, N + 1).repeat(E, 1)
+    return x, dt, A, randn(B, T, N), randn(B, T, N)
+
+
+def _selective_kernel(x, dt, A, B, C):
+    return kernels.selective_scan(x, dt, A, B, C)[0].squeeze(-1)
+
+
+def _selective_reference(x, dt, A, B, C):
+    return selective_scan(x, dt, A, B, C)[0].squeeze(-1)
+
+
 _SCANS = (
     Case(
-        "linear_scan",
-        "",
-        kernels.linear_scan,
-        linear_scan,
-        lambda B, T, W: (torch.sigmoid(randn(B, T, W) + 3), randn(B, T, W)),
-        ({"B": 1, "T": 70, "W": 20}, {"B": 2, "T": 1000, "W": 500}),
-        ({"B": 8, "T": 2048, "W": 4096}, {"B": 1, "T": 16384, "W": 4096}),
+        kernel="linear_scan",
+        use="",
+        function=kernels.linear_scan,
+        reference=linear_scan,
+        inputs=lambda B, T, W: (torch.sigmoid(randn(B, T, W) + 3), randn(B, T, W)),
+        checks=_sizes("B T W", (1, 70, 20), (2, 1000, 500)),
+        sizes=_sizes("B T W", (8, 2048, 4096), (1, 16384, 4096)),
         peers={"fla": _fla_hgrn, "plain PyTorch": linear_scan},
     ),
     Case(
-        "selective_scan",
-        "",
-        lambda x, dt, A, B, C: kernels.selective_scan(x, dt, A, B, C)[0].squeeze(-1),
-        lambda x, dt, A, B, C: selective_scan(x, dt, A, B, C)[0].squeeze(-1),
-        lambda B, T, E, N: (
-            *(randn(B, T, E), F.softplus(randn(B, T, E) - 4)),
-            *(-torch.arange(1.0, N + 1).repeat(E, 1), randn(B, T, N), randn(B, T, N)),
-        ),
-        ({"B": 1, "T": 40, "E": 20, "N": 4}, {"B": 2, "T": 500, "E": 200, "N": 16}),
-        ({"B": 8, "T": 2048, "E": 2048, "N": 16}, {"B": 1, "T": 16384, "E": 4096, "N": 16}),
+        kernel="selective_scan",
+        use="",
+        function=_selective_kernel,
+        reference=_selective_reference,
+        inputs=_selective_inputs,
+        checks=_sizes("B T E N", (1, 40, 20, 4), (2, 500, 200, 16)),
+        sizes=_sizes("B T E N", (8, 2048, 2048, 16), (1, 16384, 4096, 16)),
         wide=(1, 2),
-        peers={
-            "mamba-ssm": _mamba,
-            "plain PyTorch": lambda *inputs: selective_scan(*inputs)[0].squeeze(-1),
-        },
+        peers={"mamba-ssm": _mamba, "plain PyTorch": _selective_reference},
     ),
     Case(
-        "causal_conv1d",
-        "",
-        lambda x, weight, bias: kernels.causal_conv1d(x, weight, bias)[0],
-        lambda x, weight, bias: causal_conv(x, weight, bias)[0],
-        lambda B, T, D, W: (randn(B, T, D), randn(D, W), randn(D)),
-        ({"B": 1, "T": 40, "D": 20, "W": 4}, {"B": 2, "T": 500, "D": 200, "W": 4}),
-        ({"B": 8, "T": 2048, "D": 4096, "W": 4}, {"B": 1, "T": 16384, "D": 4096, "W": 4}),
+        kernel="causal_conv1d",
+        use="",
+        function=lambda x, weight, bias: kernels.causal_conv1d(x, weight, bias)[0],
+        reference=lambda x, weight, bias: causal_conv(x, weight, bias)[0],
+        inputs=lambda B, T, D, W: (randn(B, T, D), randn(D, W), randn(D)),
+        checks=_sizes("B T D W", (1, 40, 20, 4), (2, 500, 200, 4)),
+        sizes=_sizes("B T D W", (8, 2048, 4096, 4), (1, 16384, 4096, 4)),
         peers={"causal-conv1d": _causal_conv1d, "PyTorch": _torch_conv},
     ),
 )
@@ -408,18 +439,15 @@ _SCANS = (
 
 
 def _grouped_inputs(P, E, D, F):
-    """Rows of experts whose shares differ as chance has it."""
+    """Rows of experts, each row's expert drawn at random, so that their shares differ."""
     chosen = torch.randint(E, (P,)).bincount(minlength=E)
-    return (
-        randn(P, D),
-        randn(E, D, F) * D**-0.5,
-        torch.cat([chosen.new_zeros(1), chosen.cumsum(0)]).int(),
-    )
+    offsets = torch.cat([chosen.new_zeros(1), chosen.cumsum(0)]).int()
+    return randn(P, D), randn(E, D, F) * D**-0.5, offsets
 
 
 def _each(x, w, offsets):
-    ends = offsets.tolist()
-    return torch.cat([x[i:j] @ w_e for (i, j), w_e in zip(pairwise(ends), w, strict=True)])
+    spans = pairwise(offsets.tolist())
+    return torch.cat([x[i:j] @ w_e for (i, j), w_e in zip(spans, w, strict=True)])
 
 
 def _torch_grouped(x, w, offsets):
@@ -432,7 +460,8 @@ def _moe_inputs(N, E, D, F, k):
 
 
 def _moe_kernel(x, weights, experts, gate_up, down):
-    return kernels.mix_stacked(x, Routing(experts, weights, None, {}), gate_up, down)
+    load = experts.new_empty(len(down))  # of use to a trainer only: no kernel reads it
+    return kernels.mix_stacked(x, Routing(experts, weights, load, {}), gate_up, down)
 
 
 def _moe_loop(x, weights, experts, gate_up, down):
@@ -441,9 +470,8 @@ def _moe_loop(x, weights, experts, gate_up, down):
     for e in range(len(down)):
         token, slot = torch.where(experts == e)
         gate, up = (x[token] @ gate_up[e].mT).chunk(2, -1)
-        y = y.index_add(
-            0, token, (F.silu(gate) * up @ down[e].mT * weights[token, slot, None]).to(y)
-        )
+        rows = F.silu(gate) * up @ down[e].mT * weights[token, slot, None]
+        y = y.index_add(0, token, rows.to(y))
     return y.to(x.dtype)
 
 
@@ -454,51 +482,55 @@ def _moe_grouped(x, weights, experts, gate_up, down):
     ends = experts.flatten().bincount(minlength=len(down)).cumsum(0).int()
     gate, up = F.grouped_mm(x[pairs // k], gate_up.mT, offs=ends).chunk(2, -1)
     rows = F.grouped_mm(F.silu(gate) * up, down.mT, offs=ends) * weights.flatten()[pairs, None]
-    return (
-        torch.zeros_like(x, dtype=torch.float32).index_add(0, pairs // k, rows.float()).to(x.dtype)
-    )
+    y = torch.zeros_like(x, dtype=torch.float32)
+    return y.index_add(0, pairs // k, rows.float()).to(x.dtype)
+
+
+def _plain_gate(logits: Tensor) -> Tensor:
+    return routers.top_k_gate(logits, 8)[0]
 
 
 _EXPERTS = (
     Case(
-        "top_k_gate",
-        "",
-        lambda logits: kernels.top_k_gate(logits, 8)[0],
-        lambda logits: routers.top_k_gate(logits, 8)[0],
-        lambda N, E: (randn(N, E),),
-        ({"N": 20, "E": 16}, {"N": 1000, "E": 200}),
-        ({"N": 16384, "E": 64}, {"N": 16384, "E": 256}),
+        kernel="top_k_gate",
+        use="",
+        function=lambda logits: kernels.top_k_gate(logits, 8)[0],
+        reference=_plain_gate,
+        inputs=lambda N, E: (randn(N, E),),
+        checks=_sizes("N E", (20, 16), (1000, 200)),
+        sizes=_sizes("N E", (16384, 64), (16384, 256)),
         wide=(0,),
-        peers={"plain PyTorch": lambda logits: routers.top_k_gate(logits, 8)[0]},
+        peers={"plain PyTorch": _plain_gate},
     ),
     Case(
-        "grouped_matmul",
-        "",
-        kernels.grouped_matmul,
-        _each,
-        _grouped_inputs,
-        ({"P": 40, "E": 4, "D": 24, "F": 40}, {"P": 1000, "E": 8, "D": 300, "F": 200}),
-        tuple(
-            {"P": 16384 * k, "E": E, "D": 2048, "F": F}
-            for E, F, k in ((8, 4096, 2), (64, 1408, 6), (128, 768, 8))
+        kernel="grouped_matmul",
+        use="",
+        function=kernels.grouped_matmul,
+        reference=_each,
+        inputs=_grouped_inputs,
+        checks=_sizes("P E D F", (40, 4, 24, 40), (1000, 8, 300, 200)),
+        sizes=_sizes(
+            "P E D F",
+            (16384 * 2, 8, 2048, 4096),
+            (16384 * 6, 64, 2048, 1408),
+            (16384 * 8, 128, 2048, 768),
         ),
         flops=lambda P, E, D, F: 2 * P * D * F,
         peers={"PyTorch, grouped_mm": _torch_grouped, "a loop": _each},
         beside={"PyTorch, one dense product": lambda x, w, offsets: x @ w[0]},
     ),
     Case(
-        "mix_stacked",
-        "gate chosen, SwiGLU experts",
-        _moe_kernel,
-        _moe_loop,
-        _moe_inputs,
-        (
-            {"N": 20, "E": 4, "D": 16, "F": 24, "k": 2},
-            {"N": 500, "E": 8, "D": 128, "F": 96, "k": 2},
-        ),
-        tuple(
-            {"N": 16384, "E": E, "D": 2048, "F": F, "k": k}
-            for E, F, k in ((8, 4096, 2), (64, 1408, 6), (128, 768, 8))
+        kernel="mix_stacked",
+        use="gate chosen, SwiGLU experts",
+        function=_moe_kernel,
+        reference=_moe_loop,
+        inputs=_moe_inputs,
+        checks=_sizes("N E D F k", (20, 4, 16, 24, 2), (500, 8, 128, 96, 2)),
+        sizes=_sizes(
+            "N E D F k",
+            (16384, 8, 2048, 4096, 2),
+            (16384, 64, 2048, 1408, 6),
+            (16384, 128, 2048, 768, 8),
         ),
         flops=lambda N, E, D, F, k: 6 * N * k * D * F,
         wide=(1,),

@@ -1,8 +1,9 @@
 """What a real GPU would run: a kernel compiled for named GPUs on a machine that has none.
 
-    report = compile_report(kernel, x, y, n, BLOCK=1024)      # the arguments of a launch; tensors may be on "meta"
-    report                                                    # registers, spills, shared memory, occupancy: a table
-    print(report.text("sm_90", "ptx"))                        # each line beside the source line that made it
+    # the arguments of a launch; tensors may be on "meta"
+    report = compile_report(kernel, x, y, n, BLOCK=1024)
+    report                               # a table of registers, spills, shared memory, occupancy
+    print(report.text("sm_90", "ptx"))   # each line beside the source line that it came from
 
 Everything is read from the compiler's output; nothing is run and nothing is timed.
 """
@@ -12,9 +13,11 @@ import linecache
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import FunctionType
+from typing import Any, NamedTuple
 
 import torch
 
@@ -41,13 +44,23 @@ TYPES = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
+HEAD = (
+    "target",
+    "warps",
+    "registers",
+    "spilled B",
+    "shared B",
+    "occupancy",
+    "limited by",
+    "tensor cores",
+)
 
 
 class Occupancy(NamedTuple):
-    """How many blocks fit on one multiprocessor at a time, the share of its warps they fill, and
-    what stops the next.
+    """How many blocks fit on one multiprocessor at a time.
 
-    limits: the blocks that each resource alone would allow.
+    share: the part of its warps that they fill. limit: the resource that leaves no room for another
+    block. limits: the number of blocks that each resource alone would allow.
     """
 
     blocks: int
@@ -58,8 +71,9 @@ class Occupancy(NamedTuple):
 
 @dataclass(frozen=True)
 class Compiled:
-    """One kernel compiled for one target. spills: bytes of stack a thread needs; shared: bytes of a
-    block.
+    """One kernel compiled for one target.
+
+    spills: bytes of stack that a thread needs. shared: bytes that a block needs.
     """
 
     target: str
@@ -74,8 +88,9 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Report:
-    """What `compile_report` found, by target; printed, it is a table. `data()`: the same numbers as
-    plain dicts.
+    """What `compile_report` found for each target, printed as a table.
+
+    `data()` gives the same numbers as plain dicts.
     """
 
     kernel: str
@@ -104,38 +119,16 @@ class Report:
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table: its head, and a row for each target."""
-        head = (
-            "target",
-            "warps",
-            "registers",
-            "spilled B",
-            "shared B",
-            "occupancy",
-            "limited by",
-            "tensor cores",
-        )
-        rows = [head]
-        for c in self.targets.values():
-            cores = ", ".join(f"{n} {name}" for name, n in c.tensor_cores.items()) or "none"
-            numbers = (
-                c.target,
-                c.warps,
-                c.registers,
-                c.spills,
-                c.shared,
-                f"{c.occupancy.share:.0%}",
-            )
-            rows.append((*map(str, numbers), c.occupancy.limit, cores))
-        return rows
+        return [HEAD, *map(_row, self.targets.values())]
 
     def __repr__(self) -> str:
         rows = self.rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = (
-            "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
-        return "\n".join((f"{self.kernel}, compiled, not run:", *lines))
+        lines = [f"{self.kernel}, compiled, not run:"]
+        for row in rows:
+            cells = (cell.ljust(n) for cell, n in zip(row, widths, strict=True))
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str | None:
         """In a notebook: the table, and source, TTIR, TTGIR and assembly side by side."""
@@ -143,8 +136,9 @@ class Report:
         return page and page.data
 
     def text(self, target: str, stage: str) -> str:
-        """A stage's text ("ttir", "ttgir", then "ptx" or AMD's "amdgcn"), each line after its
-        source line's number.
+        """The text of a stage, each line after the number of the source line it came from.
+
+        Stages: "ttir", "ttgir", then "ptx" or AMD's "amdgcn".
         """
         stages = self[target].stages
         if stage not in stages:
@@ -152,69 +146,85 @@ class Report:
         return "\n".join(f"{line.source or '':>5} | {line.text}" for line in stages[stage])
 
     def made_by(self, source: int, target: str, stage: str) -> list[str]:
-        """The lines of a stage that line `source` of the kernel's file became."""
+        """The lines of a stage that came from line `source` of the kernel's file."""
         return [line.text for line in self[target].stages[stage] if line.source == source]
 
 
-def compile_report(kernel, *args, targets=TARGETS, num_warps=4, num_stages=3, **named) -> Report:
-    """Compile a `@triton.jit` kernel for GPUs that need not be here.
+def compile_report(
+    kernel,
+    *args,
+    targets: Sequence[str] = TARGETS,
+    num_warps: int = 4,
+    num_stages: int = 3,
+    **named,
+) -> Report:
+    """Compile a `@triton.jit` kernel for GPUs that this machine need not have.
 
     args and named: those of a launch, the constants (tl.constexpr) by name. A tensor may be on the
-    "meta" device, where it has a shape and a type and takes no memory; "*bf16" stands for an
-    aligned pointer. As in a launch, whole numbers divisible by 16, and 1, are compiled into the
-    kernel. RuntimeError, in one sentence, without Triton or its tools.
+    "meta" device, where it has a shape and a type and takes no memory; "*bf16" is an aligned
+    pointer. As in a launch, the value 1, and the fact that a whole number is divisible by 16, are
+    compiled into the kernel. Raises RuntimeError, with one sentence, if Triton or its tools are
+    missing.
     """
-    unknown = [t for t in targets if t not in MULTIPROCESSORS]
-    if unknown:
-        raise ValueError(
-            f"targets has {', '.join(map(repr, unknown))}: choose from {', '.join(MULTIPROCESSORS)}"
-        )
+    if unknown := [t for t in targets if t not in MULTIPROCESSORS]:
+        said, known = ", ".join(map(repr, unknown)), ", ".join(MULTIPROCESSORS)
+        raise ValueError(f"targets has {said}: choose from {known}")
     kernel, function, parameters = triton_private.compilable(kernel)
     specialised = _specialise(function.__name__, parameters, args, named)
+    known = {parameter.name for parameter in parameters}
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
-    options |= {
-        name: value for name, value in named.items() if name not in {p.name for p in parameters}
-    }
+    options |= {name: value for name, value in named.items() if name not in known}
+
+    def compiled(target: str) -> Compiled:
+        return _compiled(kernel, target, specialised, options)
+
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        done = threads.map(lambda target: _compiled(kernel, target, specialised, options), targets)
-        return Report(function.__name__, _source(function), dict(zip(targets, done, strict=True)))
+        done = dict(zip(targets, threads.map(compiled, targets), strict=True))
+    return Report(function.__name__, _source(function), done)
 
 
-def _source(function) -> dict[int, str]:
+def _source(function: FunctionType) -> dict[int, str]:
     """The lines of the kernel's file, or notebook cell, by their numbers."""
     file = function.__code__.co_filename
     return {n: line.rstrip() for n, line in enumerate(linecache.getlines(file), 1)}
 
 
-def _specialise(kernel: str, parameters, args, named):
-    """Types, constants and what is known to be divisible by 16, as a launch with these arguments
-    would see them.
-    """
+class _Specialised(NamedTuple):
+    """What a launch tells the compiler about its arguments, in Triton's own terms."""
+
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    attributes: dict[tuple[int], list]
+
+
+def _specialise(
+    kernel: str, parameters: list[triton_private.Parameter], args: tuple, named: dict
+) -> _Specialised:
+    """Types, constants, and which values are divisible by 16, as a launch would see them."""
     given = dict(zip((p.name for p in parameters), args, strict=False)) | named
-    signature, constants, attributes = {}, {}, {}
+    found = _Specialised({}, {}, {})
     for i, parameter in enumerate(parameters):
         value = given.get(parameter.name, parameter.default)
         if value is inspect.Parameter.empty:
             raise ValueError(f"{kernel} needs {parameter.name}: pass it as in a launch")
-        if (
-            parameter.constant
-            or value is None
-            or (parameter.specialised and type(value) is int and value == 1)
-        ):
-            signature[parameter.name], constants[parameter.name] = "constexpr", value
+        is_one = parameter.specialised and type(value) is int and value == 1
+        if parameter.constant or value is None or is_one:
+            found.signature[parameter.name] = "constexpr"
+            found.constants[parameter.name] = value
             continue
-        signature[parameter.name], aligned = _type(value)
+        found.signature[parameter.name], aligned = _type(value)
         if aligned and parameter.specialised:
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    return signature, constants, attributes
+            found.attributes[(i,)] = [["tt.divisibility", 16]]
+    return found
 
 
-def _type(value) -> tuple[str, bool]:
-    """Triton's name for the type of an argument, and whether it is divisible by 16."""
+def _type(value: Any) -> tuple[str, bool]:
+    """Triton's name for the type of an argument, and whether its value is divisible by 16."""
     if isinstance(value, torch.Tensor):
-        address = (
-            value.storage_offset() * value.element_size() if value.is_meta else value.data_ptr()
-        )
+        if value.is_meta:
+            address = int(value.storage_offset()) * value.element_size()
+        else:
+            address = value.data_ptr()
         return "*" + TYPES[value.dtype], address % 16 == 0
     if isinstance(value, str):
         return value, value.startswith("*")
@@ -225,31 +235,38 @@ def _type(value) -> tuple[str, bool]:
     return "fp32", False
 
 
-def _compiled(kernel, target, specialised, options) -> Compiled:
+def _compiled(kernel: Any, target: str, specialised: _Specialised, options: dict) -> Compiled:
     binary = triton_private.compiled(kernel, target, *specialised, options)
-    held = occupancy(target, binary.warps, binary.registers, binary.shared, binary.tensor_memory)
-    cores = dict(Counter(TENSOR_CORES.findall(binary.stages[assembly_of(target)])))
-    numbers = binary.warps, binary.registers, binary.spills, binary.shared
-    return Compiled(target, *numbers, held, cores, lines_of(binary.stages))
+    return Compiled(
+        target=target,
+        warps=binary.warps,
+        registers=binary.registers,
+        spills=binary.spills,
+        shared=binary.shared,
+        occupancy=occupancy(
+            target, binary.warps, binary.registers, binary.shared, binary.tensor_memory
+        ),
+        tensor_cores=dict(Counter(TENSOR_CORES.findall(binary.stages[assembly_of(target)]))),
+        stages=lines_of(binary.stages),
+    )
 
 
 def occupancy(
     target: str, warps: int, registers: int, shared: int, tensor_memory: int = 0
 ) -> Occupancy:
-    """Blocks of `warps` warps that fit on one multiprocessor of `target` together.
+    """The blocks of `warps` warps that fit together on one multiprocessor of `target`.
 
     registers: of a thread. shared: bytes of a block. tensor_memory: columns of a block (sm_100).
     """
-    sm, quarter = (
-        MULTIPROCESSORS[target],
-        4,
-    )  # an SM and a compute unit have four schedulers, each with its registers
+    sm = MULTIPROCESSORS[target]
+    schedulers = 4  # of an SM, and of a compute unit; each has registers of its own
     if sm.warp_size == 32:
-        by_registers = sm.registers // quarter // _up(registers * sm.warp_size, sm.registers_unit)
+        warp_registers = _up(registers * sm.warp_size, sm.registers_unit)
+        warps_each = sm.registers // schedulers // warp_registers
     else:
-        by_registers = sm.registers // _up(registers, sm.registers_unit)
+        warps_each = sm.registers // _up(registers, sm.registers_unit)
     limits = {
-        "registers": by_registers * quarter // warps,
+        "registers": warps_each * schedulers // warps,
         "shared memory": sm.shared // max(1, _up(shared + sm.shared_reserved, sm.shared_unit)),
         "warps": sm.warps // warps,
         "blocks": sm.blocks,
@@ -259,11 +276,16 @@ def occupancy(
     if tensor_memory:
         limits["tensor memory"] = sm.tensor_memory // tensor_memory
     blocks = min(limits.values())
-    reached = min(
-        ("warps", *limits), key=lambda name: limits[name]
-    )  # full: say warps before the others
+    # A full multiprocessor is limited by its warps, whatever else is also used up.
+    reached = min(("warps", *limits), key=lambda name: limits[name])
     limit = reached if blocks else f"{reached}: does not fit"
     return Occupancy(blocks, blocks * warps / sm.warps, limit, limits)
+
+
+def _row(c: Compiled) -> tuple[str, ...]:
+    numbers = c.target, c.warps, c.registers, c.spills, c.shared
+    cores = ", ".join(f"{n} {name}" for name, n in c.tensor_cores.items()) or "none"
+    return (*map(str, numbers), f"{c.occupancy.share:.0%}", c.occupancy.limit, cores)
 
 
 def _up(n: int, unit: int) -> int:

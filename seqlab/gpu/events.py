@@ -1,6 +1,4 @@
-"""What a kernel does, as it is told to whoever watches it run: each access to memory, each dot, and
-what goes wrong.
-"""
+"""The events of a kernel's run, for whoever watches it: memory accesses, dots, and faults."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +11,11 @@ import torch
 
 
 class LabError(RuntimeError):
-    """What the lab has to say about a kernel it cannot run."""
+    """Why the lab cannot run or compile a kernel, in one sentence."""
 
 
 class OutOfBounds(LabError, IndexError):
-    """An access outside its argument, stopped before it touched memory."""
+    """An access outside its tensor, stopped before it touched memory."""
 
 
 class Line(NamedTuple):
@@ -29,18 +27,17 @@ class Line(NamedTuple):
 
     def __str__(self):
         in_notebook = "ipykernel_" in self.file or self.file.startswith("<ipython")
-        where = (
-            f"line {self.number} of the cell"
-            if in_notebook
-            else f"{Path(self.file).name}:{self.number}"
-        )
-        return f"{where} `{self.text}`"
+        if in_notebook:
+            return f"line {self.number} of the cell `{self.text}`"
+        return f"{Path(self.file).name}:{self.number} `{self.text}`"
 
 
 @dataclass(frozen=True, eq=False)
 class Argument:
-    """A tensor as the kernel got it. `memory` numbers its storage: arguments that share one share
-    the number.
+    """A tensor argument of the kernel.
+
+    memory: a number for its storage; tensors that share a storage have the same number. start:
+    bytes from the start of that storage to the first element. copy: the tensor the kernel works on.
     """
 
     name: str
@@ -48,46 +45,44 @@ class Argument:
     stride: tuple[int, ...]
     dtype: torch.dtype
     memory: int
-    start: int  # bytes from the start of the memory to the first element
+    start: int
     copy: torch.Tensor
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """Of every element, in the order of its index: how many elements it lies from the first."""
+        """The distance of each element from the first, in elements, in row-major order."""
         offsets = np.zeros(self.shape, dtype=np.int64)
         for axis, (n, stride) in enumerate(zip(self.shape, self.stride, strict=True)):
-            offsets += (np.arange(n) * stride).reshape(
-                [-1 if a == axis else 1 for a in range(len(self.shape))]
-            )
+            along_axis = [1] * len(self.shape)
+            along_axis[axis] = n
+            offsets += (np.arange(n) * stride).reshape(along_axis)
         return offsets.reshape(-1)
 
     @cached_property
     def _table(self) -> np.ndarray:
+        """Of each offset, the first element there, or -1."""
         table = np.full(self.offsets.max(initial=-1) + 1, -1, dtype=np.int64)
         table[self.offsets[::-1]] = np.arange(len(self.offsets))[::-1]
         return table
 
     def find(self, offset: np.ndarray) -> np.ndarray:
-        """The element that lies `offset` elements from the first: its number in row-major order, or
-        -1.
-        """
+        """The row-major number of the element at each offset from the first, or -1 for none."""
         inside = (offset >= 0) & (offset < len(self._table))
         found = np.full(offset.shape, -1, dtype=np.int64)
         found[inside] = self._table[offset[inside]]
         return found
 
     def cells(self, elements: np.ndarray) -> np.ndarray:
-        """Where the elements lie in their memory, in bytes."""
+        """The positions of the elements in their storage, in bytes."""
         return self.start + self.offsets[elements] * self.dtype.itemsize
 
     def place(self, element: int) -> str:
         """`x[2, 3]`."""
-        return f"{self.name}[{', '.join(str(i) for i in np.unravel_index(element, self.shape))}]"
+        index = np.unravel_index(element, self.shape)
+        return f"{self.name}[{', '.join(map(str, index))}]"
 
     def beyond(self, offset: int) -> str:
-        """`x[8, 3]` for an offset outside x, if x is contiguous; the first index takes what is too
-        much.
-        """
+        """`x[8, 3]` for an offset outside a contiguous x; only the first index is out of range."""
         if not self.copy.is_contiguous() or not self.shape:
             return f"{self.name} {offset:+} elements from its start"
         index = []
@@ -98,24 +93,28 @@ class Argument:
 
 
 class Access(NamedTuple):
-    """What one load, store or atomic operation of one program touches in one argument, lane by
-    lane.
+    """What one load, store or atomic operation of one program touches in one tensor, lane by lane.
+
+    kind: "load", "store" or "atomic". elements: their row-major numbers. outside: offsets from the
+    first element that belong to no element; those lanes were switched off. width: bytes an element.
+    exchanges: it is an atomic exchange or compare-and-swap, from which locks are made.
     """
 
-    kind: str  # "load", "store" or "atomic"
+    kind: str
     program: tuple[int, ...]
     argument: Argument
-    elements: np.ndarray  # row-major numbers of the elements
-    outside: (
-        np.ndarray
-    )  # offsets, in elements from the first, that are no element: these lanes were switched off
-    width: int  # bytes per element
+    elements: np.ndarray
+    outside: np.ndarray
+    width: int
     line: Line
-    exchanges: bool = False  # an atomic exchange or compare-and-swap, of which locks are made
+    exchanges: bool = False
 
 
 class Dot(NamedTuple):
-    """One `tl.dot` of one program: (m, k) times (k, n), `batch` of them."""
+    """One `tl.dot` of one program: (m, k) times (k, n), `batch` of them.
+
+    minimum: the smallest m, n and k that Triton's compiler accepts for an NVIDIA GPU.
+    """
 
     program: tuple[int, ...]
     m: int
@@ -123,9 +122,7 @@ class Dot(NamedTuple):
     k: int
     batch: int
     dtype: str
-    minimum: tuple[
-        int, int, int
-    ]  # the smallest m, n and k that Triton's compiler takes for an NVIDIA GPU
+    minimum: tuple[int, int, int]
     line: Line
 
     @property
@@ -134,27 +131,25 @@ class Dot(NamedTuple):
 
 
 class Watcher:
-    """Told of everything a kernel does, in order. This one only stops at an access out of
-    bounds.
-    """
+    """Gets every event of a run, in order. This one only stops at an access out of bounds."""
 
     def access(self, access: Access) -> None:
         if len(access.outside):
+            name, shape = access.argument.name, access.argument.shape
+            element = access.argument.beyond(int(access.outside[0]))
             raise OutOfBounds(
-                f"{program_name(access.program)} {access.kind}s {access.argument.beyond(int(access.outside[0]))}, but "
-                f"{access.argument.name} has shape {access.argument.shape} ({access.line}): mask the access"
+                f"{program_name(access.program)} {access.kind}s {element}, "
+                f"but {name} has shape {shape} ({access.line}): mask the access"
             )
 
     def dot(self, dot: Dot) -> None:
         """A tl.dot is about to run."""
 
     def wrong_bf16(self, operation: str, program: tuple[int, ...], line: Line) -> None:
-        """The interpreter is about to compute with the bit patterns of bfloat16 numbers."""
+        """Triton's own interpreter would now compute with the bit patterns of bfloat16 numbers."""
 
 
 def program_name(program: Sequence[int]) -> str:
-    return (
-        f"program {program[0]}"
-        if len(program) == 1
-        else f"program ({', '.join(map(str, program))})"
-    )
+    if len(program) == 1:
+        return f"program {program[0]}"
+    return f"program ({', '.join(map(str, program))})"

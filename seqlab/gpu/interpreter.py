@@ -1,9 +1,9 @@
 """Run a `@triton.jit` kernel on CPU, in Triton's interpreter, and watch it.
 
-The kernel gets copies of its tensors (`memory.py`) and need not have been decorated under
-TRITON_INTERPRET=1. What must be replaced in Triton for the time of a run (`triton_private.py`) is
-put back afterwards, also after an exception. Pointers that a kernel keeps in memory, inline
-assembly and libdevice do not run.
+The kernel works on copies of its tensors (`memory.py`), and it need not have been decorated under
+TRITON_INTERPRET=1. The parts of Triton that a run replaces (`triton_private.py`) are restored
+afterwards, even after an exception. Three things do not run: pointers that a kernel reads from
+memory, inline assembly and libdevice.
 """
 
 import contextlib
@@ -14,7 +14,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from types import FunctionType
+from types import FunctionType, TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +26,15 @@ from seqlab.gpu.memory import Astray, Memory
 
 OPTIONS = {"num_warps", "num_stages", "num_ctas", "maxnreg", "enable_fp_fusion", "launch_pdl"}
 OPTIONS |= {"launch_cooperative_grid", "waves_per_eu", "matrix_instr_nonkdim", "kpack", "debug"}
-"""What a launch may name besides the kernel's parameters: they tune a GPU and mean nothing here."""
+"""Names a launch may use besides the kernel's parameters: they tune a GPU and do nothing here."""
 
-MARK = "__a_kernel_of_the_reader__"  # in the globals of rewritten kernels, so that their frames are found on the stack
+MARK = "__a_kernel_of_the_reader__"
+"""A name in the globals of rewritten kernels, by which their frames are found on the stack."""
 _ONE_AT_A_TIME = threading.RLock()
 
 
 def launch(kernel, grid, *args, **constexprs) -> None:
-    """`kernel[grid](*args, **constexprs)`: on a GPU where a tensor is there, else in the
-    interpreter on CPU.
-    """
+    """`kernel[grid](*args, **constexprs)`: on the GPU that holds the tensors, else on CPU."""
     devices = {x.device.type for x in (*args, *constexprs.values()) if isinstance(x, torch.Tensor)}
     if devices - {"cpu", "meta"}:
         kernel[grid](*args, **constexprs)
@@ -45,7 +45,7 @@ def launch(kernel, grid, *args, **constexprs) -> None:
 
 
 class Launch:
-    """A kernel with its grid and copies of its arguments, ready to be run on CPU, once."""
+    """A kernel with its grid and copies of its arguments, for one run on CPU."""
 
     def __init__(self, kernel, grid, args: Sequence, constexprs: dict):
         self.interpreter = triton_private.interpreter()
@@ -57,15 +57,13 @@ class Launch:
     def run(self, watcher: Watcher | None = None, order: Callable[[list], Iterable] = list) -> None:
         """Run the programs one after the other, in the given order of their ids."""
         observer = Observer(self.memory, watcher or Watcher())
-        with (
-            _ONE_AT_A_TIME,
-            self.interpreter.replaced(observer, {MARK: True}) as running,
-            _as_quiet_as_a_gpu(),
-        ):
+        replaced = self.interpreter.replaced(observer, {MARK: True})
+        with _ONE_AT_A_TIME, replaced as running, _no_warnings():
             body = running.rewritten(self.function)
             fixed = _constexprs(self.function)
             named = {
-                n: v if n in fixed else running.to_triton(v) for n, v in self.memory.given.items()
+                name: value if name in fixed else running.to_triton(value)
+                for name, value in self.memory.given.items()
             }
             for program in order(list(np.ndindex(self.grid))):
                 observer.program = tuple(int(i) for i in program)
@@ -73,28 +71,27 @@ class Launch:
                 _call(body, named, observer.program)
 
     def write_back(self) -> None:
-        """Put what the kernel wrote into the caller's tensors."""
+        """Copy what the kernel wrote into the caller's tensors."""
         self.memory.write_back()
 
 
 class Observer:
-    """What the interpreter reports while it runs, told to a watcher as events of the present
-    program and line.
-    """
+    """Turns what the interpreter reports into events of the current program and line."""
 
     def __init__(self, memory: Memory, watcher: Watcher):
-        self.memory, self.watcher, self.program = memory, watcher, ()
+        self.memory = memory
+        self.watcher = watcher
+        self.program: tuple[int, ...] = ()
 
-    def access(self, kind, address, on, width, exchanges=False) -> tuple[np.ndarray, np.ndarray]:
-        """Of each lane of a load, store or atomic: the real address, and whether it may be
-        touched.
-        """
+    def access(
+        self, kind: str, address: np.ndarray, on: np.ndarray, width: int, exchanges: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The real address of each lane of a load, store or atomic; whether it may be used."""
         line = current_line()
 
         def tell(argument, elements, outside, width):
-            self.watcher.access(
-                Access(kind, self.program, argument, elements, outside, width, line, exchanges)
-            )
+            access = Access(kind, self.program, argument, elements, outside, width, line, exchanges)
+            self.watcher.access(access)
             if kind != "load" and len(elements):
                 self.memory.stored.add(argument.memory)
 
@@ -102,20 +99,21 @@ class Observer:
             return self.memory.reach(address, on, width, tell)
         except Astray:
             raise LabError(
-                f"{program_name(self.program)} {kind}s at an address that belongs to no argument ({line}): "
+                f"{program_name(self.program)} {kind}s at an address outside every tensor ({line}): "
                 "the lab cannot follow pointers that a kernel reads from memory"
             ) from None
 
-    def dot(self, m, n, k, batch, dtype, smallest) -> None:
-        self.watcher.dot(Dot(self.program, m, n, k, batch, dtype, smallest, current_line()))
+    def dot(self, m: int, n: int, k: int, batch: int, dtype: str, minimum) -> None:
+        self.watcher.dot(Dot(self.program, m, n, k, batch, dtype, minimum, current_line()))
 
-    def wrong_bf16(self, operation) -> None:
+    def wrong_bf16(self, operation: str) -> None:
         self.watcher.wrong_bf16(operation, self.program, current_line())
 
 
 def bind(kernel, args: Sequence, constexprs: dict) -> tuple[FunctionType, dict]:
-    """The kernel's Python function and the value of each parameter; of an autotuned kernel, the
-    first configuration.
+    """The kernel's Python function and the value of each parameter.
+
+    An autotuned kernel gets its first configuration. Raises TypeError for a wrong call.
     """
     function, additions = triton_private.unwrapped(kernel)
     signature = inspect.signature(function)
@@ -132,26 +130,24 @@ def bind(kernel, args: Sequence, constexprs: dict) -> tuple[FunctionType, dict]:
     return function, dict(bound.arguments)
 
 
-def _constexprs(function) -> set[str]:
-    """The parameters that are fixed when the kernel is compiled: the kernel gets their plain
-    values.
-    """
-    return {
-        name for name, kind in inspect.get_annotations(function).items() if "constexpr" in str(kind)
-    }
+def _constexprs(function: FunctionType) -> set[str]:
+    """The parameters fixed at compile time: the kernel gets their plain Python values."""
+    annotations = inspect.get_annotations(function)
+    return {name for name, kind in annotations.items() if "constexpr" in str(kind)}
 
 
-def _grid(grid, values) -> tuple[int, ...]:
+def _grid(grid: Any, values: dict) -> tuple[int, ...]:
     grid = grid(values) if callable(grid) else grid
-    grid = tuple(grid) if isinstance(grid, Iterable) else (grid,)
-    if not 1 <= len(grid) <= 3 or not all(int(n) == n and n >= 0 for n in grid):
+    sizes: tuple[Any, ...] = tuple(grid) if isinstance(grid, Iterable) else (grid,)
+    if not 1 <= len(sizes) <= 3 or not all(int(n) == n and n >= 0 for n in sizes):
         raise ValueError(
-            f"grid is {grid}: it must be one to three whole numbers, or a function that returns them"
+            f"grid is {sizes}: "
+            "it must be one to three whole numbers, or a function that returns them"
         )
-    return tuple(int(n) for n in grid)
+    return tuple(int(n) for n in sizes)
 
 
-def _call(body, named, program):
+def _call(body: Callable, named: dict, program: tuple[int, ...]) -> None:
     try:
         body(**named)
     except LabError:
@@ -164,22 +160,22 @@ def _call(body, named, program):
 
 
 @contextlib.contextmanager
-def _as_quiet_as_a_gpu():
-    """No warnings for infinities and NaN."""
+def _no_warnings():
+    """Infinities and NaN give no warnings, as on a GPU."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         yield
 
 
 def current_line() -> Line:
-    """The source line that the kernel on the stack is at."""
+    """The line that the running kernel has reached, from its frame on the stack."""
     frame = sys._getframe(1)
     while frame is not None and MARK not in frame.f_globals:
         frame = frame.f_back
     return Line("?", 0, "?") if frame is None else _line(frame.f_code.co_filename, frame.f_lineno)
 
 
-def _line_of_traceback(traceback) -> Line:
+def _line_of_traceback(traceback: TracebackType | None) -> Line:
     line = Line("?", 0, "?")
     while traceback is not None:
         if MARK in traceback.tb_frame.f_globals:
@@ -189,5 +185,5 @@ def _line_of_traceback(traceback) -> Line:
 
 
 @cache
-def _line(file, number):
+def _line(file: str, number: int) -> Line:
     return Line(file, number, linecache.getline(file, number).strip())

@@ -1,23 +1,20 @@
-"""The floor under a kernel's time: its bytes at the device's bandwidth, or its flops at the
-device's peak.
+"""The floor under a kernel's time, from its bytes, its flops and the device's published peaks.
 
     time ≥ max(bytes / bandwidth, flops / peak)
 
-Whichever is larger is what the kernel is bound by. A floor is no forecast: a real kernel takes
-longer.
+The larger of the two bounds the kernel. A floor is not a forecast: real kernels take longer.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import overload
 
 from seqlab.gpu.devices import DEVICES, Device
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What `roofline` predicts for one device. bytes and flops are the kernel's, counted; seconds
-    are never below 0.
-    """
+    """The floor on one device for a kernel with these bytes and flops."""
 
     bytes: float
     flops: float
@@ -43,48 +40,55 @@ class Floor:
 
     @property
     def intensity(self) -> float:
-        """Flops a byte of this kernel."""
+        """This kernel's flops for each byte it moves."""
         return self.flops / self.bytes if self.bytes else float("inf")
 
     @property
     def ridge(self) -> float:
-        """The intensity from which the device computes longer than it moves."""
+        """The intensity above which the device is bound by compute."""
         return self.device.flops[self.dtype] / self.device.bytes_per_second
 
     @property
     def flops_per_second(self) -> float:
-        """The most that this kernel can reach: the roof above its intensity."""
+        """The highest rate that this kernel can reach: the roof at its intensity."""
         return self.flops / self.seconds if self.seconds else 0.0
 
     def fraction(self, measured: float) -> float:
-        """Share of the roof that a run of so many seconds reached. 1 is the floor itself; more is a
-        wrong count.
-        """
+        """The share of the roof reached in `measured` seconds. Above 1, a count is wrong."""
         return self.seconds / measured
 
     def __repr__(self) -> str:
         return (
-            f"{self.device.name}, {self.dtype}: at least {_time(self.seconds)} ({self.bound}-bound: "
-            f"{_time(self.memory_seconds)} to move, {_time(self.compute_seconds)} to compute)"
+            f"{self.device.name}, {self.dtype}: at least {_time(self.seconds)} "
+            f"({self.bound}-bound: {_time(self.memory_seconds)} to move, "
+            f"{_time(self.compute_seconds)} to compute)"
         )
 
 
 class Floors(tuple):
-    """Floors of one kernel on several devices; printed, one a line."""
+    """Floors of one kernel on several devices, printed one a line."""
 
     def __repr__(self) -> str:
-        head = f"{self[0].bytes:.3g} bytes, {self[0].flops:.3g} flops, {self[0].intensity:.3g} flops a byte"
+        kernel = self[0]
+        head = (
+            f"{kernel.bytes:.3g} bytes, {kernel.flops:.3g} flops, "
+            f"{kernel.intensity:.3g} flops a byte"
+        )
         return "\n".join((head, *map(repr, self)))
 
 
+@overload
+def roofline(bytes: float, flops: float, device: str = "H100", dtype: str = "bf16") -> Floor: ...
+@overload
+def roofline(bytes: float, flops: float, device: Iterable[str], dtype: str = "bf16") -> Floors: ...
 def roofline(
     bytes: float, flops: float, device: str | Iterable[str] = "H100", dtype: str = "bf16"
 ) -> Floor | Floors:
-    """The least time a kernel of so many bytes and flops can take, on a device of `DEVICES` or on
-    each of several.
+    """The least time a kernel can take on a device of `DEVICES`, or on each of several.
 
-    bytes: read and written in the device's memory. dtype: of the multiplications: "bf16", "fp16",
-    "tf32" or "fp32".
+    bytes: read from and written to the device's memory. dtype: that of the multiplications, "bf16",
+    "fp16", "tf32" or "fp32". Raises ValueError for an unknown device and for a type whose peak is
+    not published.
     """
     if bytes < 0 or flops < 0:
         raise ValueError(f"bytes is {bytes}, flops is {flops}: neither can be negative")
@@ -93,12 +97,14 @@ def roofline(
     if device not in DEVICES:
         raise ValueError(f"device is {device!r}: choose one of {', '.join(DEVICES)}")
     if dtype not in DEVICES[device].flops:
-        raise ValueError(
-            f"dtype is {dtype!r}: {device} has a published peak for {', '.join(DEVICES[device].flops)}"
-        )
+        known = ", ".join(DEVICES[device].flops)
+        raise ValueError(f"dtype is {dtype!r}: {device} has a published peak for {known}")
     return Floor(bytes, flops, DEVICES[device], dtype)
 
 
 def _time(seconds: float) -> str:
-    scale, unit = next(((s, u) for s, u in ((1, "s"), (1e-3, "ms")) if seconds >= s), (1e-6, "µs"))
-    return f"{seconds / scale:.3g} {unit}"
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    if seconds >= 1e-3:
+        return f"{1e3 * seconds:.3g} ms"
+    return f"{1e6 * seconds:.3g} µs"

@@ -173,7 +173,7 @@ class _Inspector(Watcher):
         self.atomics = False
         self.writes: list[tuple[tuple[int, ...], Line]] = []
         self.lockers: set[tuple[int, ...]] = set()  # programs that may hold a lock
-        self.faults: dict[tuple, _Fault] = {}
+        self.faults: dict[tuple[str, str | None, Line], _Fault] = {}
         self.memories: dict[int, _Memory] = {}
         for argument in launch.arguments.values():
             size = argument.copy.untyped_storage().nbytes()

@@ -1,8 +1,7 @@
-"""In a notebook, what the lab found is shown by `seqlab.widgets` and `seqlab.figures`: looked up
-only then.
+"""How reports are shown in a notebook: by `seqlab.widgets` and `seqlab.figures`, imported late.
 
-So this package needs no notebook, and imports nothing above it; where plotly or IPython is missing,
-text is shown.
+So this package needs no notebook and imports nothing above it. Without plotly or IPython, a report
+is shown as text.
 """
 
 from importlib import import_module
@@ -10,7 +9,7 @@ from typing import Any
 
 
 def shown(module: str, function: str, found: Any) -> Any:
-    """seqlab.<module>.<function>(found), or None where that cannot be."""
+    """seqlab.<module>.<function>(found), or None if that module cannot be imported."""
     try:
         return getattr(import_module(f"seqlab.{module}"), function)(found)
     except ImportError:

@@ -1,10 +1,10 @@
 """`trace`: what each program of a kernel reads and writes, counted element by element on CPU.
 
     seen = trace(add, (4,), x, y, out, 100, BT=32)
-    seen                      # a table: bytes in and out of every tensor, bytes read again, flops of the dots
+    seen                      # a table: bytes in and out of every tensor, bytes read again, flops
     seen.touched("x", 2)      # where program 2 read x, and where it wrote it
 
-What is counted is what the kernel asks for. A cache may serve what is read again; `bytes_in_once`
+The counts are of what the kernel asks for. A cache may serve what is read again; `bytes_in_once`
 is the least that has to come from memory.
 """
 
@@ -23,23 +23,23 @@ PLOTLY = "application/vnd.plotly.v1+json"
 
 
 def trace(kernel, grid, *args, **constexprs) -> "Trace":
-    """Run `kernel[grid](*args, **constexprs)` on CPU, outputs included, and return all it touched.
+    """Run `kernel[grid](*args, **constexprs)` on CPU and return everything it touched.
 
-    An access out of bounds raises OutOfBounds, with the caller's tensors unchanged; `sanitize`
-    lists them all.
+    The caller's tensors get the results. An access out of bounds raises OutOfBounds and leaves them
+    unchanged; `sanitize` lists all such accesses.
     """
     launch = Launch(kernel, grid, args, constexprs)
     recorder = _Recorder()
     launch.run(recorder)
     launch.write_back()
-    return Trace(
-        launch.function.__name__, launch.grid, launch.arguments, recorder.accesses, recorder.dots
-    )
+    name = launch.function.__name__
+    return Trace(name, launch.grid, launch.arguments, recorder.accesses, recorder.dots)
 
 
 def table(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Which dimensions of a tensor are rows and which are columns: the last; of (B, T, H, K) the
-    heads too.
+    """The dimensions of a tensor split into those of rows and those of columns.
+
+    Columns are the last dimension, and the heads too if there are four, (B, T, H, K).
     """
     split = -2 if len(shape) > 3 else -1
     return shape[:split], shape[split:]
@@ -47,7 +47,8 @@ def table(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 class _Recorder(Watcher):
     def __init__(self):
-        self.accesses, self.dots = [], []
+        self.accesses: list[Access] = []
+        self.dots: list[Dot] = []
 
     def access(self, access):
         super().access(access)
@@ -59,14 +60,15 @@ class _Recorder(Watcher):
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes one tensor gives and takes. An element in many lanes of an access moves once, in an
-    atomic both ways.
+    """Bytes read from and written to one tensor; bytes_*_once counts each element once in the run.
+
+    Within one access, an element named by many lanes moves once. An atomic moves it both ways.
     """
 
     tensor: str
     bytes_in: int = 0
     bytes_out: int = 0
-    bytes_in_once: int = 0  # each element once, however many accesses read it
+    bytes_in_once: int = 0
     bytes_out_once: int = 0
 
     @property
@@ -76,9 +78,7 @@ class Traffic:
 
 @dataclass(frozen=True, repr=False)
 class Trace:
-    """One run of a kernel: every access and every dot, in order, and the counts that follow from
-    them.
-    """
+    """One run of a kernel: every access and every dot, in order, and what they add up to."""
 
     kernel: str
     grid: tuple[int, ...]
@@ -116,7 +116,7 @@ class Trace:
 
     @property
     def flops(self) -> int:
-        """Of the dots alone: two for each multiply-add. Other arithmetic is not counted."""
+        """Of the dots only, two for each multiply-add. Other arithmetic is not counted."""
         return sum(dot.flops for dot in self.dots)
 
     @property
@@ -125,10 +125,8 @@ class Trace:
         return self.flops / self.bytes if self.bytes else 0.0
 
     def touched(self, tensor: str, program: tuple[int, ...] | int) -> tuple[np.ndarray, np.ndarray]:
-        """Where one program reads the tensor and where it writes it: two boolean arrays of the
-        tensor's shape.
-        """
-        program = (program,) if isinstance(program, int) else tuple(program)
+        """Where one program reads the tensor and where it writes it: two boolean arrays."""
+        program = _index(program)
         if program not in self.programs:
             raise ValueError(f"{program_name(program)} is not in the grid {self.grid}")
         marks = self._marks(self._argument(tensor))[self.programs.index(program)]
@@ -136,9 +134,9 @@ class Trace:
         return (marks & READ) > 0, (marks & WRITTEN) > 0
 
     def tiles(self, tensor: str, limit: int = 64) -> np.ndarray:
-        """(programs, rows, columns): 0, READ, WRITTEN or both, of the tensor laid out as a `table`.
+        """READ, WRITTEN, both or 0, as (programs, rows, columns), laid out as in `table`.
 
-        A table with more than `limit` rows or columns is thinned: a cell then stands for several
+        A table with more than `limit` rows or columns is thinned: each cell then covers several
         elements.
         """
         rows, columns = (math.prod(part) for part in table(self._argument(tensor).shape))
@@ -150,20 +148,20 @@ class Trace:
         return marks
 
     def of(self, program: tuple[int, ...] | int) -> "Trace":
-        """The part of the trace that is one program's."""
-        program = (program,) if isinstance(program, int) else tuple(program)
+        """The part of the trace that belongs to one program."""
+        program = _index(program)
         accesses = [a for a in self.accesses if a.program == program]
         dots = [d for d in self.dots if d.program == program]
         return Trace(self.kernel, self.grid, self.arguments, accesses, dots)
 
-    def _argument(self, tensor) -> Argument:
+    def _argument(self, tensor: str) -> Argument:
         if tensor not in self.arguments:
-            raise ValueError(
-                f"{self.kernel} has no tensor {tensor!r}: it has {', '.join(self.arguments)}"
-            )
+            known = ", ".join(self.arguments)
+            raise ValueError(f"{self.kernel} has no tensor {tensor!r}: it has {known}")
         return self.arguments[tensor]
 
-    def _marks(self, argument) -> np.ndarray:
+    def _marks(self, argument: Argument) -> np.ndarray:
+        """What each program does to each element: (programs, elements)."""
         number = {program: i for i, program in enumerate(self.programs)}
         marks = np.zeros((len(number), len(argument.offsets)), dtype=np.uint8)
         for access in self.accesses:
@@ -171,68 +169,56 @@ class Trace:
                 marks[number[access.program], access.elements] |= _MARKS[access.kind]
         return marks
 
-    def _traffic(self, name) -> Traffic:
-        """Counted lane by lane without repeats in an access, then element by element over all."""
-        size = self.arguments[name].dtype.itemsize
+    def _traffic(self, name: str) -> Traffic:
+        """Each access counts its distinct elements; then the whole run counts its own."""
+        argument = self.arguments[name]
         moved, once = {READ: 0, WRITTEN: 0}, {}
         for mark in moved:
-            seen = np.zeros(len(self.arguments[name].offsets), dtype=bool)
+            seen = np.zeros(len(argument.offsets), dtype=bool)
             for access in self.accesses:
                 if access.argument.name == name and _MARKS[access.kind] & mark:
                     moved[mark] += len(np.unique(access.elements)) * access.width
                     seen[access.elements] = True
-            once[mark] = int(seen.sum()) * size
+            once[mark] = int(seen.sum()) * argument.dtype.itemsize
         return Traffic(name, moved[READ], moved[WRITTEN], once[READ], once[WRITTEN])
 
     def _repr_mimebundle_(self, **_) -> dict:
-        """In a notebook: which program touches which tile, to be stepped or played. As text the
-        table.
-        """
+        """In a notebook: which program touches which tile, to step through. As text, the table."""
+        bundle = {"text/plain": repr(self)}
         drawn = shown("figures.kernel_trace", "kernel_trace", self) if self.accesses else None
-        bundle = (
-            {}
-            if drawn is None
-            else {PLOTLY: json.loads(drawn.to_json()) | {"config": {"displayModeBar": False}}}
-        )
-        return bundle | {"text/plain": repr(self)}
+        if drawn is not None:
+            bundle[PLOTLY] = json.loads(drawn.to_json()) | {"config": {"displayModeBar": False}}
+        return bundle
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table: its head, a row for each tensor, and their sum."""
+        rows = [("tensor", "shape", "dtype", "bytes in", "read again", "bytes out")]
+        for name, argument in self.arguments.items():
+            shape = "×".join(map(str, argument.shape))
+            dtype = str(argument.dtype).removeprefix("torch.")
+            rows.append((name, shape, dtype, *_counts(self.traffic[name])))
+        return [*rows, ("all", "", "", *_counts(self))]
 
     def __repr__(self) -> str:
-        head = ("tensor", "shape", "dtype", "bytes in", "read again", "bytes out")
-        rows = [head]
-        for name, argument in self.arguments.items():
-            t = self.traffic[name]
-            shape, dtype = (
-                "×".join(map(str, argument.shape)),
-                str(argument.dtype).removeprefix("torch."),
-            )
-            rows.append(
-                (
-                    name,
-                    shape,
-                    dtype,
-                    *(f"{n:,}" for n in (t.bytes_in, t.bytes_read_again, t.bytes_out)),
-                )
-            )
-        rows.append(
-            (
-                "all",
-                "",
-                "",
-                *(f"{n:,}" for n in (self.bytes_in, self.bytes_read_again, self.bytes_out)),
-            )
-        )
-        width = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        table = [
-            "  ".join(
-                c.ljust(w) if i < 3 else c.rjust(w)
-                for i, (c, w) in enumerate(zip(r, width, strict=True))
-            )
-            for r in rows
-        ]
-        count = int(np.prod(self.grid))
+        rows = self.rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = []
+        for row in rows:
+            left = [cell.ljust(n) for cell, n in zip(row[:3], widths[:3], strict=True)]
+            right = [cell.rjust(n) for cell, n in zip(row[3:], widths[3:], strict=True)]
+            lines.append("  ".join(left + right))
+        count = math.prod(self.grid)
         programs = f"{count} program{'s' * (count != 1)}, grid {self.grid}"
         dots = f"{self.flops:,} flops in {len(self.dots)} dots: {self.intensity:.3g} flops a byte"
-        return "\n".join([f"{self.kernel}: {programs}", *table, dots if self.dots else "no dots"])
+        return "\n".join([f"{self.kernel}: {programs}", *lines, dots if self.dots else "no dots"])
+
+
+def _index(program: tuple[int, ...] | int) -> tuple[int, ...]:
+    return (program,) if isinstance(program, int) else tuple(program)
+
+
+def _counts(moved: Traffic | Trace) -> tuple[str, str, str]:
+    return f"{moved.bytes_in:,}", f"{moved.bytes_read_again:,}", f"{moved.bytes_out:,}"
 
 
 _MARKS = {"load": READ, "store": WRITTEN, "atomic": READ | WRITTEN}
