@@ -1,13 +1,12 @@
-"""A mixture of experts on CPU: does dispatch by sorting beat the loop over experts, and
-transformers' Mixtral?
+"""A mixture of experts on CPU: does dispatch by sorting beat a loop over experts, and Mixtral?
 
-    python benchmarks/moe.py            # about two minutes; writes benchmarks/results/moe.json and .md
+    python benchmarks/moe.py    # two minutes; writes benchmarks/results/moe.json and .md
 
-T = 2048, two experts a token, SwiGLU experts, float32, one thread. Beside `seqlab.ffn.MoE`: the
-loop over experts (find the expert's tokens, gather, compute, add) on the very same experts, and the
-MixtralSparseMoeBlock of transformers, eager (its own loop) and with torch's grouped_mm. Every round
-times every implementation once, in turn; the figure is the median of the rounds. It is processor
-time, not time on the clock, so waiting for a busy machine does not count.
+T = 2048, two experts a token, SwiGLU experts, float32, one thread. Beside `seqlab.ffn.MoE` it times
+the loop over the very same experts (find the expert's tokens, gather, compute, add), and the
+MixtralSparseMoeBlock of transformers, both eager (its own loop) and with torch's grouped_mm. Every
+round times each implementation once, in turn; the figure is the median of the rounds. It is
+processor time, not wall-clock time, so waiting for a busy machine does not count.
 """
 
 import copy
@@ -20,21 +19,21 @@ from tqdm import tqdm
 
 from seqlab.ffn import MoE
 
-T, TOP_K, ROUNDS = 2048, 2, 5
+T = 2048
+TOP_K = 2
+ROUNDS = 5
 EXPERTS = [8, 16, 64]
 SIZES = [(128, 256), (256, 512), (256, 128)]  # (D, width of an expert)
 OURS = "seqlab, sorted"
 
 
 class Loop(MoE):
-    """The same layer without the sorting: each expert looks for its tokens."""
+    """The same layer without sorting: each expert looks for its tokens."""
 
     def mix(self, x, routing):
-        experts, weights, y = (
-            routing.experts.flatten(0, -2),
-            routing.weights.flatten(0, -2),
-            torch.zeros_like(x),
-        )
+        experts = routing.experts.flatten(0, -2)
+        weights = routing.weights.flatten(0, -2)
+        y = torch.zeros_like(x)
         for e, expert in enumerate(self.experts):
             token, slot = torch.where(experts == e)
             y.index_add_(0, token, expert(x[token]) * weights[token, slot, None])
@@ -86,33 +85,38 @@ def seconds(layer, x, backward):
     return time.process_time() - start, leaf.grad if backward else y
 
 
-def measure():
+def measure() -> list[dict]:
     results = []
     bar = tqdm(total=len(SIZES) * len(EXPERTS) * 2 * (ROUNDS + 1), desc="moe")
     for d_model, d_ff in SIZES:
         for n_experts in EXPERTS:
             torch.manual_seed(0)
-            layers, x = implementations(d_model, n_experts, d_ff), torch.randn(1, T, d_model)
+            layers = implementations(d_model, n_experts, d_ff)
+            x = torch.randn(1, T, d_model)
+            row = {"D": d_model, "d_ff": d_ff, "E": n_experts}
             for backward, name in ((False, "forward"), (True, "forward + backward")):
-                rounds = {layer: [] for layer in layers}
-                for round_ in range(ROUNDS + 1):
-                    outputs = {}
-                    for layer, module in layers.items():
-                        took, outputs[layer] = seconds(module, x, backward)
-                        rounds[layer] += [took] if round_ else []  # the first round warms up
-                    bar.update()
-                for layer, y in outputs.items():
-                    assert torch.allclose(y, outputs[OURS], rtol=1e-4, atol=1e-4), (
-                        f"{layer} gives another answer"
-                    )
-                times = {layer: statistics.median(took) for layer, took in rounds.items()}
-                results.append(
-                    {"D": d_model, "d_ff": d_ff, "E": n_experts, "pass": name, "seconds": times}
-                )
+                times = medians(layers, x, backward, bar)
+                results.append(row | {"pass": name, "seconds": times})
     return results
 
 
-def table(results, where):
+def medians(layers: dict, x: torch.Tensor, backward: bool, bar) -> dict[str, float]:
+    """Median seconds of each layer. Their answers agree, or this raises."""
+    rounds = {name: [] for name in layers}
+    outputs = {}
+    for round_ in range(ROUNDS + 1):
+        for name, layer in layers.items():
+            took, outputs[name] = seconds(layer, x, backward)
+            if round_:  # the first round warms up
+                rounds[name].append(took)
+        bar.update()
+    for name, y in outputs.items():
+        alike = torch.allclose(y, outputs[OURS], rtol=1e-4, atol=1e-4)
+        assert alike, f"{name} gives another answer than {OURS}"
+    return {name: statistics.median(took) for name, took in rounds.items()}
+
+
+def table(results: list[dict], where: str) -> str:
     layers = list(results[0]["seconds"])
     rows = [
         "# A mixture of experts on CPU",
@@ -126,24 +130,19 @@ def table(results, where):
     ]
     for r in sorted(results, key=lambda r: r["pass"], reverse=True):
         ours = r["seconds"][OURS]
-        cells = [
-            f"{1e3 * r['seconds'][layer]:.1f} ({r['seconds'][layer] / ours:.2f})"
-            for layer in layers[1:]
-        ]
-        rows.append(
-            f"| {r['pass']} | {r['D']} | {r['d_ff']} | {r['E']} | {1e3 * ours:.1f} | {' | '.join(cells)} |"
-        )
+        cells = [r["pass"], r["D"], r["d_ff"], r["E"], f"{1e3 * ours:.1f}"]
+        for layer in layers[1:]:
+            other = r["seconds"][layer]
+            cells.append(f"{1e3 * other:.1f} ({other / ours:.2f})")
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(rows) + "\n"
 
 
 def main():
-    torch.set_num_threads(
-        1
-    )  # one thread: the figures depend less on what else the machine is doing
+    torch.set_num_threads(1)  # so that the figures depend less on what else the machine does
     where = versions()
     results = measure()
-    text = table(results, where)
-    keep("moe", text, where, results)
+    keep("moe", table(results, where), where, results)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""PEER on CPU: a million experts, at what time and in how much memory?
+"""PEER on CPU: what do a million experts cost in time and in memory?
 
-    python benchmarks/peer.py           # about two minutes; writes benchmarks/results/peer.json and .md
+    python benchmarks/peer.py    # two minutes; writes benchmarks/results/peer.json and .md
 
-T = 2048, 8 heads of 16 experts each, keys of 128, float32, one thread. Each line is a process of
-its own: it makes the layer, runs forward and backward, and reads its peak memory from the kernel
-(Linux). Beside it the time to score every expert, which the two halves of a key avoid. Processor
-time, not time on the clock; the median of the rounds.
+T = 2048, 8 heads of 16 experts each, keys of 128, float32, one thread. Each row is measured in a
+process of its own, which makes the layer, runs forward and backward, and asks the operating system
+for its peak memory (Linux). Beside it is the time to score every expert, which the two halves of a
+key avoid. Processor time, not wall-clock time; the median of the rounds.
 """
 
 import json
@@ -22,17 +22,22 @@ from tqdm import tqdm
 
 from seqlab.ffn import PEER
 
-T, ROUNDS = 2048, 3
-# (n, D, sparse gradients): n² experts
-LINES = [(n, 128, False) for n in (128, 256, 512, 1024)] + [
+T = 2048
+ROUNDS = 3
+LINES = [
+    (128, 128, False),
+    (256, 128, False),
+    (512, 128, False),
+    (1024, 128, False),
     (1024, 64, False),
     (1024, 128, True),
     (1024, 256, True),
 ]
+"""n, D and whether gradients are sparse; there are n² experts."""
 
 
 def clock(f):
-    """Median milliseconds of f, after one call to warm up."""
+    """The median milliseconds of f, after one call to warm up."""
     times = []
     for _ in range(ROUNDS + 1):
         start = time.process_time()
@@ -48,28 +53,25 @@ def backward(peer, x):
 
 @torch.no_grad()
 def score_all(peer, x, at_once=64):
-    """The scores of all n² experts, the k best of each head: what retrieval by halves gives for 2 n
-    scores.
-    """
-    keys = torch.cat(
-        [peer.keys[0].repeat_interleave(peer.n, 0), peer.keys[1].repeat(peer.n, 1)], dim=1
-    )
+    """Score all n² experts and take the k best of each head, for which halves need 2 n scores."""
+    first = peer.keys[0].repeat_interleave(peer.n, 0)
+    second = peer.keys[1].repeat(peer.n, 1)
+    keys = torch.cat([first, second], dim=1)
     for part in x[0].split(at_once):
-        (peer.query_norm(peer.query(part)).unflatten(-1, (peer.n_heads, -1)) @ keys.T).topk(
-            peer.top_k
-        )
+        queries = peer.query_norm(peer.query(part)).unflatten(-1, (peer.n_heads, -1))
+        (queries @ keys.T).topk(peer.top_k)
 
 
 def peak_bytes():
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
 
 def line(n, d_model, sparse):
-    torch.set_num_threads(
-        1
-    )  # one thread: the figures depend less on what else the machine is doing
+    torch.set_num_threads(1)  # so that the figures depend less on what else the machine does
     torch.manual_seed(0)
-    peer, x = PEER(d_model, n**2, sparse=sparse), torch.randn(1, T, d_model)
+    peer = PEER(d_model, n**2, sparse=sparse)
+    x = torch.randn(1, T, d_model)
     result = {
         "experts": n**2,
         "D": d_model,
@@ -77,12 +79,12 @@ def line(n, d_model, sparse):
         "parameters": sum(p.numel() for p in peer.parameters()),
     }
     result["forward + backward"] = clock(lambda: backward(peer, x))
-    result["peak_bytes"] = peak_bytes()  # before anything but forward and backward has run
+    result["peak_bytes"] = peak_bytes()  # after forward and backward alone
     peer.zero_grad(set_to_none=True)
     with torch.no_grad():
         result["forward"] = clock(lambda: peer(x))
         result["retrieval"] = clock(lambda: peer.route(x[0]))
-    few = x[:, :64]  # scoring all of them takes seconds: 64 tokens, scaled up
+    few = x[:, :64]  # scoring every expert for all tokens takes seconds: 64 of them, scaled up
     score_all(peer, few)
     start = time.process_time()
     score_all(peer, few)
@@ -91,25 +93,36 @@ def line(n, d_model, sparse):
 
 
 def table(results, where):
+    columns = ("retrieval", "score all", "forward", "forward + backward")
     rows = [
         "# PEER on CPU",
         "",
-        f"Milliseconds of processor time, median of {ROUNDS} rounds, T = {T}, 8 heads of 16 experts; {where}.",
-        "Peak memory is that of the whole process after forward and backward, parameters and gradients included.",
-        "Retrieval finds the best experts by halves of keys; score all scores every one (64 tokens, scaled to T).",
+        (
+            f"Milliseconds of processor time, median of {ROUNDS} rounds, T = {T}, "
+            f"8 heads of 16 experts; {where}."
+        ),
+        (
+            "Peak memory is that of the whole process after forward and backward, "
+            "parameters and gradients included."
+        ),
+        (
+            "Retrieval finds the best experts by halves of keys; "
+            "score all scores every one (64 tokens, scaled to T)."
+        ),
         "",
-        "| experts | D | parameters | gradients | retrieval | score all | forward | forward + backward | peak |",
+        f"| experts | D | parameters | gradients | {' | '.join(columns)} | peak |",
         "|---:|---:|---:|---|---:|---:|---:|---:|---:|",
     ]
     for r in results:
         cells = [
-            f"{r[name]:.0f}" for name in ("retrieval", "score all", "forward", "forward + backward")
+            f"{r['experts']:,}",
+            f"{r['D']}",
+            f"{r['parameters'] / 1e6:.0f} M",
+            "sparse" if r["sparse"] else "dense",
+            *(f"{r[name]:.0f}" for name in columns),
+            f"{r['peak_bytes'] / 1e9:.2f} GB",
         ]
-        size, kind = f"{r['parameters'] / 1e6:.0f} M", "sparse" if r["sparse"] else "dense"
-        peak = f"{r['peak_bytes'] / 1e9:.2f} GB"
-        rows.append(
-            f"| {r['experts']:,} | {r['D']} | {size} | {kind} | {' | '.join(cells)} | {peak} |"
-        )
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -123,8 +136,7 @@ def main():
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         results.append(json.loads(done.stdout))
     where = versions()
-    text = table(results, where)
-    keep("peer", text, where, results)
+    keep("peer", table(results, where), where, results)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Every family of the zoo on CPU, forward and backward, beside the public implementation of the
-same thing.
+"""Every family of the zoo on CPU, beside the public implementation of the same thing.
 
-    python benchmarks/zoo.py            # some minutes; writes benchmarks/results/zoo.json and .md
+    python benchmarks/zoo.py            # minutes; writes benchmarks/results/zoo.json and .md
     python benchmarks/zoo.py mamba rwkv # only rows whose name contains one of these; writes nothing
 
-T = 2048, B = 1, float32, one thread. The peers: whole layers of `transformers` with the same
-weights (loaded through `seqlab.hub`), the reference functions of flash-linear-attention, and
-torch.nn. Before anything is timed both answers are compared. Every round times both once, in turn;
-the figure is the median of the rounds, in processor time, so waiting for a busy machine does not
-count.
+Forward and backward, T = 2048, B = 1, float32, one thread. The peers: whole layers of
+`transformers` with the same weights (loaded through `seqlab.hub`), the reference functions of
+flash-linear-attention, and torch.nn. Both answers are compared before anything is timed. Every
+round times both once, in turn; the figure is the median of the rounds, in processor time, so
+waiting for a busy machine does not count.
 """
 
 import argparse
@@ -17,9 +16,9 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +37,8 @@ from seqlab.mixers.gru import GRU
 from seqlab.mixers.lstm import LSTM
 from seqlab.mixers.ttt_linear import TTTLinear
 
-T, D, H, K, ROUNDS = 2048, 256, 4, 64, 5
+T, D, H, K = 2048, 256, 4, 64
+ROUNDS = 5
 
 
 @dataclass
@@ -47,8 +47,8 @@ class Pair:
 
     name: str
     peer: str
-    ours: Any
-    theirs: Any
+    ours: Callable
+    theirs: Callable
     inputs: list[torch.Tensor]
     tolerance: float = 1e-3  # of the largest value: float32 over 2048 tokens
 
@@ -59,12 +59,9 @@ def draw(*shape):
 
 def heads():
     """q and k of length 1, v, log decays per channel."""
-    return (
-        F.normalize(draw(H, K), dim=-1),
-        F.normalize(draw(H, K), dim=-1),
-        draw(H, K),
-        -draw(H, K).exp() / 16,
-    )
+    q = F.normalize(draw(H, K), dim=-1)
+    k = F.normalize(draw(H, K), dim=-1)
+    return q, k, draw(H, K), -draw(H, K).exp() / 16
 
 
 def heads_first(f):
@@ -87,7 +84,9 @@ def fla_pairs():
     from fla.ops.simple_gla.naive import naive_chunk_simple_gla
 
     q, k, v, log_a = heads()
-    beta, scale, u = torch.rand(1, T, H), K**0.5, torch.randn(H, K)
+    beta = torch.rand(1, T, H)
+    u = torch.randn(H, K)
+    scale = K**0.5  # undoes the scale of fla's own functions
     small = [draw(H, 16), draw(H, 16), v]
     share = 1 - log_a.exp()
     gamma = torch.log1p(-(2.0 ** -(5 + torch.arange(H, dtype=torch.float64)))).float()
@@ -100,6 +99,15 @@ def fla_pairs():
     def gsa(q, k, v, share, log_a):
         scores, _ = two_sided.chunkwise(q * K**-0.5, k, share, log_b=log_a)
         return two_sided.chunkwise(scores.softmax(-1), share, v, log_a=log_a)[0]
+
+    def rwkv6(q, k, v, log_a, u):
+        return read_before_write(partial(chunkwise, chunk_size=16), q, k, v, log_a, u)[0]
+
+    def fla_rwkv6(q, k, v, log_a, u):
+        def peer(q, k, v, log_a):
+            return _first(naive_recurrent_rwkv6(q, k, v, log_a, u, scale=1.0))
+
+        return heads_first(peer)(q, k, v, log_a)
 
     return [
         Pair(
@@ -145,17 +153,7 @@ def fla_pairs():
             heads_first(lambda q, k, v, beta: _first(delta_rule_chunkwise(q * scale, k, v, beta))),
             [q, k, v, beta],
         ),
-        Pair(
-            "RWKV-6",
-            "fla naive_recurrent_rwkv6",
-            lambda q, k, v, a, u: read_before_write(
-                partial(chunkwise, chunk_size=16), q, k, v, a, u
-            )[0],
-            lambda q, k, v, a, u: heads_first(
-                lambda q, k, v, a: _first(naive_recurrent_rwkv6(q, k, v, a, u, scale=1.0))
-            )(q, k, v, a),
-            [q, k, v, log_a, u],
-        ),
+        Pair("RWKV-6", "fla naive_recurrent_rwkv6", rwkv6, fla_rwkv6, [q, k, v, log_a, u]),
         Pair(
             "RWKV-7",
             "fla dplr_chunkwise",
@@ -168,42 +166,33 @@ def fla_pairs():
 
 
 def ttt_pair():
-    """fla's TTT has a step size per token only, not one per pair: e_t = 1. It adds LN(z) to z, the
-    paper to q: so the answers differ, and only the work is the same.
+    """TTT-Linear beside fla's, whose answer differs: only the work is the same.
+
+    fla has a step size per token, not one per pair, so here e_t = 1. It adds LN(z) to z, where the
+    paper adds it to q.
     """
     from fla.ops.ttt.naive import chunk_ttt_linear_ref
 
     ours = TTTLinear(D, H)
     ours.learned_e.data = 1 - 1 / (torch.arange(16) + 1.0)
-    place = torch.arange(T) % 16
+    place = torch.arange(T) % 16  # in the mini-batch
 
     def theirs(x):
         q, k, v, _ = ours.inputs(x, place, None)
         eta = ours.eta(x).sigmoid()[..., None] / K
         w, b = (u.squeeze(1) for u in ours.inner_norm)
-        W, bias = ours.first[0][None, :, :, :-1].mT, ours.first[0][None, :, :, -1][:, :, None]
-        y = chunk_ttt_linear_ref(
-            q.clone(),
-            k,
-            v,
-            w,
-            b,
-            eta,
-            scale=1.0,
-            mini_batch_size=16,
-            initial_state=W,
-            initial_state_bias=bias,
-        )[0]
+        W = ours.first[0][None, :, :, :-1].mT
+        bias = ours.first[0][None, :, :, -1][:, :, None]
+        options = {"scale": 1.0, "mini_batch_size": 16}
+        state = {"initial_state": W, "initial_state_bias": bias}
+        y = chunk_ttt_linear_ref(q.clone(), k, v, w, b, eta, **options, **state)[0]
         return ours.out(ours.norm(y.flatten(-2)) * F.gelu(ours.g(x), approximate="tanh"))
 
-    return Pair(
-        "TTT-Linear",
-        "fla chunk_ttt_linear_ref",
-        lambda x: ours(x)[0],
-        theirs,
-        [draw(D)],
-        tolerance=math.inf,
-    )
+    def seqlab(x):
+        return ours(x)[0]
+
+    peer = "fla chunk_ttt_linear_ref"
+    return Pair("TTT-Linear", peer, seqlab, theirs, [draw(D)], tolerance=math.inf)
 
 
 # torch
@@ -218,42 +207,30 @@ def torch_pairs():
     def whole(a, b):
         return associative_scan(combine, (a, b), dim=1, combine_mode="generic")[1]
 
-    pairs = [
-        Pair(
-            "linear scan",
-            "torch associative_scan",
-            linear_scan,
-            whole,
-            [torch.rand(1, T, 4096), draw(4096)],
-        )
-    ]
+    gates = torch.rand(1, T, 4096)
+    pairs = [Pair("linear scan", "torch associative_scan", linear_scan, whole, [gates, draw(4096)])]
+    names = {
+        "W.weight": "weight_ih_l0",
+        "R.weight": "weight_hh_l0",
+        "W.bias": "bias_ih_l0",
+        "R.bias": "bias_hh_l0",
+    }
     for ours, theirs in ((Elman, nn.RNN), (LSTM, nn.LSTM), (GRU, nn.GRU)):
         peer = theirs(D, D, batch_first=True)
-        mixer = ours(
-            D
-        )  # the second bias of torch.nn is in ours only where it does something: in the GRU
+        # Ours has torch.nn's second bias only in the GRU, where it is not redundant.
         peer.bias_hh_l0.data.zero_()
-        names = {
-            "W.weight": "weight_ih_l0",
-            "R.weight": "weight_hh_l0",
-            "W.bias": "bias_ih_l0",
-            "R.bias": "bias_hh_l0",
-        }
+        mixer = ours(D)
         mixer.load_state_dict({name: peer.state_dict()[names[name]] for name in mixer.state_dict()})
-        name = f"torch.nn.{theirs.__name__}"
-        pairs.append(
-            Pair(
-                ours.__name__,
-                name,
-                lambda x, m=mixer: m(x)[0],
-                lambda x, p=peer: p(x)[0],
-                [draw(D)],
-            )
-        )
+        run, run_peer = partial(_output, mixer), partial(_output, peer)
+        pairs.append(Pair(ours.__name__, f"torch.nn.{theirs.__name__}", run, run_peer, [draw(D)]))
     return pairs
 
 
-# Whole models of transformers with one layer of each kind, their weights in ours
+def _output(module, x):
+    return module(x)[0]
+
+
+# Whole models of transformers with one layer of each kind, and ours with their weights
 
 COMMON = {
     "vocab_size": 64,
@@ -265,74 +242,57 @@ COMMON = {
 }
 HEADS = {"num_attention_heads": H, "num_key_value_heads": H}
 MOE = {"intermediate_size": 512, "num_local_experts": 8, "num_experts_per_tok": 2}
+DEEPSEEK = {
+    "intermediate_size": 512,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 96,
+    "kv_lora_rank": 64,
+    "qk_rope_head_dim": 32,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 64,
+}
+MAMBA2 = {"num_heads": 8, "head_dim": 64, "state_size": 128, "n_groups": 1, "chunk_size": 256}
+GRIFFIN = {"lru_width": D, "intermediate_size": 1024, "block_types": ["recurrent"]}
+MINIMAX = {
+    "head_dim": K,
+    "num_hidden_layers": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+QWEN = {
+    "layer_types": ["linear_attention"],
+    "linear_num_key_heads": H,
+    "linear_num_value_heads": H,
+    "linear_key_head_dim": K,
+    "linear_value_head_dim": K,
+    "intermediate_size": 512,
+    "mlp_only_layers": [0],
+}
+KIMI = {
+    "linear_num_heads": H,
+    "linear_head_dim": K,
+    "layer_types": ["linear_attention"],
+    "intermediate_size": 512,
+    "first_k_dense_replace": 1,
+}
 CHECKPOINTS = {  # family -> (class, config)
     "attention (Llama)": ("Llama", HEADS | {"intermediate_size": 512}),
     "differential attention (DiffLlama)": ("DiffLlama", HEADS | {"intermediate_size": 512}),
     "mixture of 8 (Mixtral)": ("Mixtral", HEADS | MOE),
-    "MLA (DeepSeek-V3)": (
-        "DeepseekV3",
-        HEADS
-        | {
-            "intermediate_size": 512,
-            "first_k_dense_replace": 1,
-            "q_lora_rank": 96,
-            "kv_lora_rank": 64,
-            "qk_rope_head_dim": 32,
-            "qk_nope_head_dim": 32,
-            "v_head_dim": 64,
-        },
-    ),
+    "MLA (DeepSeek-V3)": ("DeepseekV3", HEADS | DEEPSEEK),
     "Mamba": ("Mamba", {"state_size": 16}),
-    "Mamba-2": (
-        "Mamba2",
-        {"num_heads": 8, "head_dim": 64, "state_size": 128, "n_groups": 1, "chunk_size": 256},
-    ),
+    "Mamba-2": ("Mamba2", MAMBA2),
     "RWKV-4": ("Rwkv", {"attention_hidden_size": D, "num_hidden_layers": 2}),
     "mLSTM (xLSTM)": ("xLSTM", {"num_heads": H}),
-    "RG-LRU (RecurrentGemma)": (
-        "RecurrentGemma",
-        HEADS | {"lru_width": D, "intermediate_size": 1024, "block_types": ["recurrent"]},
-    ),
-    "lightning attention (MiniMax)": (
-        "MiniMax",
-        HEADS
-        | MOE
-        | {
-            "head_dim": K,
-            "num_hidden_layers": 2,
-            "layer_types": ["linear_attention", "full_attention"],
-        },
-    ),
-    "Gated DeltaNet (Qwen3-Next)": (
-        "Qwen3Next",
-        HEADS
-        | {
-            "layer_types": ["linear_attention"],
-            "linear_num_key_heads": H,
-            "linear_num_value_heads": H,
-            "linear_key_head_dim": K,
-            "linear_value_head_dim": K,
-            "intermediate_size": 512,
-            "mlp_only_layers": [0],
-        },
-    ),
-    "KDA (Kimi Linear)": (
-        "KimiLinear",
-        HEADS
-        | {
-            "linear_num_heads": H,
-            "linear_head_dim": K,
-            "layer_types": ["linear_attention"],
-            "intermediate_size": 512,
-            "first_k_dense_replace": 1,
-        },
-    ),
+    "RG-LRU (RecurrentGemma)": ("RecurrentGemma", HEADS | GRIFFIN),
+    "lightning attention (MiniMax)": ("MiniMax", HEADS | MOE | MINIMAX),
+    "Gated DeltaNet (Qwen3-Next)": ("Qwen3Next", HEADS | QWEN),
+    "KDA (Kimi Linear)": ("KimiLinear", HEADS | KIMI),
 }
 
 
-def checkpoint_pairs(wanted):
+def checkpoint_pairs(wanted: Callable[[str], bool]) -> Iterator[Pair]:
     for fla in ("fla", "mamba_ssm", "causal_conv1d"):
-        sys.modules.setdefault(fla, None)  # with these installed transformers calls GPU kernels
+        sys.modules.setdefault(fla, None)  # if these import, transformers calls GPU kernels
     import transformers
 
     for name, (family, config) in CHECKPOINTS.items():
@@ -343,14 +303,10 @@ def checkpoint_pairs(wanted):
             for p in theirs.parameters():
                 p.data += 0.02 * torch.randn_like(p)
             ours = from_transformers(theirs.eval())
-            run = partial(_logits, theirs.train() if family == "xLSTM" else theirs)
-            yield Pair(
-                name,
-                f"transformers {family}",
-                lambda x, m=ours: m(x)[0],
-                run,
-                [torch.randint(64, (1, T))],
-            )
+            theirs = theirs.train() if family == "xLSTM" else theirs
+            tokens = torch.randint(64, (1, T))
+            run, run_peer = partial(_output, ours), partial(_logits, theirs)
+            yield Pair(name, f"transformers {family}", run, run_peer, [tokens])
 
 
 def _logits(model, tokens):
@@ -371,39 +327,43 @@ def seconds(f, inputs, backward):
     return time.process_time() - start, y.detach()
 
 
-def measure(pair, rounds):
-    """Median seconds of ours and theirs, forward alone and with the backward. Their answers agree,
-    or this raises.
+def measure(pair: Pair, rounds: int) -> dict:
+    """Median seconds of ours and theirs, forward alone and with the backward.
+
+    Their answers agree, or this raises.
     """
     result = {}
     for name, backward in (("forward", False), ("forward + backward", True)):
-        times = [], []
+        times, peer_times = [], []
         for round_ in range(rounds + 1):
-            (a, ours), (b, theirs) = (
-                seconds(f, pair.inputs, backward) for f in (pair.ours, pair.theirs)
-            )
+            took, ours = seconds(pair.ours, pair.inputs, backward)
+            peer_took, theirs = seconds(pair.theirs, pair.inputs, backward)
             error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
             assert error < pair.tolerance, (
                 f"{pair.name}: the answers differ by {error:.1e} of the largest value"
             )
-            if round_ or b > 20:  # the first round warms up, unless there is nothing to gain
-                times[0].append(a)
-                times[1].append(b)
-            if b > 20:
+            slow = peer_took > 20
+            if round_ or slow:  # the first round warms up, which does not matter if it is slow
+                times.append(took)
+                peer_times.append(peer_took)
+            if slow:
                 break
-        ours, theirs = map(statistics.median, times)
+        ours, theirs = statistics.median(times), statistics.median(peer_times)
         result[name] = {"seqlab": ours, "peer": theirs, "ratio": theirs / ours}
     return result
 
 
-def table(results, where):
+def table(results: list[tuple[str, str, dict]], where: str) -> str:
     lines = [
         "# The zoo on CPU, beside public implementations of the same thing",
         "",
-        f"T = {T}, float32; milliseconds of processor time, medians of up to {ROUNDS} rounds in one run; {where}.",
+        (
+            f"T = {T}, float32; milliseconds of processor time, "
+            f"medians of up to {ROUNDS} rounds in one run; {where}."
+        ),
         "The ratio is the peer's time over seqlab's: above 1, seqlab is faster.",
         "",
-        "| | peer | forward: seqlab | peer | ratio | forward + backward: seqlab | peer | ratio |",
+        ("| | peer | forward: seqlab | peer | ratio | forward + backward: seqlab | peer | ratio |"),
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, peer, passes in results:
@@ -415,25 +375,28 @@ def table(results, where):
     return "\n".join(lines) + "\n"
 
 
+def all_pairs(wanted: Callable[[str], bool]) -> list[Pair]:
+    pairs = [pair for pair in [*torch_pairs(), *fla_pairs()] if wanted(pair.name)]
+    for module in [name for name in sys.modules if name == "fla" or name.startswith("fla.")]:
+        del sys.modules[module]  # see checkpoint_pairs
+    return pairs + list(checkpoint_pairs(wanted))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="only rows whose name contains one of these")
-    names = [n.lower() for n in parser.parse_args().names]
+    names = [name.lower() for name in parser.parse_args().names]
 
     def wanted(name):
-        return not names or any(n in name.lower() for n in names)
+        return not names or any(part in name.lower() for part in names)
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # fla warns that this machine has no GPU, transformers of slow paths
-        pairs = [p for p in [*torch_pairs(), *fla_pairs()] if wanted(p.name)]
-        for module in [m for m in sys.modules if m == "fla" or m.startswith("fla.")]:
-            del sys.modules[module]
-        pairs += checkpoint_pairs(wanted)
-        results = [(p.name, p.peer, measure(p, ROUNDS)) for p in tqdm(pairs, desc="zoo")]
+        # fla warns that this machine has no GPU, transformers of slow paths
+        warnings.simplefilter("ignore")
+        pairs = tqdm(all_pairs(wanted), desc="zoo")
+        results = [(pair.name, pair.peer, measure(pair, ROUNDS)) for pair in pairs]
     where = versions("transformers", "fla-core")
     text = table(results, where)
     if names:

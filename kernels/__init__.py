@@ -1,16 +1,17 @@
-"""Triton kernels, imported as `seqlab.kernels`. Each has the signature of its reference in `seqlab`
-or PyTorch.
+"""Triton kernels. Each has the signature of its reference in `seqlab` or PyTorch.
 
-They run on the GPU where their tensors are, and in Triton's interpreter, slowly, for tensors on
-CPU. See `launch.py`.
+They are imported as `seqlab.kernels`: `package-dir` in pyproject.toml installs this folder under
+that name. They run on the GPU that holds their tensors, and for tensors on CPU in Triton's
+interpreter, slowly. See `launch.py`.
 """
 
 from importlib.util import find_spec
 
 if find_spec("triton") is None:
     raise ImportError(
-        "seqlab.kernels needs Triton, which is installed on Linux only: use the references in seqlab "
-        "(the same signatures), or run this chapter on Linux, in the dev container or on Binder"
+        "seqlab.kernels needs Triton, which is installed on Linux only: use the references in "
+        "seqlab (the same signatures), or run this chapter on Linux, in the dev container or on "
+        "Binder"
     )
 
 from seqlab.kernels.causal_conv1d import causal_conv1d

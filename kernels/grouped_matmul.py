@@ -1,22 +1,24 @@
-"""Matrix multiplication in groups: the rows of expert e, offsets[e] … offsets[e + 1], times its own
-matrix w[e].
+"""Matrix multiplication in groups: rows offsets[e] … offsets[e + 1] times w[e], for every expert e.
 
-One launch for all experts. How many rows each has is known to the device alone, so the grid is an
-upper bound,
+One launch serves all experts. Only the device knows how many rows each has, so the grid is an upper
+bound on the tiles of BM rows,
 
-    Σ_e ⌈rows_e / BM⌉ ≤ ⌈P / BM⌉ + E      tiles of BM rows,
+    Σ_e ⌈rows_e / BM⌉ ≤ ⌈P / BM⌉ + E
 
-and a program finds its expert in a running sum of tiles: that of tile i is the number of experts
-whose tiles have all come before i. Programs left over do nothing. Otherwise it is `matmul.py`,
-launch order included. (CUTLASS's grouped GEMM; MegaBlocks, Gale et al. 2022, arXiv:2211.15841.)
+and a program finds its expert in a running sum of tiles: the expert of tile i is the number of
+experts whose tiles all come before i. Programs left over do nothing. Everything else is as in
+`matmul.py`, launch order included. (CUTLASS's grouped GEMM; MegaBlocks, Gale et al. 2022,
+arXiv:2211.15841.)
 
 Rows may be read through the permutation: row i of the product is then that of the token of pair i,
-and no permuted copy of the tokens is made. Rows behind the last expert, dropped ones, give 0.
+and no permuted copy of the tokens is made. Rows after the last expert belong to dropped pairs and
+give 0.
 
-    dx = dy w[e]ᵀ, grouped as the forward        dw[e] = Σ_{rows of e} xᵀ dy: a program walks along an expert's rows
+    dx = dy w[e]ᵀ               grouped as in the forward
+    dw[e] = Σ_{rows of e} xᵀ dy  a program walks along an expert's rows
 
-Bytes, least: a row of x once for each BN columns of the product, a matrix once for each BM rows of
-its expert.
+The least bytes: a row of x once for each BN columns of the product, a matrix once for each BM rows
+of its expert.
 """
 
 import torch
@@ -37,18 +39,12 @@ CONFIGS = tile_configs(
     (128, 256, 64, 8, 4),
     (256, 128, 64, 8, 3),
     (64, 128, 64, 4, 4),
-    (
-        16,
-        128,
-        64,
-        4,
-        4,
-    ),  # few rows an expert, as in decoding: the matrices are all there is to read
+    (16, 128, 64, 4, 4),  # few rows an expert, as in decoding: reading the matrices is all the work
 )
 CONFIGS_W = tile_configs(
     (128, 128, 32, 8, 3),
     (128, 128, 64, 8, 3),
-    (128, 128, 64, 8, 5),  # rows read through pairs wait for two loads, one after the other
+    (128, 128, 64, 8, 5),  # rows read through pairs need two loads, one after the other
     (128, 256, 64, 8, 3),
     (128, 256, 64, 8, 4),
     (128, 256, 64, 8, 5),
@@ -59,8 +55,11 @@ KEY = ("P", "E", "K", "N")
 
 
 @triton.jit
-def load_tile(p, rows, cols, left, WIDTH: tl.constexpr, STEP: tl.constexpr):
-    """`cols` is a step of `left` numbers at most through a width that need not be whole steps."""
+def load_step(p, rows, cols, left, WIDTH: tl.constexpr, STEP: tl.constexpr):
+    """One step of STEP numbers through WIDTH, of which `left` remain.
+
+    rows: a mask across. cols: the indices along the step.
+    """
     if WIDTH % STEP == 0:
         return tl.load(p, mask=rows, other=0.0)
     else:
@@ -69,15 +68,17 @@ def load_tile(p, rows, cols, left, WIDTH: tl.constexpr, STEP: tl.constexpr):
 
 @triton.jit
 def group_of_tile(p_offsets, i_m, P, E: tl.constexpr, BE: tl.constexpr, BM: tl.constexpr):
-    """The expert of row tile i_m, the tile's first row and the expert's end. Dropped rows: expert
-    E; no rows: P, P.
+    """The expert of row tile i_m, the tile's first row and the expert's end.
+
+    Dropped rows have the expert E. A tile without rows begins and ends at P.
     """
     o_e = tl.arange(0, BE)
     b_begin = tl.load(p_offsets + o_e, mask=o_e <= E, other=P)
     b_end = tl.load(p_offsets + o_e + 1, mask=o_e < E, other=P)
-    b_last = tl.cumsum(tl.cdiv(b_end - b_begin, BM), 0)  # the tiles up to and with each expert's
-    done = b_last <= i_m
-    i_e, before = tl.sum(done.to(tl.int32), 0), tl.max(tl.where(done, b_last, 0), 0)
+    b_tiles = tl.cumsum(tl.cdiv(b_end - b_begin, BM), 0)  # of all experts up to each, inclusive
+    done = b_tiles <= i_m
+    i_e = tl.sum(done.to(tl.int32), 0)
+    before = tl.max(tl.where(done, b_tiles, 0), 0)
     begin = tl.sum(tl.where(o_e == i_e, b_begin, 0), 0)
     end = tl.sum(tl.where(o_e == i_e, b_end, 0), 0)
     return i_e, begin + (i_m - before) * BM, end
@@ -85,8 +86,10 @@ def group_of_tile(p_offsets, i_m, P, E: tl.constexpr, BE: tl.constexpr, BM: tl.c
 
 @triton.jit
 def grouped_tile(p_x, p_w, p_y, p_offsets, p_pairs, P, s_we, s_wk, s_wn, SLOTS,
-                 E: tl.constexpr, K: tl.constexpr, N: tl.constexpr, BE: tl.constexpr, PRECISION: tl.constexpr,
-                 BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+                 E: tl.constexpr, K: tl.constexpr, N: tl.constexpr, BE: tl.constexpr,
+                 PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+                 GROUP: tl.constexpr):  # fmt: skip
+    """A BM × BN tile of y, along K."""
     cols = tl.cdiv(N, BN)
     i_m, i_n = tile_of_program(tl.num_programs(0) // cols, cols, GROUP)
     i_e, start, end = group_of_tile(p_offsets, i_m, P, E, BE, BM)
@@ -96,15 +99,12 @@ def grouped_tile(p_x, p_w, p_y, p_offsets, p_pairs, P, s_we, s_wk, s_wn, SLOTS,
     if p_pairs is not None:
         b_row = tl.load(p_pairs + o_m, mask=there, other=0) // SLOTS  # the pair's token
     p_x += b_row.to(tl.int64)[:, None] * K + o_k[None, :]
-    p_w += (
-        i_e.to(tl.int64) * s_we
-        + o_k[:, None].to(tl.int64) * s_wk
-        + o_n[None, :].to(tl.int64) * s_wn
-    )
+    o_wk, o_wn = o_k[:, None].to(tl.int64) * s_wk, o_n[None, :].to(tl.int64) * s_wn
+    p_w += i_e.to(tl.int64) * s_we + o_wk + o_wn
     b_y = tl.zeros((BM, BN), tl.float32)
     for k in range(0, tl.where(i_e < E, K, 0), BK):
-        b_x = load_tile(p_x, there[:, None], o_k[None, :], K - k, K, BK)
-        b_w = load_tile(p_w, o_n[None, :] < N, o_k[:, None], K - k, K, BK)
+        b_x = load_step(p_x, there[:, None], o_k[None, :], K - k, K, BK)
+        b_w = load_step(p_w, o_n[None, :] < N, o_k[:, None], K - k, K, BK)
         b_y = tl.dot(b_x, b_w, b_y, input_precision=PRECISION)
         p_x += BK
         p_w += BK * s_wk
@@ -114,9 +114,10 @@ def grouped_tile(p_x, p_w, p_y, p_offsets, p_pairs, P, s_we, s_wk, s_wn, SLOTS,
 
 @triton.jit
 def grouped_weight_tile(p_x, p_dy, p_dw, p_offsets, p_pairs, P, s_we, s_wk, s_wn, SLOTS,
-                        E: tl.constexpr, K: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr,
-                        BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
-    """A BM × BN tile of dw[e] = xᵀ dy, along the rows of expert e, BK at a time. No rows: 0."""
+                        E: tl.constexpr, K: tl.constexpr, N: tl.constexpr,
+                        PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+                        BK: tl.constexpr, GROUP: tl.constexpr):  # fmt: skip
+    """A BM × BN tile of dw[e] = xᵀ dy, along the rows of expert e, BK at a time; 0 without rows."""
     i_m, i_n = tile_of_program(tl.cdiv(K, BM), tl.cdiv(N, BN), GROUP)
     i_e = tl.program_id(1)
     o_m, o_n, o_k = i_m * BM + tl.arange(0, BM), i_n * BN + tl.arange(0, BN), tl.arange(0, BK)
@@ -127,18 +128,14 @@ def grouped_weight_tile(p_x, p_dy, p_dw, p_offsets, p_pairs, P, s_we, s_wk, s_wn
         b_row = start + o_k
         if p_pairs is not None:
             b_row = tl.load(p_pairs + start + o_k, mask=there, other=0) // SLOTS
-        # xᵀ, read as it is multiplied: a tile turned in registers could not be fetched ahead on
-        # sm_80
-        b_x = tl.load(p_x + b_row.to(tl.int64)[None, :] * K + o_m[:, None],
-                      mask=there[None, :] & (o_m[:, None] < K), other=0.0)  # fmt: skip
-        b_dy = tl.load(p_dy + (start + o_k).to(tl.int64)[:, None] * N + o_n[None, :],
-                       mask=there[:, None] & (o_n[None, :] < N), other=0.0)  # fmt: skip
+        # x is loaded as xᵀ: on sm_80 a tile transposed in registers could not be loaded ahead.
+        p_xt = p_x + b_row.to(tl.int64)[None, :] * K + o_m[:, None]
+        b_x = tl.load(p_xt, mask=there[None, :] & (o_m[:, None] < K), other=0.0)
+        p_rows = p_dy + (start + o_k).to(tl.int64)[:, None] * N + o_n[None, :]
+        b_dy = tl.load(p_rows, mask=there[:, None] & (o_n[None, :] < N), other=0.0)
         b_dw = tl.dot(b_x, b_dy, b_dw, input_precision=PRECISION)
-    p_dw += (
-        i_e.to(tl.int64) * s_we
-        + o_m[:, None].to(tl.int64) * s_wk
-        + o_n[None, :].to(tl.int64) * s_wn
-    )
+    o_wk, o_wn = o_m[:, None].to(tl.int64) * s_wk, o_n[None, :].to(tl.int64) * s_wn
+    p_dw += i_e.to(tl.int64) * s_we + o_wk + o_wn
     tl.store(p_dw, b_dw.to(p_dw.dtype.element_ty), mask=(o_m[:, None] < K) & (o_n[None, :] < N))
 
 
@@ -156,24 +153,16 @@ def _multiply(x, w, offsets, P, pairs=None):
 
 
 def _multiply_transposed(x, dy, w, offsets, pairs=None):
-    (E, K, N), P = w.shape, dy.shape[0]
-    dw = torch.empty_like(w)  # its strides too
+    E, K, N = w.shape
+    P = dy.shape[0]
+    dw = torch.empty_like(w)  # with w's strides
 
     def grid(meta):
         return triton.cdiv(K, meta["BM"]) * triton.cdiv(N, meta["BN"]), E
 
     args = x, dy, dw, offsets, pairs, P, *dw.stride(), P // x.shape[0]
-    launch(
-        grouped_weight_tile,
-        grid,
-        *args,
-        E=E,
-        K=K,
-        N=N,
-        PRECISION=precision(x),
-        configs=CONFIGS_W,
-        key=KEY,
-    )
+    named = {"E": E, "K": K, "N": N, "PRECISION": precision(x)}
+    launch(grouped_weight_tile, grid, *args, **named, configs=CONFIGS_W, key=KEY)
     return dw
 
 
@@ -181,18 +170,19 @@ class _GroupedMatmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w, offsets, pairs, places):
         ctx.save_for_backward(x, w, offsets, pairs, places)
-        return _multiply(x, w, offsets, len(x) if pairs is None else len(pairs), pairs)
+        P = len(x) if pairs is None else len(pairs)
+        return _multiply(x, w, offsets, P, pairs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
         x, w, offsets, pairs, places = ctx.saved_tensors
-        dy, dx, dw = dy.contiguous(), None, None
+        dy = dy.contiguous()
+        dx, dw = None, None
         if ctx.needs_input_grad[0]:
             dx = _multiply(dy, w.mT, offsets, len(dy))
-            dx = (
-                dx if places is None else gather_sum(dx, places)
-            )  # a token was read once for each of its slots
+            if places is not None:  # a token was read once for each of its slots
+                dx = gather_sum(dx, places)
         if ctx.needs_input_grad[1]:
             dw = _multiply_transposed(x, dy, w, offsets, pairs)
         return dx, dw, None, None, None
@@ -205,11 +195,10 @@ def grouped_matmul(
     pairs: Int[Tensor, " P"] | None = None,
     places: Int[Tensor, "R k"] | None = None,
 ) -> Float[Tensor, "P F"]:
-    """x[offsets[e] : offsets[e + 1]] w[e] for every expert e, and the gradients of x and w; 0
-    behind the last.
+    """x[offsets[e] : offsets[e + 1]] w[e] for every expert e, and the gradients of x and w.
 
-    pairs and places, from `permute`: x holds tokens, and row i of the product is w[e] times the
-    token of pairs[i].
+    Rows after the last expert's are 0. With pairs and places, both from `permute`, x holds tokens,
+    and row i of the product is that of the token of pairs[i].
     """
     check_types(x=x, w=w)
     if w.ndim != 3 or x.ndim != 2 or x.shape[1] != w.shape[1] or offsets.shape != (len(w) + 1,):
@@ -221,7 +210,8 @@ def grouped_matmul(
         places is not None and places.shape != (len(x), len(pairs) // len(x))
     ):
         raise ValueError(
-            "pairs and places belong together: pass both as `permute` gives them for the tokens x, or none"
+            "pairs and places belong together: "
+            "pass both as `permute` returns them for the tokens x, or neither"
         )
     if x.numel() == 0 or w.numel() == 0:
         return x.new_zeros(len(x) if pairs is None else len(pairs), w.shape[2])

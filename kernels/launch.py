@@ -1,9 +1,10 @@
-"""How the kernels here are started: on a GPU where their tensors are, on CPU in the interpreter, on
-"meta" not at all.
+"""How kernels are started: on the tensors' GPU, on CPU in the interpreter, on "meta" not at all.
 
-with recorded() as launches:                  # what a function would start, for the lab to look at
-    softmax(torch.empty(4096, 4096, dtype=torch.bfloat16, device="meta"))
-compile_report(launches[0].kernel, *launches[0].args, **launches[0].named)
+`recorded` collects what a function would start, for `seqlab.gpu` to look at:
+
+    with recorded() as launches:
+        softmax(torch.empty(4096, 4096, dtype=torch.bfloat16, device="meta"))
+    compile_report(launches[0].kernel, *launches[0].args, **launches[0].named)
 """
 
 import contextlib
@@ -17,13 +18,11 @@ from seqlab.gpu import interpreter
 
 OPTIONS = ("num_warps", "num_stages")
 MOST_PROGRAMS = 65535
-"""Along the second and the third axis of a grid."""
+"""The limit of a GPU along the second and the third axis of a grid."""
 
 
 class Launch(NamedTuple):
-    """kernel[grid](*args, **named), with the constants and options of the first configuration among
-    the named.
-    """
+    """kernel[grid](*args, **named), where named includes the first configuration."""
 
     kernel: Any
     grid: Any
@@ -36,10 +35,11 @@ _listening: list[list[Launch]] = []
 
 @contextlib.contextmanager
 def recorded():
-    """Collects the launches made inside. With "meta" tensors nothing runs, so sizes may be those of
-    real models.
+    """Collects the launches made inside the block.
+
+    With "meta" tensors nothing runs, so sizes may be those of real models.
     """
-    launches = []
+    launches: list[Launch] = []
     _listening.append(launches)
     try:
         yield launches
@@ -48,12 +48,11 @@ def recorded():
 
 
 def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
-    """kernel[grid](*args, **named) with one of `configs`, dicts of constants, num_warps and
-    num_stages.
+    """kernel[grid](*args, **named) with one of `configs`: dicts of constants, warps and stages.
 
-    On a GPU it is the fastest of them; elsewhere the first. They are timed again for other types,
-    and where an argument named in `key` doubles: not for every length of a sequence. grid: a tuple,
-    or a function of the constants.
+    On a GPU the fastest is used, elsewhere the first. Tuning is repeated for new dtypes and when an
+    argument in `key` crosses a power of two, not for every sequence length. grid: a tuple, or a
+    function of the constants.
     """
     first = Launch(kernel, grid, args, {**named, **configs[0]})
     for launches in _listening:
@@ -65,27 +64,23 @@ def launch(kernel, grid, *args, configs=({},), key=(), **named) -> None:
         values = dict(zip(kernel.arg_names, args, strict=False)) | named
         sizes = tuple(triton.next_power_of_2(values[name]) for name in key)
         tuned = _tuned(kernel, tuple(tuple(config.items()) for config in configs), sizes)
-        with torch.cuda.device(
-            device
-        ):  # Triton launches on the current device, wherever the tensors are
+        with torch.cuda.device(device):  # Triton launches on the current device, not the tensors'
             tuned[_checked(kernel, grid)](*args, **named, enable_fp_fusion=True)
 
 
 def configurations(names: str, sizes) -> tuple[dict, ...]:
-    """What `configs` takes, from tuples: the constants of these names, then warps and stages."""
+    """What `launch` takes as `configs`, from tuples of the named constants, warps and stages."""
     return tuple(dict(zip((*names.split(), *OPTIONS), size, strict=True)) for size in sizes)
 
 
 def row_config(D: int) -> dict:
-    """For a program that holds a row of D: warps enough that a thread has a few dozen numbers at
-    most.
-    """
+    """For a program that holds a row of D: enough warps to leave a thread a few dozen numbers."""
     BD = triton.next_power_of_2(D)
     return {"BD": BD, "num_warps": min(16, max(1, BD // 512))}
 
 
 def under_autocast(*tensors):
-    """The same where autocast is off; else in the type in which `torch.matmul` would take them."""
+    """Under autocast, cast to the dtype that autocast gives `torch.matmul`; otherwise unchanged."""
     device = tensors[0].device.type
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return tensors
@@ -93,12 +88,13 @@ def under_autocast(*tensors):
 
 
 def check_types(**tensors) -> None:
-    """TypeError for what the kernels do not compute with, or for two types in one call."""
+    """TypeError for a type that the kernels do not take, and for two types in one call."""
     dtypes = {name: x.dtype for name, x in tensors.items() if x is not None}
     for name, dtype in dtypes.items():
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise TypeError(
-                f"{name} is {dtype}: the kernels take float32, float16 and bfloat16; use the reference"
+                f"{name} is {dtype}: "
+                "the kernels take float32, float16 and bfloat16; use the reference"
             )
     if len(set(dtypes.values())) > 1:
         said = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
@@ -106,14 +102,15 @@ def check_types(**tensors) -> None:
 
 
 def _checked(kernel, grid):
-    """grid, and ValueError where it is larger than a GPU's: Triton would say "invalid argument"."""
+    """grid, with a ValueError if it is too large: Triton would say "invalid argument"."""
 
     def checked(constants):
         programs = grid(constants) if callable(grid) else grid
         if max(programs[1:], default=1) > MOST_PROGRAMS:
-            said = f"{kernel.fn.__name__} would need {' × '.join(map(str, programs))} programs"
+            needed = " × ".join(map(str, programs))
             raise ValueError(
-                f"{said}: after the first axis {MOST_PROGRAMS} at most can be started; split the batch"
+                f"{kernel.fn.__name__} would need {needed} programs: "
+                f"every axis but the first is limited to {MOST_PROGRAMS}; split the batch"
             )
         return programs
 
@@ -122,13 +119,10 @@ def _checked(kernel, grid):
 
 @cache
 def _tuned(kernel, configs, sizes):
-    """The kernel behind an autotuner of its own for these sizes. A single configuration is taken
-    untimed.
-    """
-    split = [
-        ({k: v for k, v in c if k not in OPTIONS}, {k: v for k, v in c if k in OPTIONS})
-        for c in configs
-    ]
-    return triton.autotune(
-        [triton.Config(constants, **options) for constants, options in split], []
-    )(kernel)
+    """The kernel with its own autotuner for these sizes. A single configuration is not timed."""
+    choices = []
+    for config in map(dict, configs):
+        constants = {name: value for name, value in config.items() if name not in OPTIONS}
+        options = {name: value for name, value in config.items() if name in OPTIONS}
+        choices.append(triton.Config(constants, **options))
+    return triton.autotune(choices, [])(kernel)

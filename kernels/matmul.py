@@ -1,15 +1,14 @@
-"""Matrix multiplication by tiles: c (M, N) = a (M, K) b (K, N), a program for each BM × BN tile of
-c.
+"""Matrix multiplication c (M, N) = a (M, K) b (K, N), a program for each BM × BN tile of c.
 
 A program walks along K and adds the product of a BM × BK tile of a and a BK × BN tile of b to its
-tile of c, which stays in registers. So each number of a is read N / BN times and each of b M / BM
-times, where one program per element would read them N and M times: BM BN / (BM + BN)
-multiplications for each number read.
+tile of c, which stays in registers. So each number of a is read N / BN times and each number of b
+M / BM times, instead of N and M times with one program per element. That is
+BM BN / (BM + BN) multiplications for each number read.
 
-The programs are numbered in groups of GROUP tile rows, column by column inside a group: those that
-run at the same time then share their tiles of a and b in the L2 cache. Strides are arguments, so a
-transposed matrix is no copy; that is also how the gradients da = dc bᵀ and db = aᵀ dc use the same
-kernel.
+The programs are numbered in groups of GROUP tile rows, column by column inside a group, so that
+programs that run at the same time share their tiles of a and b in the L2 cache. Strides are
+arguments, so a transposed matrix needs no copy, and the gradients da = dc bᵀ and db = aᵀ dc use the
+same kernel.
 """
 
 import torch
@@ -23,7 +22,7 @@ from seqlab.kernels.tiles import precision
 
 
 def tile_configs(*sizes):
-    """BM, BN, BK, warps and stages; programs in groups of 8 rows of tiles."""
+    """Configurations from BM, BN, BK, warps and stages, with programs in groups of 8 tile rows."""
     return tuple({**config, "GROUP": 8} for config in configurations("BM BN BK", sizes))
 
 
@@ -60,18 +59,17 @@ def matmul_tile(p_a, p_b, p_c, M, N, K, s_am, s_ak, s_bk, s_bn,
 
 @triton.jit
 def tile_of_program(rows, cols, GROUP: tl.constexpr):
-    """Row and column of this program's tile: down GROUP rows, then the next column, then the next
-    group.
-    """
+    """Row and column of this program's tile: down GROUP rows, then a column, then a group."""
     i = tl.program_id(0)
     first = i // (GROUP * cols) * GROUP
-    height = tl.minimum(rows - first, GROUP)  # the last group may be lower
+    height = tl.minimum(rows - first, GROUP)  # the last group may have fewer rows
     inside = i % (GROUP * cols)
     return first + inside % height, inside // height
 
 
 def _multiply(a, b):
-    (M, K), N = a.shape, b.shape[1]
+    M, K = a.shape
+    N = b.shape[1]
     c = a.new_empty(M, N)
 
     def grid(meta):
@@ -93,16 +91,16 @@ class _Matmul(torch.autograd.Function):
     def backward(ctx, dc):
         a, b = ctx.saved_tensors
         da = _multiply(dc, b.T) if ctx.needs_input_grad[0] else None
-        return da, _multiply(a.T, dc) if ctx.needs_input_grad[1] else None
+        db = _multiply(a.T, dc) if ctx.needs_input_grad[1] else None
+        return da, db
 
 
 def matmul(a: Float[Tensor, "*B M K"], b: Float[Tensor, "K N"]) -> Float[Tensor, "*B M N"]:
-    """`torch.matmul(a, b)` for a matrix b, and the gradients of both. Sums in float32, the result
-    in a's type.
-    """
+    """`torch.matmul(a, b)` for a matrix b, and both gradients. Sums are float32, c has a's type."""
     if b.ndim != 2 or a.shape[-1] != b.shape[0]:
         raise ValueError(
-            f"a has shape {tuple(a.shape)}, b {tuple(b.shape)}: b must be a matrix with as many rows as a has columns"
+            f"a has shape {tuple(a.shape)}, b {tuple(b.shape)}: "
+            "b must be a matrix with as many rows as a has columns"
         )
     check_types(a=a, b=b)
     if a.numel() == 0 or b.numel() == 0:

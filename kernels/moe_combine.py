@@ -1,15 +1,15 @@
-"""The experts' rows brought home: y_n = Σ_j p_nj row_(place of pair n, j), and its gradients.
+"""The experts' rows, brought back to their tokens: y_n = Σ_j p_nj row_(place of pair n, j).
 
-A token fetches its k rows from where the permutation put them. The other way round, each row added
-to its token, needs atomic additions, and their order is chance; here each sum is one program's, in
-float32, in the order of the slots.
+A token fetches its k rows from where the permutation put them. The other direction, in which each
+row is added to its token, needs atomic additions, whose order is chance. Here one program computes
+each sum, in float32, in the order of the slots.
 
     drow_place = p_nj dy_n        dp_nj = dy_n · row_place
 
-Without weights it is the gradient of reading tokens through the permutation, as `grouped_matmul`
-does.
+Without weights this is the gradient of reading tokens through the permutation, which
+`grouped_matmul` does.
 
-Bytes, least: every row and token once, in or out; the backward reads the rows again and writes
+The least bytes: every row and token once, in or out; the backward also reads the rows and writes
 their gradient.
 """
 
@@ -27,6 +27,7 @@ WIDEST = 65536
 
 @triton.jit
 def combine_forward(p_rows, p_places, p_w, p_y, D, K: tl.constexpr, BD: tl.constexpr):
+    """y of one token."""
     i, o_d = tl.program_id(0).to(tl.int64), tl.arange(0, BD)
     b_y = tl.zeros((BD,), tl.float32)
     for j in range(K):
@@ -42,6 +43,7 @@ def combine_forward(p_rows, p_places, p_w, p_y, D, K: tl.constexpr, BD: tl.const
 def combine_backward(
     p_rows, p_places, p_w, p_dy, p_drows, p_dw, D, K: tl.constexpr, BD: tl.constexpr
 ):
+    """The gradients of one token's rows and weights."""
     i, o_d = tl.program_id(0).to(tl.int64), tl.arange(0, BD)
     b_dy = tl.load(p_dy + i * D + o_d, mask=o_d < D, other=0.0).to(tl.float32)
     for j in range(K):
@@ -53,20 +55,11 @@ def combine_backward(
 
 
 def gather_sum(rows, places, weights=None):
-    """Σ_j weights_nj rows[places_nj], or the plain sum; not differentiable."""
+    """Σ_j weights_nj rows[places_nj], or the sum without weights; not differentiable."""
     N, K = places.shape
-    y = rows.new_empty(N, rows.shape[1])
-    launch(
-        combine_forward,
-        (N,),
-        rows,
-        places,
-        weights,
-        y,
-        rows.shape[1],
-        K,
-        configs=(row_config(rows.shape[1]),),
-    )
+    D = rows.shape[1]
+    y = rows.new_empty(N, D)
+    launch(combine_forward, (N,), rows, places, weights, y, D, K, configs=(row_config(D),))
     return y
 
 
@@ -80,10 +73,11 @@ class _Combine(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
         rows, places, weights = ctx.saved_tensors
-        (N, K), D = places.shape, rows.shape[1]
+        N, K = places.shape
+        D = rows.shape[1]
         drows, dweights = torch.empty_like(rows), torch.empty_like(weights)
         args = rows, places, weights, dy.contiguous(), drows, dweights
-        launch(combine_backward, (N,), *args, D, K, configs=(row_config(rows.shape[1]),))
+        launch(combine_backward, (N,), *args, D, K, configs=(row_config(D),))
         return drows, None, dweights
 
 
@@ -92,19 +86,19 @@ def combine(
 ) -> Float[Tensor, "N D"]:
     """Σ_j weights_nj rows[places_nj] in the rows' type, and the gradients of rows and weights.
 
-    places: a permutation of the P = N k rows, as `permute` gives it; weights may be wider than the
-    rows.
+    places: a permutation of the P = N k rows, as `permute` returns it. weights may have a wider
+    type than the rows.
     """
     check_types(rows=rows)
     check_types(weights=weights)
     if places.numel() != rows.shape[0] or places.shape != weights.shape:
         raise ValueError(
-            f"rows has {rows.shape[0]} rows, places and weights are {tuple(places.shape)} and {tuple(weights.shape)}: "
-            "both must be (N, k) with a place for each row"
+            f"rows has {rows.shape[0]} rows, places and weights are {tuple(places.shape)} and "
+            f"{tuple(weights.shape)}: both must be (N, k) with a place for each row"
         )
     if rows.shape[1] > WIDEST:
         raise ValueError(
-            f"rows are {rows.shape[1]} wide, this kernel keeps one in registers, {WIDEST} at most"
+            f"rows are {rows.shape[1]} wide: this kernel keeps one in registers, {WIDEST} at most"
         )
     if rows.numel() == 0:
         return rows.new_zeros(places.shape[0], rows.shape[1])

@@ -1,18 +1,18 @@
-"""The (token, slot) pairs of a mixture of experts in the order of their experts: a counting sort on
-the device.
+"""The (token, slot) pairs of a mixture of experts in the order of their experts: a counting sort.
 
-Three kernels, and the host never waits to learn a count:
+Three kernels, and the CPU never waits to learn a count:
 
     count    a program takes BP pairs and counts how many go to each expert
     scan     for each expert, down the programs: how many of its pairs came before
-    place    place = pairs of lower experts + its expert's pairs in earlier programs + those before it in this one
+    place    a pair's place = the pairs of lower experts + those of its expert in earlier programs
+             + those before it in its own program
 
-The order is stable: within an expert the pairs stand as they came, on every run. Pairs that a
-router dropped count as those of one more expert, E, and so stand last. A radix sort is this, digit
-by digit (Blelloch 1990, "Prefix Sums and Their Applications").
+The order is stable: within an expert the pairs keep their order, in every run. Pairs that a router
+dropped count as those of one more expert, E, so they come last. A radix sort is this, digit by
+digit (Blelloch 1990, "Prefix Sums and Their Applications").
 
-Bytes, least: the experts are read twice, pairs and places written once; the counts, (E + 1) / BP a
-pair, are written and read twice.
+The least bytes: the experts are read twice, pairs and places are written once. The counts,
+(E + 1) / BP numbers a pair, are written and read twice.
 """
 
 from typing import NamedTuple
@@ -26,13 +26,13 @@ from torch import Tensor
 from seqlab.kernels.launch import launch
 
 BP = 128
-"""Pairs a program."""
+"""The pairs of a program."""
 
 
 class Permutation(NamedTuple):
-    """Pair token · k + slot stands at places[token, slot], and pairs[place] is that pair.
+    """Pair token · k + slot has the place places[token, slot], and pairs[place] is that pair.
 
-    Expert e has the places offsets[e] … offsets[e + 1]; the dropped pairs stand from offsets[E] on.
+    Expert e has the places offsets[e] … offsets[e + 1]; dropped pairs begin at offsets[E].
     """
 
     pairs: Int[Tensor, " P"]
@@ -42,7 +42,7 @@ class Permutation(NamedTuple):
 
 @triton.jit
 def load_experts(p_e, p_kept, o_p, P, E: tl.constexpr):
-    """Each pair's expert: E if dropped, E + 1 if there is no such pair."""
+    """Each pair's expert: E if it was dropped, E + 1 if there is no such pair."""
     b_e = tl.load(p_e + o_p, mask=o_p < P, other=E + 1).to(tl.int32)
     if p_kept is not None:
         b_kept = tl.load(p_kept + o_p, mask=o_p < P, other=1)
@@ -63,8 +63,9 @@ def count(p_e, p_kept, p_counts, P, E: tl.constexpr, BE: tl.constexpr, BP: tl.co
 def scan(
     p_counts, p_earlier, p_total, PROGRAMS, E: tl.constexpr, BB: tl.constexpr, BE: tl.constexpr
 ):
-    """earlier[i, e] = Σ_{i' < i} counts[i', e], and their total, for BE experts, BB programs at a
-    time.
+    """earlier[i, e] = Σ_{i' < i} counts[i', e], and the total, for BE experts.
+
+    It reads the counts of BB programs at a time.
     """
     o_e = tl.program_id(0) * BE + tl.arange(0, BE)
     b_total = tl.zeros((BE,), tl.int32)
@@ -81,6 +82,7 @@ def scan(
 @triton.jit
 def place(p_e, p_kept, p_earlier, p_total, p_pairs, p_places, p_offsets, P, E: tl.constexpr,
           BE: tl.constexpr, BP: tl.constexpr):  # fmt: skip
+    """pairs and places of BP pairs; the first program also writes the offsets."""
     i, o_e, o = tl.program_id(0), tl.arange(0, BE), tl.arange(0, BP)
     o_p = i * BP + o
     b_e = load_experts(p_e, p_kept, o_p, P, E)
@@ -98,19 +100,23 @@ def place(p_e, p_kept, p_earlier, p_total, p_pairs, p_places, p_offsets, P, E: t
 def permute(
     experts: Int[Tensor, "N k"], n_experts: int, kept: Bool[Tensor, "N k"] | None = None
 ) -> Permutation:
-    """The pairs as a stable `argsort` of the experts would order them, its inverse, and where each
-    expert begins.
+    """The pairs in the order of a stable `argsort` of the experts, with its inverse and offsets.
+
+    kept: False for the pairs that the router dropped.
     """
     if kept is not None and kept.shape != experts.shape:
         raise ValueError(
             f"kept has shape {tuple(kept.shape)}, experts {tuple(experts.shape)}: they must match"
         )
     P, E = experts.numel(), n_experts
-    BE, programs = triton.next_power_of_2(E + 2), triton.cdiv(P, BP)
-    pairs, places, offsets, total, counts, earlier = (
-        experts.new_empty(shape, dtype=torch.int32)
-        for shape in ((P,), experts.shape, (E + 1,), (E + 1,), (programs, E + 1), (programs, E + 1))
-    )
+    BE = triton.next_power_of_2(E + 2)
+    programs = triton.cdiv(P, BP)
+
+    def empty(*shape):
+        return experts.new_empty(shape, dtype=torch.int32)
+
+    pairs, places, offsets = empty(P), empty(*experts.shape), empty(E + 1)
+    total, counts, earlier = empty(E + 1), empty(programs, E + 1), empty(programs, E + 1)
     if P == 0:
         return Permutation(pairs, places, offsets.zero_())
     given = experts.contiguous(), None if kept is None else kept.contiguous()

@@ -1,13 +1,13 @@
 """RMSNorm and its gradient, each row read once: y = x / sqrt(mean x² + eps) · weight.
 
-The forward keeps one number of each row, r = 1 / sqrt(mean x² + eps). With x̂ = x r and g = dy ·
-weight
+The forward keeps one number of each row, r = 1 / sqrt(mean x² + eps). With x̂ = x r and
+g = dy · weight
 
     dx = r (g - x̂ mean(g x̂))        dweight = Σ_rows dy x̂
 
-A program takes ROWS rows, and holds the weight in registers meanwhile (HELD: where there is room
-for it). The sum over rows crosses programs: each keeps its part of the sum and writes it once; a
-last sum over the few programs is left to PyTorch. No atomics: the result is the same on every run.
+A program takes ROWS rows. If HELD, it keeps the weight in registers meanwhile. The sum over rows
+crosses programs: each writes its part of the sum once, and PyTorch adds the few parts. No atomics,
+so the result is the same on every run.
 """
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from seqlab.kernels.launch import check_types, launch, row_config
 
 WIDEST = 65536
-"""The widest row of one program. Registers hold up to 16384 of it; of a wider one the backward spills a part."""
+"""The widest row of one program. Beyond 16384 the backward spills a part of it."""
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def rms_norm_forward(p_x, p_w, p_y, p_r, M, D, eps, ROWS, BD: tl.constexpr, HELD
     for row in range(i * ROWS, tl.minimum(i * ROWS + ROWS, M)):
         b_x = tl.load(p_x + row * D + o_d, mask=o_d < D, other=0.0).to(tl.float32)
         r = tl.rsqrt(tl.sum(b_x * b_x, 0) / D + eps)
-        b_y = (b_x * r).to(p_x.dtype.element_ty)  # rounded before the weight, as the reference does
+        b_y = (b_x * r).to(p_x.dtype.element_ty)  # rounded before the weight, as in the reference
         if p_w is not None:
             if not HELD:
                 b_w = tl.load(p_w + o_d, mask=o_d < D, other=0.0)
@@ -44,7 +44,7 @@ def rms_norm_forward(p_x, p_w, p_y, p_r, M, D, eps, ROWS, BD: tl.constexpr, HELD
 def rms_norm_backward(
     p_x, p_w, p_r, p_dy, p_dx, p_dw, M, D, ROWS, BD: tl.constexpr, HELD: tl.constexpr
 ):
-    """dx of each row, and the sum of their dweight."""
+    """dx of each row, and the sum of the rows' dweight."""
     i = tl.program_id(0).to(tl.int64)
     o_d = tl.arange(0, BD)
     if p_w is not None and HELD:
@@ -71,16 +71,12 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx, x, weight, eps):
         M, D = x.shape
         dtype = x.dtype if weight is None else torch.promote_types(x.dtype, weight.dtype)
-        y, r = torch.empty_like(x, dtype=dtype), x.new_empty(M, dtype=torch.float32)
+        y = torch.empty_like(x, dtype=dtype)
+        r = x.new_empty(M, dtype=torch.float32)
         rows = _rows(M, FORWARD)
+        grid = (triton.cdiv(M, rows),)
         args = x, weight, y, r, M, D, eps, rows
-        launch(
-            rms_norm_forward,
-            (triton.cdiv(M, rows),),
-            *args,
-            HELD=D <= 16384,
-            configs=(row_config(D),),
-        )
+        launch(rms_norm_forward, grid, *args, HELD=D <= 16384, configs=(row_config(D),))
         ctx.save_for_backward(x, weight, r)
         return y
 
@@ -90,26 +86,23 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, r = ctx.saved_tensors
         M, D = x.shape
         rows = _rows(M, BACKWARD)
-        dx, dw = torch.empty_like(x), None
-        if weight is not None:
-            dw = x.new_empty(triton.cdiv(M, rows), D, dtype=torch.float32)
+        programs = triton.cdiv(M, rows)
+        dx = torch.empty_like(x)
+        dw = None if weight is None else x.new_empty(programs, D, dtype=torch.float32)
         args = x, weight, r, dy.contiguous(), dx, dw, M, D, rows
-        launch(
-            rms_norm_backward,
-            (triton.cdiv(M, rows),),
-            *args,
-            HELD=D <= 8192,
-            configs=(row_config(D),),
-        )
+        launch(rms_norm_backward, (programs,), *args, HELD=D <= 8192, configs=(row_config(D),))
         return dx, None if weight is None else dw.sum(0).to(weight.dtype), None
 
 
 FORWARD, BACKWARD = 1056, 264
-"""The most programs, eight and two for each of 132 multiprocessors: in the backward each leaves a partial sum."""
+"""The most programs, eight and two for each of 132 multiprocessors.
+
+In the backward there are few because each leaves a partial sum.
+"""
 
 
 def _rows(M, programs):
-    """Rows of a program."""
+    """The rows of a program."""
     return max(1, triton.cdiv(M, programs))
 
 
@@ -121,7 +114,8 @@ def rms_norm(
     D = x.shape[-1]
     if D > WIDEST:
         raise ValueError(
-            f"x has rows of {D}, this kernel keeps a row in registers, {WIDEST} at most: use seqlab.layers.norm"
+            f"x has rows of {D}: this kernel keeps a row in registers, {WIDEST} at most; "
+            "use seqlab.layers.norm"
         )
     if weight is not None and weight.shape != (D,):
         raise ValueError(

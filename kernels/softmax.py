@@ -1,10 +1,10 @@
-"""softmax over the rows of a matrix, by one program a row: the smallest kernel that does something
-useful.
+"""softmax over the rows of a matrix, a program for each row: the smallest useful kernel.
 
 PyTorch's plain expression exp(x - max) / sum reads the matrix five times and writes it three times.
-Here it is read and written once, because the row waits in registers. A row too long for that is
-read twice: for its largest number and its sum together, the sum shrinking whenever a larger number
-appears (the online softmax, Milakov & Gimelshein 2018, arXiv:1805.02867), then for the weights.
+Here it is read and written once, because the row stays in registers. A row too long for that is
+read twice. The first pass finds its largest number and its sum, which shrinks whenever a larger
+number appears (online softmax, Milakov & Gimelshein 2018, arXiv:1805.02867); the second computes
+the weights.
 """
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from seqlab.kernels.launch import check_types, launch, row_config
 
 LONGEST = 16384
-"""The longest row that is kept in registers, and the piece in which longer ones are read."""
+"""The longest row that is kept in registers, and the size of the pieces of longer rows."""
 
 
 @triton.jit
@@ -31,9 +31,7 @@ def softmax_row(p_x, p_y, D, BD: tl.constexpr):
 
 @triton.jit
 def softmax_pieces(p_x, p_y, D, BD: tl.constexpr):
-    """The same, BD numbers at a time: largest number and sum on the way there, weights on a second
-    way.
-    """
+    """The same, BD numbers at a time: first the largest number and the sum, then the weights."""
     row = tl.program_id(0).to(tl.int64) * D
     top, total = -3.4e38, 0.0  # below every score, and not -inf: -inf - -inf would be NaN
     for start in range(0, D, BD):
@@ -45,14 +43,13 @@ def softmax_pieces(p_x, p_y, D, BD: tl.constexpr):
     for start in range(0, D, BD):
         o_d = start + tl.arange(0, BD)
         b_x = tl.load(p_x + row + o_d, mask=o_d < D, other=float("-inf")).to(tl.float32)
-        tl.store(
-            p_y + row + o_d, (tl.exp(b_x - top) / total).to(p_y.dtype.element_ty), mask=o_d < D
-        )
+        b_y = tl.exp(b_x - top) / total
+        tl.store(p_y + row + o_d, b_y.to(p_y.dtype.element_ty), mask=o_d < D)
 
 
 @triton.jit
 def softmax_backward_row(p_y, p_dy, p_dx, D, BD: tl.constexpr):
-    """dx = y (dy - Σ y dy): a row's gradient needs one number of the whole row."""
+    """dx = y (dy - Σ y dy): each element needs one number of the whole row."""
     o_d = tl.arange(0, BD)
     row = tl.program_id(0).to(tl.int64) * D
     b_y = tl.load(p_y + row + o_d, mask=o_d < D, other=0.0).to(tl.float32)
@@ -68,7 +65,8 @@ def softmax_backward_pieces(p_y, p_dy, p_dx, D, BD: tl.constexpr):
     for start in range(0, D, BD):
         o_d = start + tl.arange(0, BD)
         b_y = tl.load(p_y + row + o_d, mask=o_d < D, other=0.0).to(tl.float32)
-        total += tl.sum(b_y * tl.load(p_dy + row + o_d, mask=o_d < D, other=0.0).to(tl.float32), 0)
+        b_dy = tl.load(p_dy + row + o_d, mask=o_d < D, other=0.0).to(tl.float32)
+        total += tl.sum(b_y * b_dy, 0)
     for start in range(0, D, BD):
         o_d = start + tl.arange(0, BD)
         b_y = tl.load(p_y + row + o_d, mask=o_d < D, other=0.0).to(tl.float32)
@@ -94,20 +92,15 @@ class _Softmax(torch.autograd.Function):
 
 
 def _over_rows(whole, pieces, *tensors):
-    """One program a row."""
+    """Start a program for each row."""
     D = tensors[0].shape[-1]
-    config = row_config(min(D, LONGEST))
-    launch(
-        whole if D <= LONGEST else pieces,
-        (tensors[0].numel() // D,),
-        *tensors,
-        D,
-        configs=(config,),
-    )
+    kernel = whole if D <= LONGEST else pieces
+    rows = tensors[0].numel() // D
+    launch(kernel, (rows,), *tensors, D, configs=(row_config(min(D, LONGEST)),))
 
 
 def softmax(x: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "..."]:
-    """`torch.softmax(x, dim)` and its gradient. float32 inside, the result in x's type."""
+    """`torch.softmax(x, dim)` and its gradient, in float32 inside. The result has x's type."""
     check_types(x=x)
     if x.numel() == 0:
         return torch.softmax(x, dim)

@@ -1,7 +1,6 @@
-"""The whole lab once, quickly, with the Triton that is found first: run in a process of its own by
-test_versions.py.
+"""The whole lab once, quickly, with the Triton that is found first.
 
-Prints the version and where it came from.
+test_versions.py runs it in a process of its own. It prints the version and where it came from.
 """
 
 import torch
@@ -22,11 +21,8 @@ def everything():
     """All that a run could have changed in Triton."""
     places = [tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, interpreter, JITFunction]
     places += [interpreter.InterpretedFunction, interpreter.InterpreterBuilder, toys]
-    places += [
-        getattr(tl.core, name)
-        for name in ("condition", "tensor_descriptor_base")
-        if hasattr(tl.core, name)
-    ]
+    optional = ("condition", "tensor_descriptor_base")  # not in every version
+    places += [getattr(tl.core, name) for name in optional if hasattr(tl.core, name)]
     return [dict(vars(place)) for place in places]
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of the kernels, on CPU: everything but the clock, which a test brings along."""
+"""The benchmark of the kernels, on CPU: everything but the clock, which each test supplies."""
 
 import json
 import sys
@@ -53,7 +53,7 @@ def matmul():
 
 
 def test_every_kernel_has_a_case():
-    """Those of a mixture of experts that only move rows are timed in `mix_stacked`."""
+    """Kernels of a mixture of experts that only move rows are timed in `mix_stacked`."""
     assert set(NAMED) == set(kernels.__all__) - {"mix", "permute", "combine"}
 
 
@@ -65,7 +65,7 @@ def test_every_case_is_right_in_the_interpreter_and_says_its_flops(case):
 
 
 ELSEWHERE = ("fla", "flash", "mamba", "causal-conv1d", "compile", "flex", "cuDNN", "efficient")
-"""Peers that need a GPU, another package or a C compiler."""
+"""Parts of the names of peers that need a GPU, another package or a C compiler."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kernel} {case.use}")
@@ -75,23 +75,20 @@ def test_the_peers_that_run_here_give_the_same_answer(case):
     }
     case = replace(case, peers=here, beside={})
     times = bench.measure(case, case.checks[0], "cpu", "fp32", lambda f: (1.0, 1.0, 1.0))
-    assert {t.implementation for t in times} == {"seqlab", *here} and not [
-        t for t in times if t.note
-    ]
+    assert {t.implementation for t in times} == {"seqlab", *here}
+    assert not [t for t in times if t.note]
 
 
 def test_without_a_gpu_it_says_so_and_succeeds(tmp_path):
     result = invoke("--kernel", "softmax", "--out", str(tmp_path / "x"))
     assert result.exit_code == 0 and "nothing was timed" in result.output
-    assert "1 of 1 cases are as accurate as the rule asks" in result.output and not list(
-        tmp_path.iterdir()
-    )
+    assert "1 of 1 cases are as accurate as the rule asks" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_triton_it_says_what_is_missing(monkeypatch):
-    for name in [
-        name for name in sys.modules if name.startswith(("seqlab.kernels", "seqlab.gpu.cases"))
-    ]:
+    needing = ("seqlab.kernels", "seqlab.gpu.cases")
+    for name in [name for name in sys.modules if name.startswith(needing)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("seqlab.kernels")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -116,9 +113,8 @@ def test_what_is_unknown_gets_the_list(options):
 def test_a_peer_is_timed_only_if_it_gives_the_same_answer(matmul):
     times = bench.measure(matmul, SMALL, "cpu", "fp32", clock(2.0))
     timed = {(t.implementation, t.passed) for t in times if t.ms}
-    assert timed == {
-        (i, p) for i in ("seqlab", "right") for p in ("forward", "backward", "forward + backward")
-    }
+    passes = ("forward", "backward", "forward + backward")
+    assert timed == {(name, passed) for name in ("seqlab", "right") for passed in passes}
     notes = {t.implementation: t.note for t in times if t.note}
     assert notes["wrong"] == "another answer than ours, 100% away"
     assert notes["broken"].startswith("RuntimeError: ")
@@ -126,13 +122,9 @@ def test_a_peer_is_timed_only_if_it_gives_the_same_answer(matmul):
 
 
 def test_rates_follow_from_the_time_the_flops_and_what_goes_in_and_out(matmul):
+    times = bench.measure(matmul, SMALL, "cpu", "fp32", clock(2.0))
     ours, right = (
-        next(
-            t
-            for t in bench.measure(matmul, SMALL, "cpu", "fp32", timer)
-            if t.implementation == name
-        )
-        for name, timer in (("seqlab", clock(2.0)), ("right", clock(2.0)))
+        next(t for t in times if t.implementation == name) for name in ("seqlab", "right")
     )
     assert ours.tflops == pytest.approx(2 * 20 * 30 * 40 / 2e-3 / 1e12)
     assert ours.gigabytes == pytest.approx(4 * (20 * 40 + 40 * 30 + 20 * 30) / 2e-3 / 1e9)
@@ -145,7 +137,7 @@ def test_the_ratio_is_above_one_where_seqlab_is_faster(matmul):
     assert {t.implementation: t.ratio for t in times if t.ms} == {"seqlab": 1.0, "right": 3.0}
 
 
-def test_the_roofline_is_that_of_the_device_at_hand(matmul, monkeypatch):
+def test_the_roofline_is_that_of_the_device_in_use(matmul, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
     assert bench.named_device("cuda") == "H100" and bench.named_device("cpu") is None
     monkeypatch.setattr(bench, "named_device", lambda device: "H100")
@@ -160,12 +152,10 @@ def test_a_device_that_is_not_listed_has_no_roofline(monkeypatch, name):
 
 
 def test_inputs_are_drawn_where_they_are_used():
-    for case in (
-        case for case in CASES if case.kernel != "grouped_matmul"
-    ):  # counts: "meta" has no numbers
-        assert {
-            x.device.type for x in bench._draw(case, case.checks[0], "meta", torch.bfloat16)
-        } == {"meta"}
+    for case in CASES:
+        if case.kernel != "grouped_matmul":  # its inputs depend on counts, and "meta" has none
+            inputs = bench._draw(case, case.checks[0], "meta", torch.bfloat16)
+            assert {x.device.type for x in inputs} == {"meta"}
 
 
 def test_a_compiled_peer_is_compiled_for_one_size_at_a_time():
@@ -182,7 +172,7 @@ def test_a_compiled_peer_is_compiled_for_one_size_at_a_time():
     assert seen == [[], [], []]
 
 
-def test_a_kernel_that_fails_while_it_is_timed_is_said_and_its_peers_are_not_run(matmul):
+def test_a_kernel_that_fails_while_it_is_timed_is_noted_and_its_peers_are_not_run(matmul):
     def broken(a, b):
         raise RuntimeError("out of memory\nmore lines")
 
@@ -197,8 +187,6 @@ def test_results_are_kept_as_data_and_as_tables(matmul, tmp_path):
     data = json.loads((tmp_path / "new" / "h1.5.json").read_text())
     assert data["where"] == "a GPU, torch 1" and data["results"][0]["ms"] == 2.0
     text = (tmp_path / "new" / "h1.5.md").read_text()
-    assert (
-        "## matmul, M 20 N 30 K 40, fp32" in text
-        and "| forward | right | 2.000 | 1.800 to 2.200 |" in text
-    )
+    assert "## matmul, M 20 N 30 K 40, fp32" in text
+    assert "| forward | right | 2.000 | 1.800 to 2.200 |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1

@@ -1,7 +1,5 @@
 # ruff: noqa: E402
-"""bfloat16 in the lab is what PyTorch computes with it, which is what a GPU does: in float32, then
-rounded.
-"""
+"""bfloat16 in the lab gives PyTorch's numbers, and a GPU's: computed in float32, then rounded."""
 
 import pytest
 import torch
@@ -16,9 +14,7 @@ from seqlab.gpu.trace import trace
 
 
 def any_bits(n):
-    """float32 numbers of every kind: all exponents, ties, carries into the exponent, infinities,
-    NaN, below normal.
-    """
+    """float32 numbers of every kind: all exponents, ties, carries into the exponent, inf, NaN."""
     x = torch.randint(-(2**31), 2**31 - 1, (n,)).int()
     x[: n // 4] = x[: n // 4] & ~0xFFFF | 0x8000  # ties
     x[n // 4 : n // 2] |= 0x7F8000  # carries
@@ -64,7 +60,7 @@ def test_every_number_survives_the_way_to_and_from_another_type(dtype):
     same(z, y.to(dtype))
 
 
-def test_numbers_of_eight_bits_survive_it_too():
+def test_numbers_of_eight_bits_survive_that_way_too():
     x = torch.randn(512).mul(100).to(torch.float8_e5m2)
     y, z = torch.empty(512).bfloat16(), torch.empty(512).to(torch.float8_e5m2)
     launch(convert, (1,), x, y, 512, ZERO=False, BT=512)
@@ -114,10 +110,12 @@ OPERATIONS = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_arithmetic_is_pytorchs(operation):
-    x, y = any_bits(512).bfloat16(), any_bits(512)[torch.randperm(512)].bfloat16()
-    x[:100], y[:100] = torch.randn(100).bfloat16(), torch.randn(100).bfloat16()
+    x = any_bits(512).bfloat16()
+    y = any_bits(512)[torch.randperm(512)].bfloat16()
+    x[:100] = torch.randn(100).bfloat16()
+    y[:100] = torch.randn(100).bfloat16()
     x[100:110] = y[100:110]
-    if operation == "maximum":  # what it makes of NaN depends on the version
+    if operation == "maximum":  # its result for NaN depends on the version
         x, y = x.nan_to_num(), y.nan_to_num()
     z, true = torch.empty(512).bfloat16(), torch.zeros(512, dtype=torch.bool)
     launch(compute, (1,), x, y, z, true, N=512, OP=operation)
@@ -169,20 +167,15 @@ def test_a_dot_multiplies_rounded_numbers_and_sums_in_float32():
 def test_two_bytes_are_moved_for_each_number():
     q = torch.randn(16, 16).bfloat16()
     seen = trace(attend, (1,), q, q.clone(), q.clone(), torch.empty(16, 16), N=16)
-    assert {name: t.bytes_in for name, t in seen.traffic.items()} == {
-        "p_q": 512,
-        "p_k": 512,
-        "p_v": 512,
-        "p_y": 0,
-    }
+    bytes_in = {name: t.bytes_in for name, t in seen.traffic.items()}
+    assert bytes_in == {"p_q": 512, "p_k": 512, "p_v": 512, "p_y": 0}
 
 
 def test_sanitize_says_what_tritons_own_interpreter_gets_wrong():
     q = torch.randn(16, 16).bfloat16()
     found = sanitize(attend, (1,), q, q.clone(), q.clone(), torch.full((16, 16), torch.nan), N=16)
-    assert [f.kind for f in found] == ["bf16", "bf16"] and "Triton's own interpreter" in str(
-        found[0]
-    )
+    assert [f.kind for f in found] == ["bf16", "bf16"]
+    assert "Triton's own interpreter" in str(found[0])
 
 
 @triton.jit
@@ -192,8 +185,7 @@ def add_atomically(p_x, p_y):
 
 def test_an_atomic_sum_is_refused_in_a_sentence():
     x = torch.ones(1).bfloat16()
-    with pytest.raises(
-        LabError,
-        match=r"program 0 stopped at test_bf16.py:\d+ .*: atomic operations on bfloat16 do not run on CPU: use float32",
-    ):
+    where = r"program 0 stopped at test_bf16.py:\d+ .*: "
+    said = "atomic operations on bfloat16 do not run on CPU: use float32"
+    with pytest.raises(LabError, match=where + said):
         launch(add_atomically, (1,), x, x.clone())

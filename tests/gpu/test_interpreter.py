@@ -1,7 +1,5 @@
 # ruff: noqa: E402
-"""A kernel run on CPU and watched: the right numbers, the caller's tensors, and Triton as if
-nothing had been.
-"""
+"""A kernel runs on CPU and is watched: right numbers, in the caller's tensors, Triton unchanged."""
 
 import builtins
 import linecache
@@ -41,10 +39,8 @@ def many_features(p_x, p_y, p_count, R, C: tl.constexpr):
     for i in range(R):
         b_sum += i
     b_y = tl.cumsum(b_x, axis=0) + tl.where(o > 0, b_sum, 0.0) + tl.zeros([C], dtype=tl.float32)
-    b_y += tl.sum(
-        tl.dot(b_x[:, None] + tl.zeros([C, C], tl.float32), tl.trans(b_x[:, None] * b_x[None, :])),
-        0,
-    )
+    b_rows = b_x[:, None] + tl.zeros([C, C], tl.float32)
+    b_y += tl.sum(tl.dot(b_rows, tl.trans(b_x[:, None] * b_x[None, :])), 0)
     tl.store(p_y + r * C + o, b_y)
     tl.atomic_add(p_count, 1)
 
@@ -95,9 +91,11 @@ def tuned(p_x, n, BT: tl.constexpr, EVEN: tl.constexpr):
 
 def test_a_kernel_runs_on_cpu_tensors_in_place():
     x, y, out = torch.randn(100), torch.randn(100), torch.zeros(100)
-    launch(
-        add, lambda meta: (triton.cdiv(meta["n"], meta["BT"]),), x, y, out, 100, BT=16, num_warps=2
-    )
+
+    def grid(meta):
+        return (triton.cdiv(meta["n"], meta["BT"]),)
+
+    launch(add, grid, x, y, out, 100, BT=16, num_warps=2)
     assert torch.equal(out, x + y)
 
 
@@ -130,21 +128,18 @@ def test_strided_views_are_seen_as_views():
     table = torch.zeros(4, 8)
     launch(add, (1,), torch.ones(8), torch.ones(8), table[2], 8, BT=8)
     assert table[2].eq(2).all() and table.sum() == 16
-    with pytest.raises(
-        OutOfBounds, match=r"stores p_out\[8\]"
-    ):  # memory of the table, but not of its row
+    # Inside the memory of the table, but outside its row.
+    with pytest.raises(OutOfBounds, match=r"stores p_out\[8\]"):
         launch(add, (1,), torch.ones(16), torch.ones(16), table[2], 16, BT=16)
 
 
 def test_an_access_out_of_bounds_is_stopped_before_it_touches_memory():
-    with pytest.raises(
-        OutOfBounds,
-        match=r"program 3 loads p_x\[50\], but p_x has shape \(50,\) \(test_interpreter.py:",
-    ):
+    said = r"program 3 loads p_x\[50\], but p_x has shape \(50,\) \(test_interpreter.py:"
+    with pytest.raises(OutOfBounds, match=said):
         launch(add, (4,), torch.ones(50), torch.ones(64), torch.ones(64), 64, BT=16)
 
 
-def test_tuples_of_tensors_and_scans_with_a_kernel_of_ones_own_work():
+def test_tuples_of_tensors_and_scans_with_a_helper_kernel_work():
     a, b, y = torch.rand(16), torch.randn(16), torch.zeros(16)
     launch(linear_scan, (1,), (a, b), y, T=16)
     h = 0.0
@@ -157,16 +152,8 @@ def test_tensor_descriptors_of_host_and_device_work():
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     x, y = torch.randn(20, 36), torch.zeros(20, 36)
-    launch(
-        copy_by_descriptors,
-        (3, 3),
-        x,
-        TensorDescriptor.from_tensor(y, [8, 16]),
-        20,
-        36,
-        BR=8,
-        BC=16,
-    )
+    d_y = TensorDescriptor.from_tensor(y, [8, 16])
+    launch(copy_by_descriptors, (3, 3), x, d_y, 20, 36, BR=8, BC=16)
     assert torch.equal(x, y)
 
 
@@ -189,7 +176,7 @@ def test_autotuned_kernels_take_their_first_configuration():
     assert x.eq(8).all()
 
 
-def test_any_order_of_the_programs_may_be_asked_for():
+def test_programs_run_in_any_order_that_is_asked_for():
     seen = []
 
     class Order(Watcher):
@@ -202,9 +189,12 @@ def test_any_order_of_the_programs_may_be_asked_for():
 
 
 def test_a_failure_inside_the_kernel_names_program_and_line():
-    said = r"program 0 stopped at test_interpreter.py:\d+ `tl.static_assert.*`: AssertionError: N must be 1"
-    with pytest.raises(LabError, match=said):
+    where = r"program 0 stopped at test_interpreter.py:\d+ `tl.static_assert.*`: "
+    with pytest.raises(LabError, match=where + "AssertionError: N must be 1"):
         launch(fails, (1,), torch.zeros(4), N=4)
+
+
+META = [torch.zeros(4, device="meta")] * 3
 
 
 @pytest.mark.parametrize(
@@ -213,12 +203,7 @@ def test_a_failure_inside_the_kernel_names_program_and_line():
         (torch.add, (1,), (), "pass a function decorated with @triton.jit"),
         (lambda x: x, (1,), (), "is a plain function: decorate it with @triton.jit"),
         (add, (1,), (torch.zeros(4),), "add: missing a required argument: 'p_y'"),
-        (
-            add,
-            (1,),
-            [torch.zeros(4, device="meta")] * 3 + [4, 4],
-            "p_x is a meta tensor, which holds no numbers",
-        ),
+        (add, (1,), [*META, 4, 4], "p_x is a meta tensor, which holds no numbers"),
         (add, (1, 1, 1, 1), [torch.zeros(4)] * 3 + [4, 4], "must be one to three whole numbers"),
     ],
 )
@@ -233,32 +218,18 @@ def test_a_parameter_the_kernel_does_not_have_is_named():
 
 
 def everything():
-    """All that the interpreter could have changed: the language, its classes, and the globals of
-    the kernel's file.
-    """
+    """All that a run could have changed: the language, its classes, this file's globals."""
     from triton.runtime import interpreter as theirs
     from triton.runtime.jit import JITFunction
 
-    places = [
-        tl,
-        tl.core,
-        tl.math,
-        tl.standard,
-        tl.tensor,
-        tl.dtype,
-        theirs,
-        theirs.InterpretedFunction,
-        JITFunction,
-    ]
-    places += [
-        getattr(tl.core, name)
-        for name in ("condition", "tensor_descriptor_base")
-        if hasattr(tl.core, name)
-    ]
-    return [dict(vars(place)) for place in [*places, sys.modules[__name__]]]
+    places = [tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype]
+    places += [theirs, theirs.InterpretedFunction, JITFunction, sys.modules[__name__]]
+    optional = ("condition", "tensor_descriptor_base")  # not in every version
+    places += [getattr(tl.core, name) for name in optional if hasattr(tl.core, name)]
+    return [dict(vars(place)) for place in places]
 
 
-def test_nothing_stays_patched_also_after_an_exception():
+def test_nothing_stays_patched_even_after_an_exception():
     before = everything()
     test_helper_kernels_methods_loops_reductions_dots_and_atomics_work()
     assert everything() == before
@@ -267,7 +238,7 @@ def test_nothing_stays_patched_also_after_an_exception():
     assert everything() == before
 
 
-def test_what_a_run_adds_is_taken_away_again():
+def test_what_a_run_adds_is_removed():
     class Adds(Watcher):
         def access(self, access):
             tl.added_by_a_run = tl.tensor.added_by_a_run = True
@@ -277,7 +248,12 @@ def test_what_a_run_adds_is_taken_away_again():
 
 
 def test_a_line_of_a_notebook_is_named_by_its_cell():
-    source = "import triton\nimport triton.language as tl\n@triton.jit\ndef f(p_x):\n    tl.store(p_x + 1, 1.0)\n"
+    source = """import triton
+import triton.language as tl
+@triton.jit
+def f(p_x):
+    tl.store(p_x + 1, 1.0)
+"""
     file = "/tmp/ipykernel_1/2.py"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     scope = {"__name__": "__main__"}
@@ -304,9 +280,7 @@ def test_a_kernel_compiles_to_the_same_code_after_the_lab_has_run_it():
 
 
 def test_under_tritons_own_interpreter_the_lab_works_and_leaves_it_as_it_was():
-    """The same file in a process with TRITON_INTERPRET=1: there a launch by Triton before and after
-    gives the same.
-    """
+    """This file in a process with TRITON_INTERPRET=1: Triton's own launch gives the same again."""
     code = f"""
 import importlib.util, torch
 spec = importlib.util.spec_from_file_location("test_interpreter", {__file__!r})
@@ -320,7 +294,7 @@ def theirs():
 before = theirs()
 tests.test_helper_kernels_methods_loops_reductions_dots_and_atomics_work()
 tests.test_a_failure_inside_the_kernel_names_program_and_line()
-tests.test_nothing_stays_patched_also_after_an_exception()
+tests.test_nothing_stays_patched_even_after_an_exception()
 assert torch.equal(theirs(), before)
 """
     done = subprocess.run(
@@ -341,21 +315,18 @@ def test_without_triton_one_sentence_says_what_to_do(monkeypatch):
         return imported(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(
-        LabError,
-        match="needs Triton, which is not installed here: on Linux run `pip install triton`",
-    ):
+    said = "needs Triton, which is not installed here: on Linux run `pip install triton`"
+    with pytest.raises(LabError, match=said):
         launch(add, (1,), *[torch.zeros(4)] * 3, 4, BT=4)
 
 
 @pytest.mark.parametrize("part", ["ASTTransformer", "_patch_lang", "InterpreterBuilder"])
-def test_where_private_parts_moved_one_sentence_says_so(part, monkeypatch):
+def test_if_private_parts_moved_one_sentence_says_so(part, monkeypatch):
     from triton.runtime import interpreter as theirs
 
     monkeypatch.delattr(theirs, part)
-    with pytest.raises(
-        LabError, match=f"does not know the interpreter of Triton {triton.__version__}.*{part}"
-    ):
+    said = f"does not know the interpreter of Triton {triton.__version__}.*{part}"
+    with pytest.raises(LabError, match=said):
         launch(add, (1,), *[torch.zeros(4)] * 3, 4, BT=4)
 
 

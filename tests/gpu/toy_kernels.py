@@ -28,9 +28,7 @@ def product(p_a, p_b, p_c, n, BLOCK: tl.constexpr, STEP: tl.constexpr):
 
 @triton.jit
 def greedy(p_x, p_y, BLOCK: tl.constexpr):
-    """Two cumulative sums over a block that one warp cannot hold in registers: they must be
-    spilled.
-    """
+    """Two cumulative sums over a block too large for the registers, so that they spill."""
     i = tl.arange(0, BLOCK)
     x = tl.load(p_x + i)
     y = tl.cumsum(x, 0)
