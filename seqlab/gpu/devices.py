@@ -51,12 +51,12 @@ CHECKED = {
 def _device(
     name: str,
     target: str,
-    gigabytes: float,
+    gigabytes: float | int,
     *,
-    half: float,
-    fp32: float,
+    half: float | int,
+    fp32: float | int,
     source: str,
-    tf32: float | None = None,
+    tf32: float | int | None = None,
     bf16: bool = True,
 ) -> Device:
     """gigabytes: a second. half (bf16 and fp16), fp32, tf32: teraflops."""
