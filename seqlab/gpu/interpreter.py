@@ -99,8 +99,8 @@ class Observer:
             return self.memory.reach(address, on, width, tell)
         except Astray:
             raise LabError(
-                f"{program_name(self.program)} {kind}s at an address outside every tensor ({line}): "
-                "the lab cannot follow pointers that a kernel reads from memory"
+                f"{program_name(self.program)} {kind}s at an address outside every tensor "
+                f"({line}): the lab cannot follow pointers that a kernel reads from memory"
             ) from None
 
     def dot(self, m: int, n: int, k: int, batch: int, dtype: str, minimum) -> None:
