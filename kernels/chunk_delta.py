@@ -65,6 +65,16 @@ def merge(b_x, b_l, o_i, o_j, log, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def leading(b):
+    """b rounded to multiples of 1/256 to 1/128 of its largest number: at most 9 bits an entry.
+
+    So a sum of 64 products of two such numbers fits into float32's 24 bits and is exact.
+    """
+    big = tl.max(tl.abs(b)) * 65536.0
+    return (b + big) - big
+
+
+@triton.jit
 def inverse(b_l, C: tl.constexpr, EXACT: tl.constexpr, MERGE: tl.constexpr):
     """(I + L)⁻¹ of a strictly lower triangular L (C, C): its tiles of 16, all at once, and then
     larger ones.
@@ -85,8 +95,13 @@ def inverse(b_l, C: tl.constexpr, EXACT: tl.constexpr, MERGE: tl.constexpr):
     o_i, o_j = o_c[:, None], o_c[None, :]
     for log in tl.static_range(4, 4 + N // 2):  # N = 1, 2, 4: none, 16 to 32, 32 to 64
         b_x = merge(b_x, b_l, o_i, o_j, log, MERGE)
-    if EXACT:  # one step of Newton's takes back what merging lost
-        b_rest = tl.where(o_i == o_j, 1.0, 0.0) - b_x - tl.dot(b_l, b_x, input_precision="ieee")
+    if EXACT:
+        # A step of Newton's method restores what merging lost, if I - (I + L) X is accurate. Its
+        # large terms cancel, so they are added exactly; small ones round little, in any order.
+        b_high, b_top = leading(b_l), leading(b_x)
+        b_rest = tl.where(o_i == o_j, 1.0, 0.0) - b_x - tl.dot(b_high, b_top, input_precision="ieee")
+        b_rest -= tl.dot(b_high, b_x - b_top, input_precision="ieee")
+        b_rest -= tl.dot(b_l - b_high, b_x, input_precision="ieee")
         b_x = tl.dot(b_x, b_rest, b_x, input_precision="ieee")
     return b_x
 
