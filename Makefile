@@ -1,5 +1,6 @@
 # make lab   install if needed, then open the course in JupyterLab
 # make test  install if needed, then run everything CI runs
+# make seeds run the numeric tests with other numbers: N=20 seeds, from FIRST=0 on
 # make build rebuild every notebook from its source (authors)
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ TEST_ENV := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::DeprecationWarning
 # Tests that run again with every shape on every public signature checked.
 SHAPED := tests/core tests/layers tests/mixers tests/ffn $(patsubst %,tests/test_%.py,mixers model blocks identities)
 
-.PHONY: lab test build format setup setup-test clean
+.PHONY: lab test seeds build format setup setup-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -51,6 +52,13 @@ test: setup-test
 		--nbval-lax chapters solutions --nbval-current-env --nbval-cell-timeout=120
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(SHAPED) --jaxtyping-packages=seqlab,beartype.beartype \
 		-k "not clear_sentence" # those pass wrong shapes on purpose
+
+# Numbers drawn anew: N seeds from FIRST on, of the tests that draw any. No seed may fail.
+N ?= 20
+FIRST ?= 0
+DRAWN := tests/core tests/layers tests/mixers tests/ffn tests/kernels tests/hub $(patsubst %,tests/test_%.py,mixers model blocks identities extremes)
+seeds: setup-test
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -r fE $(DRAWN) --seeds $(N) --first-seed $(FIRST)
 
 build: setup-test
 	$(BIN)/seqlab build

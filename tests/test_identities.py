@@ -375,7 +375,9 @@ def test_ssd_has_two_readings(x):
     close(recurrent(q, k, v, log_a=log_a)[0], torch.einsum("bhij, bjhv -> bihv", M, v))
     assert torch.linalg.matrix_rank(L[:, :, 9:, :9]).eq(1).all()
     assert torch.linalg.matrix_rank(M[:, :, 9:, :9]).le(4).all()
-    assert torch.linalg.matrix_rank(M).eq(T).all()
+    # M has full rank: it is triangular, and no q_i·k_i on its diagonal is 0. (Counting singular
+    # values would depend on the draw: some are as small as the smallest q_i·k_i.)
+    assert M.triu(1).eq(0).all() and M.diagonal(dim1=-2, dim2=-1).ne(0).all()
 
 
 def test_mamba2_with_a_step_that_ignores_the_token_is_retnet_without_rotation(x):
