@@ -133,16 +133,16 @@ def test_chapter_03_runs_and_its_slider_changes_the_figure(lab, browser, tmp_pat
         cells = page.evaluate(RUN_ALL)
         assert [c["errors"] for c in cells if c["errors"]] == []
         assert all(c["n"] for c in cells)
-        page.wait_for_selector(SLIDER, state="attached", timeout=30_000)
+        page.wait_for_selector(SLIDER, state="attached", timeout=90_000)
         page.locator(SLIDER).first.scroll_into_view_if_needed()
-        page.wait_for_function(f"() => ({DRAWN})() !== null", timeout=30_000)
+        page.wait_for_function(f"() => ({DRAWN})() !== null", timeout=90_000)
         before = page.evaluate(DRAWN)
         page.locator(SLIDER).first.focus()
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")
         page.wait_for_function(
-            f"before => ({DRAWN})() !== before && ({DRAWN})() !== null", arg=before, timeout=30_000
+            f"before => ({DRAWN})() !== before && ({DRAWN})() !== null", arg=before, timeout=90_000
         )
         title_before, title_after = json.loads(before)[0], json.loads(page.evaluate(DRAWN))[0]
         assert before != page.evaluate(DRAWN), (title_before, title_after)

@@ -7,7 +7,8 @@ import psutil
 import pytest
 from fake_course import EXERCISES
 
-from seqlab.course.grade import Limits, NotGradable, grade, read_cells, summary
+from seqlab.course import grade as grading
+from seqlab.course.grade import Limits, NotGradable, Sandbox, grade, read_cells, summary
 
 WRITE = "def write(S, k, v):\n    return S + v[..., :, None] * k[..., None, :]"
 SUM = (
@@ -46,12 +47,14 @@ def kernels():
     ]
 
 
-def test_right_answers_earn_all_points_in_about_five_seconds(graded):
-    start = time.perf_counter()
+def test_right_answers_earn_all_points_in_one_kernel(graded, monkeypatch):
+    """Starting a kernel and importing torch in it is what costs seconds."""
+    started = []
+    monkeypatch.setattr(
+        grading, "Sandbox", lambda folder: started.append(folder) or Sandbox(folder)
+    )
     assert [earned for earned, _ in graded().values()] == [2, 3, 1]
-    assert (
-        time.perf_counter() - start < 15
-    )  # alone it takes two: the bound leaves room for a busy machine
+    assert len(started) == 1
 
 
 def test_checks_are_not_needed_and_do_nothing(graded, home):
@@ -173,9 +176,10 @@ def test_processes_that_a_cell_starts_do_not_outlive_the_grading(graded):
 
 
 def test_the_whole_notebook_has_a_time_limit_too(graded):
+    """Five cells would sleep for 45 s, each within its own limit."""
     start = time.perf_counter()
     marks = graded(write=["import time\ntime.sleep(9)"] * 5, limits=Limits(cell=10, total=6))
-    assert time.perf_counter() - start < 15
+    assert time.perf_counter() - start < 5 * 9
     assert all(earned == 0 for earned, _ in marks.values())
     assert "used up its 6 s" in marks["90.3"][1]
 

@@ -109,15 +109,30 @@ def test_a_kernel_that_touches_nothing_is_shown_as_text():
     assert list(trace(idle, (1,), torch.zeros(2))._repr_mimebundle_()) == ["text/plain"]
 
 
+PROGRAMS = 100  # 40 s of pages: a late click on Pause still comes before the end
+STILL = """async (ms) => {
+  const active = () => document.querySelector('.js-plotly-plot')._fullLayout.sliders[0].active;
+  let seen = active(), since = performance.now(), redraws = 0;
+  while (performance.now() - since < ms || redraws < 10) {
+    await new Promise(requestAnimationFrame);
+    redraws += 1;
+    if (active() !== seen) { seen = active(); since = performance.now(); redraws = 0; }
+  }
+  return true;
+}"""
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
 def test_a_browser_plays_it_pauses_it_and_turns_to_a_page(tmp_path):
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="needs playwright: pip install -e '.[test]'"
     )
-    x = torch.randn(12, 5)
-    kernel_trace(trace(add_bias, (12,), x, torch.randn(5), x, 12, 5, BC=8)).write_html(
-        tmp_path / "trace.html"
+    x = torch.randn(PROGRAMS, 5)
+    seen = trace(add_bias, (PROGRAMS,), x, torch.randn(5), x, PROGRAMS, 5, BC=8)
+    kernel_trace(seen, pages=PROGRAMS).write_html(
+        tmp_path / "trace.html",
+        auto_play=False,  # only the click on Play starts it
     )
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(
@@ -129,15 +144,19 @@ def test_a_browser_plays_it_pauses_it_and_turns_to_a_page(tmp_path):
         active = "document.querySelector('.js-plotly-plot')._fullLayout.sliders[0].active"
         assert page.evaluate(active) == 0
         page.get_by_text("Play").click()
-        page.wait_for_function(f"{active} >= 2", timeout=20_000)
+        page.wait_for_function(f"{active} >= 2")
         page.get_by_text("Pause").click()
-        page.wait_for_timeout(500)
+        playing = "document.querySelector('.js-plotly-plot')._transitionData._animationRaf"
+        page.wait_for_function(f"!{playing}")
+        # The page on show when the click arrived is finished first. Then three times the time of a
+        # page (400 ms), and ten redraws of the browser, which a busy machine delays as it delays
+        # the figure, pass without another.
+        page.evaluate(STILL, 1200)
         stopped = page.evaluate(active)
-        page.wait_for_timeout(1200)
-        assert page.evaluate(active) == stopped < 11
+        assert 2 <= stopped < PROGRAMS - 1
         rail = page.locator(".slider-rail-touch-rect").bounding_box()
         page.mouse.click(rail["x"] + rail["width"] - 2, rail["y"] + rail["height"] / 2)
-        page.wait_for_function(f"{active} == 11")
+        page.wait_for_function(f"{active} == {PROGRAMS - 1}")
         title = page.evaluate("document.querySelector('.js-plotly-plot')._fullLayout.title.text")
-        assert title.startswith("add_bias, program 11:")
+        assert title.startswith(f"add_bias, program {PROGRAMS - 1}:")
         browser.close()
