@@ -31,12 +31,13 @@ def logits_in_parts(model, tokens, cuts):
 
 @every_recipe
 def test_a_recipe_names_its_sources(r):
-    assert re.match(r"arXiv:\d{4}\.\d{4,5}$|doi:10\.", r.paper)
+    assert re.match(r"arXiv:\d{4}\.\d{4,5}$|doi:10\.|card:", r.paper) or (r.method and not r.paper)
     assert r.oracle and r.source and r.layout
     assert 2017 <= r.year <= 2026 and 1 <= r.chapter <= 29 and r.published
-    taken = set(inspect.signature(r.build).parameters)
-    if "sizes" in taken:
-        taken |= set(inspect.signature(recipe("Griffin").build).parameters)
+    sizes = inspect.signature(r.build).parameters
+    taken = set(sizes)
+    if "sizes" in sizes:
+        taken |= inspect.signature(recipe("Griffin").build).parameters.keys()
     for published in r.published.values():
         assert published.keys() <= taken | set(COUNTED)
 

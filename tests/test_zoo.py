@@ -14,6 +14,7 @@ from seqlab.course import cli
 from seqlab.ffn import PEER, MoE
 from seqlab.zoo import CHANNEL_MIXERS, RECIPES, ZOO, recipe, row, table
 from seqlab.zoo.find import find, plain
+from seqlab.zoo.papers import PAPERS
 
 ROOT = Path(__file__).parents[1]
 PARTS = [*ZOO, *CHANNEL_MIXERS]
@@ -32,15 +33,61 @@ def test_names_are_unique():
 
 @pytest.mark.parametrize("r", PARTS, ids=lambda r: r.name)
 def test_a_row_names_its_source(r):
-    assert (
-        re.match(r"arXiv:\d{4}\.\d{4,5}$|doi:10\.", r.paper)
-        and r.oracle
-        and (r.gate if r in ZOO else r.route)
-    )
-    assert 1986 <= r.year <= 2027 and 0 <= r.chapter <= 29
+    assert r.oracle
+    assert r.gate if r in ZOO else r.route
+    assert 0 <= r.chapter <= 29
     assert (ROOT / table.source_file(r)).is_file()
-    year = int(r.paper[6:8]) + 2000 if r.paper.startswith("arXiv") else r.year
-    assert r.year in (year, year + 1), "an arXiv number starts with the year"
+    assert r.year == PAPERS[r.paper].year
+
+
+@pytest.mark.parametrize("r", RECIPES, ids=lambda r: r.name)
+def test_a_model_names_its_own_source_or_says_whose_method_it_is(r):
+    if r.paper.startswith(("arXiv:", "doi:")):
+        assert r.year == PAPERS[r.paper].year
+    else:
+        assert r.paper == "" or re.fullmatch(r"card:[\w-]+/[\w.-]+", r.paper)
+        assert PAPERS[r.method].year <= r.year
+    assert r.paper not in PAPERS or PAPERS[r.paper] != PAPERS.get(r.method)
+    assert "method: " in table.recipes_markdown() and 0 <= r.chapter <= 29
+
+
+NUMBER = r"arXiv:\d{4}\.\d{4,5}|doi:10\.[\w./-]*\w"
+CITING = [
+    path
+    for pattern in ("seqlab/**/*.py", "kernels/*.py", "chapters/src/*.py", "CONTRIBUTING.md")
+    for path in sorted(ROOT.glob(pattern))
+    if path.name != "papers.py"
+]
+
+
+def test_the_table_of_papers_holds_what_is_cited_and_nothing_else():
+    cited = {n for path in CITING for n in re.findall(NUMBER, path.read_text())}
+    assert cited - PAPERS.keys() == set(), "add these to seqlab/zoo/papers.py"
+    assert PAPERS.keys() - cited == set(), "nothing cites these"
+
+
+@pytest.mark.parametrize("number", PAPERS)
+def test_a_papers_year_is_that_of_its_number(number):
+    paper = PAPERS[number]
+    assert paper.title and paper.author
+    if number.startswith("arXiv"):
+        assert paper.year == 2000 + int(number[6:8])
+    else:
+        assert 1986 <= paper.year <= 2026
+
+
+@pytest.mark.parametrize("path", CITING, ids=lambda p: str(p.relative_to(ROOT)))
+def test_an_author_and_a_year_beside_a_number_are_the_papers(path):
+    """As in (Beck et al. 2024, arXiv:2405.04517), also across the end of a line."""
+    text = re.sub(r"\s+#?\s*", " ", path.read_text())
+    for authors, year, number in re.findall(rf"([^();]+) (\d{{4}}), ({NUMBER})", text):
+        paper = PAPERS[number]
+        assert int(year) == paper.year, number
+        assert any(name in authors for name in re.findall(r"[\w-]+", paper.author)), number
+
+
+def test_the_forget_gate_is_not_credited_to_1997():
+    assert "Gers et al. 2000" in row("LSTM").gate and row("LSTM").year == 1997
 
 
 @pytest.mark.parametrize("r", ZOO, ids=lambda r: r.name)
@@ -59,14 +106,8 @@ def test_an_unknown_row_is_named_with_what_there_is():
 
 
 def test_a_state_is_shown_in_three_digits():
-    assert [table.size(n) for n in (7, 999, 1000, 8192, 999_960, 33_554_432)] == [
-        "7",
-        "999",
-        "1K",
-        "8.2K",
-        "1M",
-        "34M",
-    ]
+    shown = {7: "7", 999: "999", 1000: "1K", 8192: "8.2K", 999_960: "1M", 33_554_432: "34M"}
+    assert {n: table.size(n) for n in shown} == shown
     assert table.state(row("RetNet")) == "33K" and table.state(row("attention")) == "524K → 34M"
 
 
@@ -81,35 +122,40 @@ def test_a_mixer_of_the_zoo_is_exported(r):
 
 @torch.no_grad()
 @pytest.mark.parametrize("r", CHANNEL_MIXERS, ids=lambda r: r.name)
-def test_a_token_meets_as_many_weights_as_the_row_says(r):
-    """Weights that no token meets may be anything: with nan there, nothing changes. (Expert choice:
-    2 by average.)
+def test_a_token_uses_as_many_weights_as_the_row_says(r):
+    """With NaN in the weights that the token does not use, nothing changes.
+
+    Expert choice gives a token 2 experts on average, so there the average is counted.
     """
-    ffn, x = r.make(32).eval(), torch.randn(1, 1 if r.causal else 8, 32)
-    y, unmet = ffn(x), []
-    if isinstance(ffn, MoE):
-        used = (
-            ffn.routing.experts[ffn.routing.kept]
-            if ffn.routing.kept is not None
-            else ffn.routing.experts
-        )
-        unmet = [p for e, E in enumerate(ffn.experts) if e not in used for p in E.parameters()]
-    if isinstance(ffn, PEER):
-        others = torch.ones(len(ffn.down), dtype=torch.bool).index_fill(
-            0, ffn.route(x[0])[0].flatten(), False
-        )
-        twice = int(others.sum()) - len(others) + ffn.n_heads * ffn.top_k  # chosen by two heads
-        unmet = [W[i] for W in (ffn.down, ffn.up) for i in others.nonzero()[twice:]]
-    met = sum(p.numel() for p in ffn.parameters())
+    ffn = r.make(32).eval()
+    x = torch.randn(1, 1 if r.causal else 8, 32)
+    y = ffn(x)
+    used = sum(p.numel() for p in ffn.parameters())
     if r.causal:
-        for p in unmet:
+        unused = _unused(ffn, x)
+        for p in unused:
             p.fill_(torch.nan)
-        met -= sum(p.numel() for p in unmet)
+        used -= sum(p.numel() for p in unused)
         torch.testing.assert_close(ffn(x), y, rtol=0, atol=0)
     else:
         each = sum(p.numel() for p in ffn.experts[0].parameters())
-        met -= (len(ffn.experts) - int(ffn.routing.load.sum()) // x.shape[1]) * each
-    assert r.touched(32) == met
+        used -= (len(ffn.experts) - int(ffn.routing.load.sum()) // x.shape[1]) * each
+    assert r.touched(32) == used
+
+
+def _unused(ffn, x):
+    """The weights that the one token of x did not use in the last call."""
+    if isinstance(ffn, MoE):
+        chosen, kept = ffn.routing.experts, ffn.routing.kept
+        chosen = chosen if kept is None else chosen[kept]
+        return [p for e, E in enumerate(ffn.experts) if e not in chosen for p in E.parameters()]
+    if isinstance(ffn, PEER):
+        chosen = ffn.route(x[0])[0].flatten()
+        others = torch.ones(len(ffn.down), dtype=torch.bool).index_fill(0, chosen, False)
+        # An expert that two heads chose counts twice.
+        twice = int(others.sum()) - len(others) + ffn.n_heads * ffn.top_k
+        return [W[i] for W in (ffn.down, ffn.up) for i in others.nonzero()[twice:]]
+    return []
 
 
 @pytest.mark.parametrize("r", PARTS, ids=lambda r: r.name)
@@ -119,10 +165,12 @@ def test_the_small_example_is_the_call_that_is_printed(r):
     exec("\n".join(imports), names)
     made, expected = eval(code, names), r.make(32)
     assert type(made) is type(expected)
-    shapes = [
-        {name: (p.shape, p.dtype) for name, p in m.state_dict().items()} for m in (made, expected)
-    ]
-    assert shapes[0] == shapes[1] and code in zoo(r.name, columns=400).output
+    assert _shapes(made) == _shapes(expected)
+    assert code in zoo(r.name, columns=400).output
+
+
+def _shapes(module):
+    return {name: (p.shape, p.dtype) for name, p in module.state_dict().items()}
 
 
 def test_the_command_prints_every_name():
@@ -140,17 +188,8 @@ def test_a_narrow_window_shows_fewer_columns_and_breaks_no_name(columns, dropped
     for e in [*PARTS, *RECIPES]:
         assert any(line.startswith(f"{e.name}  ") for line in lines), e.name
     head = " ".join(line for line in lines if line.endswith("ch."))
-    for word in (
-        "architecture",
-        "channel mixer",
-        "model",
-        "state",
-        "weights",
-        "forgets",
-        "goes",
-        "forms",
-        "year",
-    ):
+    words = "architecture|channel mixer|model|state|weights|forgets|goes|forms|year"
+    for word in words.split("|"):
         assert (word in head) == (word not in dropped.split("|"))
 
 
@@ -168,6 +207,7 @@ def test_the_command_says_more_about_one():
         "33K numbers per sequence: the small example, 256 wide, after 1,024 tokens\n"
         in shown.output
     )
+    assert "Retentive Network (Sun, 2023)" in shown.output
     assert "50K of 558K, 256 wide" in zoo("peer").output
 
 
@@ -207,16 +247,16 @@ def test_every_entry_is_found_by_its_name(e):
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ("retned", "nothing is called 'retned': did you mean RetNet"),
+        ("retned", "nothing in the zoo is called 'retned': did you mean RetNet"),
         ("mambo", r"did you mean Mamba, Mamba-2, Zamba\?"),
-        ("xyz", "nothing is called 'xyz': see seqlab zoo"),
-        ("--", "nothing is called '--': see seqlab zoo"),
+        ("xyz", "nothing in the zoo is called 'xyz': seqlab zoo lists all names"),
+        ("--", "nothing in the zoo is called '--': seqlab zoo lists all names"),
         (
             "rwkv-",
-            "'rwkv-' fits RWKV-4, RWKV-5 Eagle, RWKV-6 Finch, RWKV-7 Goose, RWKV channel mix: say which",
+            "'rwkv-' fits RWKV-4, RWKV-5 Eagle, RWKV-6 Finch, RWKV-7 Goose, RWKV channel mix: say ",
         ),
-        ("MoE", "fits soft mixture of experts, .*expert choice: say which"),
-        ("s", r"and \d+ more: say which"),
+        ("MoE", "fits soft mixture of experts, .*expert choice: say which one you mean"),
+        ("s", r"and \d+ more: say which one"),
     ],
 )
 def test_a_name_that_fits_none_or_many_gets_one_clear_sentence(asked, says):
@@ -229,17 +269,21 @@ def test_tables_and_a_name_do_not_go_together():
         CliRunner().invoke(cli.app, ["zoo", "retnet", "--markdown"], catch_exceptions=False)
 
 
-def test_a_page_is_made_anew_between_its_marks():
+def test_a_page_is_rewritten_between_its_marks():
     page = f"before {table.START} old {table.END} after"
     assert table.rewritten(page) == f"before {table.START}\n{table.markdown()}\n{table.END} after"
     assert table.rewritten(table.rewritten(page)) == table.rewritten(page)
-    with pytest.raises(ValueError, match="the page has no tables to make anew"):
+    with pytest.raises(ValueError, match="the page has no place for the tables"):
         table.rewritten(f"{table.END} {table.START}")
 
 
-def test_the_readmes_tables_are_the_zoo():
-    page = (ROOT / "README.md").read_text()
+def test_the_tables_of_docs_are_the_zoo():
+    page = (ROOT / "docs/zoo.md").read_text()
     is_new = table.rewritten(page) == page
-    assert is_new, (
-        "the tables of the README are not those of the zoo: run python -m seqlab.zoo.table README.md"
-    )
+    assert is_new, "docs/zoo.md is stale: run python -m seqlab.zoo.table docs/zoo.md"
+
+
+def test_every_file_the_tables_link_to_is_there():
+    links = re.findall(r"\]\((\.\./[^)]+)\)", (ROOT / "docs/zoo.md").read_text())
+    assert len(links) == len(PARTS)
+    assert not [link for link in links if not (ROOT / "docs" / link).is_file()]

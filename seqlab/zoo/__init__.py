@@ -1,5 +1,4 @@
-"""Every architecture of the course, as data. The contract of tests/test_mixers.py runs over every
-row.
+"""Every architecture of the course, as data; tests/test_mixers.py runs its contract over each row.
 
 A new mixer is one file in mixers/, one row here (in the file of its family) and one oracle test.
 """
@@ -47,17 +46,18 @@ ZOO: list[Row] = [r for rows in FAMILIES.values() for r in rows]
 
 
 def row(name: str) -> Row:
-    """The row called `name`, in any case; KeyError with the names there are."""
+    """The row called `name`, in upper or lower case; KeyError with all names if there is none."""
     return _named(name, ZOO, "architecture")
 
 
 def recipe(name: str) -> Recipe:
-    """The whole model called `name`, in any case; KeyError with the names there are."""
+    """The model called `name`, in upper or lower case; KeyError with all names if there is none."""
     return _named(name, RECIPES, "model")
 
 
-def _named(name, entries, kind):
+def _named(name: str, entries: list, kind: str):
     for entry in entries:
         if entry.name.lower() == name.lower():
             return entry
-    raise KeyError(f"no {kind} is called {name!r}: there are {', '.join(e.name for e in entries)}")
+    names = ", ".join(e.name for e in entries)
+    raise KeyError(f"no {kind} is called {name!r}: there are {names}")

@@ -8,7 +8,8 @@ from seqlab.mixers.megalodon import CEMA
 from seqlab.mixers.rglru import RGLRU
 from seqlab.zoo.row import CORE_FORMS, WINDOW, Row, with_heads
 
-N, Z = 4, 8  # averages a channel, and the width of MEGA's queries, in the rows
+# Of the rows: averages per channel, and the width of MEGA's queries.
+N, Z = 4, 8
 
 ROWS = [
     Row(
@@ -25,7 +26,7 @@ ROWS = [
     Row(
         "MEGA",
         partial(MEGA, d_state=N, d_z=Z, chunk_size=WINDOW),
-        gate="1 - α δ: constants, N a channel; within a chunk none, keeps every token",
+        gate="1 - α δ: N constants per channel; within a chunk none, keeps every token",
         state_floats=lambda T, D: D * N + T % WINDOW * (Z + 2 * D),
         forms=tuple(FORMS),
         paper="arXiv:2209.10655",
@@ -36,7 +37,7 @@ ROWS = [
     Row(
         "Megalodon CEMA",
         partial(CEMA, d_state=N),
-        gate="(1 - α δ) e^{iθ}: complex constants, N a channel",
+        gate="(1 - α δ) e^{iθ}: N complex constants per channel",
         state_floats=lambda T, D: 2 * D * N,
         forms=tuple(FORMS),
         paper="arXiv:2404.08801",

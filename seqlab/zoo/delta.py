@@ -8,17 +8,16 @@ from seqlab.zoo.row import CORE_FORMS, H, Row, with_heads
 
 
 def conv_floats(*widths, d_conv=4):
-    """The last d_conv - 1 inputs of the short convolution over channels of these widths, in every
-    head.
-    """
+    """The short convolution's last d_conv - 1 inputs, for channels of these widths in each head."""
     return (d_conv - 1) * H * sum(widths)
 
 
 def floats(n_steps=1):
-    """K = ¾ D / H and V = 2 K, with the convolution's inputs for `n_steps` keys and values."""
+    """K = ¾ D / H and V = 2 K, and the convolution's inputs for `n_steps` keys and values."""
 
     def state_floats(T, D):
-        K, V = 3 * D // (4 * H), 2 * (3 * D // (4 * H))
+        K = 3 * D // (4 * H)
+        V = 2 * K
         return H * V * K + conv_floats(K, n_steps * (K + V))
 
     return state_floats

@@ -1,4 +1,4 @@
-"""Channel mixers: what a block does to each token, and how much of its weights one token meets."""
+"""Channel mixers: what a block does to each token, and how many of its weights a token uses."""
 
 from functools import partial
 
@@ -17,15 +17,16 @@ from seqlab.ffn import (
 )
 from seqlab.zoo.row import ChannelMixer
 
-E = 8  # experts of the rows
+# Experts of the rows.
+E = 8
 
 
 def experts(router, **options):
     return partial(MoE, n_experts=E, router=router, **options)
 
 
-def met(D, n):
-    """The weights of n SwiGLU experts, and one router's score for each of E."""
+def used(D, n):
+    """The weights of n SwiGLU experts, and of a router that scores each of E."""
     return n * 3 * D * (8 * D // 3) + E * D
 
 
@@ -33,7 +34,7 @@ ROWS: list[ChannelMixer] = [
     ChannelMixer(
         "MLP",
         MLP,
-        route="nowhere: it meets every weight",
+        route="nowhere: it uses every weight",
         touched=lambda D: 8 * D * D + 5 * D,
         paper="arXiv:1706.03762",
         year=2017,
@@ -43,7 +44,7 @@ ROWS: list[ChannelMixer] = [
     ChannelMixer(
         "SwiGLU",
         SwiGLU,
-        route="nowhere: it meets every weight, one half gated by the other",
+        route="nowhere: it uses every weight, one half gated by the other",
         touched=lambda D: 3 * D * (8 * D // 3),
         paper="arXiv:2002.05202",
         year=2020,
@@ -53,7 +54,7 @@ ROWS: list[ChannelMixer] = [
     ChannelMixer(
         "RWKV channel mix",
         ChannelMix,
-        route="nowhere: it meets every weight, and the token before it",
+        route="nowhere: it uses every weight, and the token before it",
         touched=lambda D: 9 * D * D + 2 * D,
         paper="arXiv:2305.13048",
         year=2023,
@@ -64,7 +65,7 @@ ROWS: list[ChannelMixer] = [
         "soft mixture of experts",
         experts(SoftRouter),
         route=f"to all {E} experts, each by its softmax weight",
-        touched=lambda D: met(D, E),
+        touched=lambda D: used(D, E),
         paper="doi:10.1162/neco.1991.3.1.79",
         year=1991,
         chapter=17,
@@ -74,7 +75,7 @@ ROWS: list[ChannelMixer] = [
         "noisy top-k experts",
         experts(NoisyTopKRouter),
         route=f"to the best 2 of {E}, by a softmax over those; noise in training",
-        touched=lambda D: met(D, 2) + E * D,
+        touched=lambda D: used(D, 2) + E * D,
         paper="arXiv:1701.06538",
         year=2017,
         chapter=17,
@@ -83,8 +84,8 @@ ROWS: list[ChannelMixer] = [
     ChannelMixer(
         "Switch experts",
         experts(SwitchRouter),
-        route=f"to the best of {E}, or nowhere where that one is full",
-        touched=lambda D: met(D, 1),
+        route=f"to the best of {E}, or nowhere if that one is full",
+        touched=lambda D: used(D, 1),
         paper="arXiv:2101.03961",
         year=2021,
         chapter=17,
@@ -94,7 +95,7 @@ ROWS: list[ChannelMixer] = [
         "Mixtral experts",
         experts(MixtralRouter),
         route=f"to the best 2 of {E}, by a softmax over those",
-        touched=lambda D: met(D, 2),
+        touched=lambda D: used(D, 2),
         paper="arXiv:2401.04088",
         year=2024,
         chapter=17,
@@ -105,8 +106,8 @@ ROWS: list[ChannelMixer] = [
         experts(
             partial(DeepSeekV3Router, top_k=2, n_groups=4, top_groups=2), n_shared=1, d_shared=64
         ),
-        route=f"to the best 2 of {E} within the best groups, by sigmoid plus bias, and to one for all",
-        touched=lambda D: met(D, 2) + 3 * D * 64,
+        route=f"to the best 2 of {E} in the best groups, by sigmoid plus bias, and to a shared one",
+        touched=lambda D: used(D, 2) + 3 * D * 64,
         paper="arXiv:2412.19437",
         year=2024,
         chapter=17,
@@ -116,7 +117,7 @@ ROWS: list[ChannelMixer] = [
         "expert choice",
         experts(ExpertChoiceRouter),
         route=f"to those of {E} experts that choose it, 2 on average: not causal",
-        touched=lambda D: met(D, 2),
+        touched=lambda D: used(D, 2),
         paper="arXiv:2202.09368",
         year=2022,
         chapter=17,

@@ -34,8 +34,8 @@ ROWS = [
         gate="1: never forgets",
         state_floats=lambda T, D: H * (D // H) ** 2,
         forms=CORE_FORMS,
-        paper="arXiv:2102.11174",
-        year=2021,
+        paper="doi:10.1162/neco.1992.4.1.131",
+        year=1992,
         chapter=3,
         oracle="a sum over all pairs in float64",
     ),
@@ -119,7 +119,7 @@ ROWS = [
     Row(
         "HGRN-2",
         with_heads(HGRN2, lower_bound=0.25),
-        gate="γ + (1 - γ) σ(x W): per key channel, above its layer's γ; what is forgotten is what is written",
+        gate="γ + (1 - γ) σ(x W): per key channel, above its layer's γ; writes what it forgets",
         state_floats=lambda T, D: H * (D // H) ** 2,
         forms=CORE_FORMS,
         paper="arXiv:2404.07904",
@@ -147,7 +147,7 @@ ROWS = [
         paper="arXiv:2210.04243",
         year=2022,
         chapter=5,
-        oracle="a head per value channel through seqlab.core.recurrence; the paper's recurrence in float64",
+        oracle="the paper's recurrence in float64; a head per value channel through the core",
     ),
     Row(
         "Gated RFA",

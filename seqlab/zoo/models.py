@@ -1,35 +1,22 @@
 """Whole models: which mixers in which order, and the sizes they were published with.
 
-Sizes bear the names of the layout's parameters (`layouts.py`); total counts parameters, active
-those one token meets.
+Sizes have the names of the layout's parameters (`layouts.py`); total counts all parameters, active
+those that one token uses.
 """
 
 from seqlab.zoo import layouts
 from seqlab.zoo.row import Recipe
 
-MINI = {
-    "vocab": 65536,
-    "d_model": 4096,
-    "n_layers": 32,
-    "n_heads": 32,
-    "n_kv_heads": 8,
-    "d_ff": 14336,
-}
-MINI |= {"d_state": 16, "d_conv": 4, "expand": 2, "n_experts": 16, "top_k": 2}
+MINI = {"vocab": 65536, "d_model": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8}
+MINI |= {"d_ff": 14336, "d_state": 16, "d_conv": 4, "expand": 2, "n_experts": 16, "top_k": 2}
 LARGE = MINI | {"d_model": 8192, "n_layers": 72, "n_heads": 64, "d_ff": 24576}
-GRIFFIN_7B = {
-    "vocab": 256000,
-    "d_model": 4096,
-    "n_layers": 32,
-    "n_heads": 32,
-    "d_ff": 12288,
-    "lru_width": 5632,
-}
+GRIFFIN_7B = {"vocab": 256000, "d_model": 4096, "n_layers": 32, "n_heads": 32}
+GRIFFIN_7B |= {"d_ff": 12288, "lru_width": 5632}
 
 RECIPES: list[Recipe] = [
     Recipe(
         name="Transformer 2017",
-        layout="all attention, ReLU MLP, LayerNorm after each sum, sinusoids added to the embedding",
+        layout="all attention, ReLU MLP, LayerNorm after each sum, sinusoids added at the input",
         build=layouts.transformer_2017,
         published={
             "base": {
@@ -52,7 +39,7 @@ RECIPES: list[Recipe] = [
         paper="arXiv:1706.03762",
         year=2017,
         chapter=1,
-        source="the paper's table 3; its totals count an encoder of as many layers too",
+        source="the paper's table 3; its totals include an encoder of as many layers",
         oracle="the sinusoids of section 3.5; the count of both halves",
     ),
     Recipe(
@@ -85,7 +72,7 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2505.09388",
         year=2025,
         chapter=1,
-        source="copies of the config.json of Llama-3.1-8B and Qwen3-8B; totals: their safetensors' numbers",
+        source="copies of the config.json of Llama-3.1-8B and Qwen3-8B; totals: their safetensors",
         oracle="transformers: LlamaForCausalLM, through seqlab.hub",
     ),
     Recipe(
@@ -126,10 +113,11 @@ RECIPES: list[Recipe] = [
                 "total": 7_285_403_648,
             }
         },
-        paper="arXiv:2405.21060",
+        paper="card:mistralai/Mamba-Codestral-7B-v0.1",
+        method="arXiv:2405.21060",
         year=2024,
         chapter=7,
-        source="transformers' Mamba2Config, whose defaults are Mamba-Codestral-7B-v0.1's; total: its announcement",
+        source="the defaults of transformers' Mamba2Config; total: the model's announcement",
         oracle="transformers: Mamba2ForCausalLM, through seqlab.hub",
     ),
     Recipe(
@@ -158,7 +146,10 @@ RECIPES: list[Recipe] = [
     ),
     Recipe(
         name="DeepSeek-V3",
-        layout="all latent attention; 3 dense layers, then 256 small experts (top-8 of 4 in 8 groups) and 1 for all",
+        layout=(
+            "all latent attention; 3 dense layers, then 256 small experts, top-8 within 4 of "
+            "8 groups, and 1 shared"
+        ),
         build=layouts.deepseek_v3,
         published={
             "V3": {
@@ -186,12 +177,15 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2412.19437",
         year=2024,
         chapter=17,
-        source="the paper's section 4.2; d_ff: transformers' DeepseekV3Config, whose defaults are DeepSeek-V3's",
+        source="the paper's section 4.2; d_ff: the default of transformers' DeepseekV3Config",
         oracle="transformers: DeepseekV3ForCausalLM, through seqlab.hub",
     ),
     Recipe(
         name="Jamba",
-        layout="7 Mamba to 1 attention without positions, at 4 of 8; 16 experts in every 2nd layer, top-2",
+        layout=(
+            "7 Mamba to 1 attention without positions, at index 4 of 8; 16 experts in every "
+            "2nd layer, top-2"
+        ),
         build=layouts.jamba,
         published={
             "v0.1": MINI | {"total": 52_000_000_000, "active": 12_000_000_000},
@@ -200,12 +194,18 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2403.19887",
         year=2024,
         chapter=18,
-        source="transformers' JambaConfig (v0.1's); totals: model cards; Large: sizes not seen, the count agrees",
+        source=(
+            "v0.1: transformers' JambaConfig; totals: model cards; Large: sizes not seen, the "
+            "count agrees"
+        ),
         oracle="transformers: JambaForCausalLM, through seqlab.hub",
     ),
     Recipe(
         name="Zamba",
-        layout="all Mamba; before every 6th, one shared attention and MLP on [stream ; embedding], added to its input",
+        layout=(
+            "all Mamba; before layers 2, 7 and every 6th after, one shared attention and MLP on "
+            "[stream ; embedding], added to the layer's input"
+        ),
         build=layouts.zamba,
         published={
             "7B": {
@@ -228,7 +228,10 @@ RECIPES: list[Recipe] = [
     ),
     Recipe(
         name="Zamba2",
-        layout="all Mamba-2; before every 6th, one of two shared transformers in turn, its MLP changed at low rank",
+        layout=(
+            "all Mamba-2; before 9 of 54 layers (6, 12, .. 42, then 47 and 51), one of two "
+            "shared transformers in turn, with a low-rank change of its MLP at each"
+        ),
         build=layouts.zamba2,
         published={
             "2.7B": {
@@ -280,12 +283,17 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2406.07522",
         year=2024,
         chapter=18,
-        source="lit_gpt/config.py of the authors' repository microsoft/Samba; totals: the names there",
+        source=(
+            "lit_gpt/config.py of the authors' repository microsoft/Samba; totals: the names there"
+        ),
         oracle="the authors' layout, read off the model; the count",
     ),
     Recipe(
         name="Hymba",
-        layout="attention and Mamba side by side in every layer, a norm each, averaged; a window in all but 3 layers",
+        layout=(
+            "attention and Mamba side by side in every layer, each with a norm, averaged; a "
+            "window in all but 3 layers"
+        ),
         build=layouts.hymba,
         published={
             "1.5B": {
@@ -303,12 +311,17 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2411.13676",
         year=2024,
         chapter=18,
-        source="model card of nvidia/Hymba-1.5B-Base; vocab, n_kv_heads and window: quoted from its config, not seen",
+        source=(
+            "model card of nvidia/Hymba-1.5B-Base; vocab, n_kv_heads and window: quoted from "
+            "its config, which was not seen"
+        ),
         oracle="the paper's layout, read off the model",
     ),
     Recipe(
         name="Bamba",
-        layout="29 Mamba-2 and 3 attention layers that turn half of each head, a SwiGLU after each",
+        layout=(
+            "29 Mamba-2 and 3 attention layers that rotate half of each head, a SwiGLU after each"
+        ),
         build=layouts.bamba,
         published={
             "9B": {
@@ -326,7 +339,8 @@ RECIPES: list[Recipe] = [
                 "total": 9_780_000_000,
             }
         },
-        paper="arXiv:2405.21060",
+        paper="card:ibm-fms/Bamba-9B",
+        method="arXiv:2405.21060",
         year=2024,
         chapter=18,
         source="model card and config.json of ibm-fms/Bamba-9B",
@@ -340,7 +354,10 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2402.19427",
         year=2024,
         chapter=11,
-        source="GRIFFIN_PAPER_7B in google-deepmind/recurrentgemma; total: its name, which leaves out the embedding",
+        source=(
+            "GRIFFIN_PAPER_7B in google-deepmind/recurrentgemma; total: its name, which "
+            "leaves out the embedding"
+        ),
         oracle="the authors' layout, read off the model; the count",
     ),
     Recipe(
@@ -351,7 +368,10 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2402.19427",
         year=2024,
         chapter=11,
-        source="HAWK_PAPER_7B in google-deepmind/recurrentgemma; total: its name, which leaves out the embedding",
+        source=(
+            "HAWK_PAPER_7B in google-deepmind/recurrentgemma; total: its name, which leaves "
+            "out the embedding"
+        ),
         oracle="the authors' layout, read off the model; the count",
     ),
     Recipe(
@@ -388,7 +408,10 @@ RECIPES: list[Recipe] = [
     ),
     Recipe(
         name="MiniMax-01",
-        layout="7 lightning attention to 1 softmax attention, a post-norm stream; 32 experts in every layer, top-2",
+        layout=(
+            "7 lightning attention to 1 softmax attention, a post-norm stream; 32 experts in "
+            "every layer, top-2"
+        ),
         build=layouts.minimax,
         published={
             "Text-01": {
@@ -414,7 +437,10 @@ RECIPES: list[Recipe] = [
     ),
     Recipe(
         name="Qwen3-Next",
-        layout="3 Gated DeltaNet to 1 gated attention; 512 small experts in every layer, top-10, and 1 for all",
+        layout=(
+            "3 Gated DeltaNet to 1 gated attention; 512 small experts in every layer, top-10, "
+            "and 1 shared"
+        ),
         build=layouts.qwen3_next,
         published={
             "80B-A3B": {
@@ -436,10 +462,11 @@ RECIPES: list[Recipe] = [
                 "active": 3_000_000_000,
             }
         },
-        paper="arXiv:2412.06464",
+        paper="card:Qwen/Qwen3-Next-80B-A3B-Instruct",
+        method="arXiv:2412.06464",
         year=2025,
         chapter=18,
-        source="transformers' Qwen3NextConfig, whose defaults are Qwen3-Next-80B-A3B's; totals: its model card",
+        source="the defaults of transformers' Qwen3NextConfig; totals: the model card",
         oracle="transformers: Qwen3NextForCausalLM, through seqlab.hub",
     ),
     Recipe(
@@ -461,12 +488,18 @@ RECIPES: list[Recipe] = [
         paper="doi:10.57967/hf/1595",
         year=2023,
         chapter=12,
-        source="config.json of togethercomputer/StripedHyena-Nous-7B; total: half the bytes of its safetensors",
+        source=(
+            "config.json of togethercomputer/StripedHyena-Nous-7B; total: half the bytes of "
+            "its safetensors"
+        ),
         oracle="the authors' layout, read off the model; the count",
     ),
     Recipe(
         name="YOCO",
-        layout="half the layers gated retention, then one cache of keys and values, then layers that only query it",
+        layout=(
+            "half the layers gated retention, then one cache of keys and values, then layers "
+            "that only query it"
+        ),
         build=layouts.yoco,
         published={
             "3B": {"d_model": 3072, "n_layers": 26, "n_heads": 24, "n_kv_heads": 8, "d_ff": 8192},
@@ -474,18 +507,26 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2405.05254",
         year=2024,
         chapter=16,
-        source="yoco_3b in the authors' repository microsoft/unilm; it leaves the vocabulary to the tokenizer",
-        oracle="attention in one matrix over the stream that enters the cache; the size of the state",
+        source=(
+            "yoco_3b in the authors' repository microsoft/unilm, which leaves the vocabulary "
+            "to the tokenizer"
+        ),
+        oracle="attention in one matrix over the stream that enters the cache; the state's size",
     ),
     Recipe(
         name="2027 stack",
-        layout="3 Mamba-2 to 1 attention within 1K tokens; many small experts in every layer, and 1 for all",
+        layout=(
+            "3 Mamba-2 to 1 attention within 1K tokens; many small experts in every layer, "
+            "and 1 shared; what shipped by 2026 keeps global or sparse global attention beside "
+            "the recurrence"
+        ),
         build=layouts.stack_2027,
         published={"sketch": {"window": 1024}},
-        paper="arXiv:2401.06066",
+        paper="",
+        method="arXiv:2401.06066",
         year=2026,
         chapter=28,
-        source="no model: what surveys expect (SSM, 1K window, fine-grained MoE); the paper is that of its experts",
+        source="no model: what surveys expect (a state space, a 1K window, fine-grained experts)",
         oracle="the layout, read off the model",
     ),
 ]

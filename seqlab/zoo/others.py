@@ -11,11 +11,12 @@ from seqlab.mixers.ttt_linear import TTTLinear
 from seqlab.mixers.ttt_mlp import TTTMLP
 from seqlab.zoo.row import WINDOW, H, Row, with_heads
 
+# Taps of the short convolutions.
 D_CONV = 4
 
 
 def titans_floats(T, D):
-    """Three times a two-layer memory with 4 K in the middle, and the convolutions of q, k, v."""
+    """Three times a two-layer memory with 4 K hidden units, and the convolutions of q, k, v."""
     return 3 * 2 * 4 * D * (D // H) + (D_CONV - 1) * 3 * D
 
 
@@ -86,7 +87,7 @@ ROWS = [
         paper="arXiv:2501.00663",
         year=2025,
         chapter=13,
-        oracle="autograd of the inner loss; DeltaNet's recurrence without momentum and decay",
+        oracle="autograd of the inner loss; DeltaNet's recurrence, without momentum and decay",
     ),
     Row(
         "Titans MAG",
@@ -95,12 +96,12 @@ ROWS = [
             attention=with_heads(Attention, window=WINDOW, form="tiled"),
             memory=with_heads(Titans),
         ),
-        gate="that of its memory, beside a window of attention",
+        gate="as in its memory, beside a window of attention",
         state_floats=lambda T, D: 2 * min(T, WINDOW) * D + titans_floats(T, D),
         forms=(),
         paper="arXiv:2501.00663",
         year=2025,
         chapter=13,
-        oracle="its two branches, each with its own",
+        oracle="its two branches, each tested by itself",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Recurrent networks: the state is a vector, and a matrix lies on its path through time."""
+"""Recurrent networks: from one step to the next the state passes through a matrix."""
 
 from seqlab.mixers.elman import Elman
 from seqlab.mixers.gru import GRU
@@ -20,7 +20,7 @@ ROWS = [
     Row(
         "LSTM",
         LSTM,
-        gate="f_t: one per cell, from input and last output",
+        gate="f_t: one per cell, from input and last output (added by Gers et al. 2000)",
         state_floats=lambda T, D: 2 * D,
         forms=("fused", "recurrent"),
         paper="doi:10.1162/neco.1997.9.8.1735",

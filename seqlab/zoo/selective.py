@@ -9,7 +9,8 @@ from seqlab.mixers.mamba import Mamba
 from seqlab.mixers.mamba2 import Mamba2
 from seqlab.zoo.row import CORE_FORMS, Row, with_heads
 
-N = 8  # d_state of the rows
+# d_state of the rows.
+N = 8
 
 ROWS = [
     Row(

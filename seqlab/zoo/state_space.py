@@ -9,14 +9,15 @@ from seqlab.mixers.s4d import S4D
 from seqlab.mixers.s5 import S5
 from seqlab.zoo.row import Row
 
-N = 8  # modes of a channel in these rows
+# Modes per channel in these rows.
+N = 8
 SCANS = ("scan", "sequential", "blelloch", "hillis_steele", "chunked")
 
 ROWS = [
     Row(
         "S4",
         partial(S4, d_state=N),
-        gate="the bilinear rule on HiPPO-LegS: a constant matrix per channel, diagonal plus rank one",
+        gate="the bilinear rule on HiPPO-LegS: a constant matrix per channel, diagonal + rank one",
         state_floats=lambda T, D: D * N,
         forms=("convolution", "recurrent"),
         paper="arXiv:2111.00396",

@@ -1,25 +1,38 @@
-"""The zoo as text, for `seqlab zoo` and the README (`python -m seqlab.zoo.table README.md` makes
-its tables anew).
+"""The zoo as text, for `seqlab zoo` and docs/zoo.md.
+
+`python -m seqlab.zoo.table docs/zoo.md` rewrites the tables of that page.
 """
 
 import inspect
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from seqlab.zoo import CHANNEL_MIXERS, FAMILIES, RECIPES
 from seqlab.zoo.find import described, find, unwrap
+from seqlab.zoo.papers import PAPERS
 from seqlab.zoo.row import ChannelMixer, Recipe, Row
 
-D, SHORT, LONG = 256, 1024, 65536  # the state sizes shown: at this width, after so many tokens
+# The state sizes shown: at this width, after so many tokens.
+D, SHORT, LONG = 256, 1024, 65536
 LEGEND = (
-    f"State: numbers kept per sequence by the row's small example, {D} wide, after {SHORT:,} tokens (→ after {LONG:,}, "
-    "where that is more)."
+    f"State: numbers kept per sequence by the row's small example, {D} wide, "
+    f"after {SHORT:,} tokens (→ after {LONG:,}, if that is more)."
 )
-WEIGHTS = f"Weights: how many one token meets, of all those of the row's small example, {D} wide."
-START, END = "<!-- zoo: python -m seqlab.zoo.table README.md -->", "<!-- end of zoo -->"
+WEIGHTS = f"Weights: how many of its small example's weights, {D} wide, one token uses."
+START = "<!-- zoo: python -m seqlab.zoo.table docs/zoo.md -->"
+END = "<!-- end of zoo -->"
+
+# Where each kind of source is found.
+ADDRESSES = {
+    "arXiv": "https://arxiv.org/abs/",
+    "doi": "https://doi.org/",
+    "card": "https://huggingface.co/",
+}
 
 
 def mixer_class(row: Row) -> type:
@@ -40,7 +53,7 @@ def size(n: float) -> str:
 
 
 def state(row: Row) -> str:
-    """As LEGEND says; "none" where the whole sequence is seen at once."""
+    """The state's size as LEGEND says; "none" if the row sees the whole sequence at once."""
     if not row.causal:
         return "none"
     short, long = (size(row.state_floats(T, D)) for T in (SHORT, LONG))
@@ -49,32 +62,38 @@ def state(row: Row) -> str:
 
 def paper_link(paper: str) -> str:
     kind, number = paper.split(":", 1)
-    return (
-        f"[{paper}]({'https://arxiv.org/abs/' if kind == 'arXiv' else 'https://doi.org/'}{number})"
-    )
+    shown = f"card of {number}" if kind == "card" else paper
+    return f"[{shown}]({ADDRESSES[kind]}{number})"
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """name, what it forgets, state, forms, year, chapter."""
-    return row.name, row.gate, state(row), ", ".join(row.forms), str(row.year), f"{row.chapter:02d}"
+    """Name, what it forgets, state, forms, year, chapter."""
+    forms = ", ".join(row.forms)
+    return row.name, row.gate, state(row), forms, str(row.year), f"{row.chapter:02d}"
 
 
 def weights(row: ChannelMixer) -> str:
-    """As WEIGHTS says."""
+    """The weights as WEIGHTS says."""
     with torch.device("meta"):
         total = size(sum(p.numel() for p in row.make(D).parameters()))
-    met = size(row.touched(D))
-    return total if met == total else f"{met} of {total}"
+    used = size(row.touched(D))
+    return total if used == total else f"{used} of {total}"
 
 
 def channel_cells(row: ChannelMixer) -> tuple[str, ...]:
-    """name, where a token goes, weights, year, chapter."""
+    """Name, where a token goes, weights, year, chapter."""
     return row.name, row.route, weights(row), str(row.year), f"{row.chapter:02d}"
 
 
+def recipe_cells(r: Recipe) -> tuple[str, ...]:
+    """Name, layout, year, chapter."""
+    return r.name, r.layout, str(r.year), f"{r.chapter:02d}"
+
+
 def markdown() -> str:
-    """The tables of the README."""
+    """The tables of docs/zoo.md."""
     parts = [
+        LEGEND.replace("State", "*State*"),
         architectures_markdown(),
         WEIGHTS.replace("Weights", "*Weights*"),
         channel_mixers_markdown(),
@@ -83,103 +102,102 @@ def markdown() -> str:
 
 
 def architectures_markdown() -> str:
-    """One line a row, the name linked to its file."""
-    lines = [
-        "| architecture | what it forgets | state | forms | paper | chapter |",
-        "|---|---|---|---|---|---|",
-    ]
+    """One line per row, its name linked to its file."""
+    head = ("architecture", "what it forgets", "state", "forms", "paper", "chapter")
+    lines = _head(*head)
     for family, rows in FAMILIES.items():
         lines.append(f"| *{family}* | | | | | |")
         for r in rows:
-            name, gate, floats, forms, year, chapter = (c.replace("|", "\\|") for c in cells(r))
-            paper = f"{paper_link(r.paper)}, {year}"
-            lines.append(
-                f"| [{name}]({source_file(r)}) | {gate} | {floats} | {forms} | {paper} | {chapter} |"
-            )
+            _, gate, floats, forms, year, chapter = cells(r)
+            lines.append(_line(_linked(r), gate, floats, forms, _paper(r.paper, year), chapter))
     return "\n".join(lines)
 
 
 def channel_mixers_markdown() -> str:
-    lines = [
-        "| channel mixer | where a token goes | weights | paper | chapter |",
-        "|---|---|---|---|---|",
-    ]
+    lines = _head("channel mixer", "where a token goes", "weights", "paper", "chapter")
     for r in CHANNEL_MIXERS:
-        name, route, met, year, chapter = channel_cells(r)
-        lines.append(
-            f"| [{name}]({source_file(r)}) | {route} | {met} | {paper_link(r.paper)}, {year} | {chapter} |"
-        )
+        _, route, used, year, chapter = channel_cells(r)
+        lines.append(_line(_linked(r), route, used, _paper(r.paper, year), chapter))
     return "\n".join(lines)
 
 
 def recipes_markdown() -> str:
     """Whole models, and the sizes they were published with."""
-    lines = ["| model | layout | published sizes | paper | chapter |", "|---|---|---|---|---|"]
+    lines = _head("model", "layout", "published sizes", "source", "chapter")
     for r in RECIPES:
-        sizes = "; ".join(r.published)
-        lines.append(
-            f"| {r.name} | {r.layout} | {sizes} | {paper_link(r.paper)}, {r.year} | {r.chapter:02d} |"
-        )
+        name, layout, year, chapter = recipe_cells(r)
+        source = _paper(r.paper, year) if r.paper else f"no model, {year}"
+        if r.method:
+            source += f"; method: {paper_link(r.method)}"
+        lines.append(_line(name, layout, "; ".join(r.published), source, chapter))
     return "\n".join(lines)
 
 
+def _head(*names: str) -> list[str]:
+    return [_line(*names), "|" + "---|" * len(names)]
+
+
+def _line(*texts: str) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+
+
+def _linked(row: Row | ChannelMixer) -> str:
+    return f"[{row.name}](../{source_file(row)})"
+
+
+def _paper(paper: str, year: str) -> str:
+    return f"{paper_link(paper)}, {year}"
+
+
 def rewritten(page: str) -> str:
-    """`page` with the tables between its two marks made anew."""
+    """`page` with new tables between its two marks."""
     before, found, rest = page.partition(START)
     _, ended, after = rest.partition(END)
     if not (found and ended):
-        raise ValueError(
-            f"the page has no tables to make anew: they stand between {START} and {END}"
-        )
+        raise ValueError(f"the page has no place for the tables: it needs {START} and then {END}")
     return f"{before}{START}\n{markdown()}\n{END}{after}"
 
 
 def one(name: str) -> str:
-    """All the zoo knows about one entry; ValueError with the names near `name`."""
+    """All that the zoo knows about one entry; ValueError with the names near `name`."""
     entry = find(name)
     return _model(entry) if isinstance(entry, Recipe) else _part(entry)
 
 
-def call(make, first: str = "d_model") -> tuple[str, set[str]]:
+def call(make: Callable[..., Any], first: str = "d_model") -> tuple[str, set[str]]:
     """The call that makes what a row's factory makes, as Python, and the imports it needs."""
     made, options = unwrap(make)
-    imports, arguments = (
-        {f"from {made.__module__} import {made.__name__}"},
-        [first] if first else [],
-    )
+    imports = {f"from {made.__module__} import {made.__name__}"}
+    arguments = [first] if first else []
     for name, value in options.items():
-        if isinstance(value, partial):
-            inner, more = call(value, "")
-            shown = f"partial({inner.replace('(', ', ', 1)}"
-            imports |= more | {"from functools import partial"}
-        elif inspect.isclass(value) or inspect.isfunction(value):
-            shown = value.__name__
-            imports.add(f"from {value.__module__} import {shown}")
-        else:
-            shown = repr(value)
+        shown, needed = _shown(value)
         arguments.append(f"{name}={shown}")
+        imports |= needed
     return f"{made.__name__}({', '.join(arguments)})", imports
 
 
+def _shown(value: Any) -> tuple[str, set[str]]:
+    """One argument as Python, and the imports it needs."""
+    if isinstance(value, partial):
+        inner, imports = call(value, "")
+        shown = f"partial({inner.replace('(', ', ', 1)}"
+        return shown, imports | {"from functools import partial"}
+    if inspect.isclass(value) or inspect.isfunction(value):
+        return value.__name__, {f"from {value.__module__} import {value.__name__}"}
+    return repr(value), set()
+
+
 def _part(row: Row | ChannelMixer) -> str:
-    # The docstring says it all: paper, equation, and the one line that differs from the neighbour.
+    # The docstring has it all: paper, equation, and the one line that differs from the neighbour.
     code, imports = call(row.make)
-    facts = {
-        "the small example": "\n".join([*sorted(imports), code]),
-        "options": _options(unwrap(row.make)[0]),
-    }
-    if isinstance(row, Row):
-        facts = {
-            "forgets": row.gate,
-            "state": _state(row),
-            "forms": ", ".join(row.forms) or "one",
-        } | facts
-    else:
-        facts = {"a token goes": row.route, "weights": f"{weights(row)}, {D} wide"} | facts
-        if described(row) is not unwrap(row.make)[0]:
-            facts["options of the router"] = _options(described(row))
+    made = unwrap(row.make)[0]
+    facts = _about(row)
+    facts["the small example"] = "\n".join([*sorted(imports), code])
+    facts["options"] = _options(made)
+    if described(row) is not made:
+        facts["options of the router"] = _options(described(row))
     facts |= {
-        "paper": f"{row.paper}, {row.year}",
+        "paper": _cited(row.paper),
         "chapter": f"{row.chapter:02d}",
         "tested against": row.oracle,
         "file": source_file(row),
@@ -187,11 +205,20 @@ def _part(row: Row | ChannelMixer) -> str:
     return f"{row.name}\n\n{inspect.getdoc(described(row))}\n\n" + _lines(facts)
 
 
-def _state(row):
+def _about(row: Row | ChannelMixer) -> dict[str, str]:
+    if isinstance(row, ChannelMixer):
+        return {"a token goes": row.route, "weights": f"{weights(row)}, {D} wide"}
+    forms = ", ".join(row.forms) or "one"
+    return {"forgets": row.gate, "state": _state(row), "forms": forms}
+
+
+def _state(row: Row) -> str:
     if not row.causal:
         return "none: the whole sequence is seen at once"
-    grows = f" → after {LONG:,}" if "→" in state(row) else ""
-    return f"{state(row)} numbers per sequence: the small example, {D} wide, after {SHORT:,} tokens{grows}"
+    after = f"after {SHORT:,} tokens"
+    if "→" in state(row):
+        after += f" → after {LONG:,}"
+    return f"{state(row)} numbers per sequence: the small example, {D} wide, {after}"
 
 
 def _options(made: type) -> str:
@@ -208,23 +235,36 @@ def _options(made: type) -> str:
 
 
 def _model(r: Recipe) -> str:
-    facts = {"layout": r.layout, "paper": f"{r.paper}, {r.year}", "chapter": f"{r.chapter:02d}"}
+    facts = {"layout": r.layout, "source": _cited(r.paper) if r.paper else "no model"}
+    if r.method:
+        facts["method from"] = _cited(r.method)
+    facts["year"] = str(r.year)
+    facts["chapter"] = f"{r.chapter:02d}"
     facts["the small example"] = f"from seqlab.zoo import recipe\nrecipe({r.name!r}).tiny()"
-    facts |= {
-        m: ", ".join(f"{k} {v:,}" if type(v) is int else f"{k} {v}" for k, v in sizes.items())
-        for m, sizes in r.published.items()
-    }
+    for model, sizes in r.published.items():
+        facts[model] = ", ".join(f"{name} {_number(value)}" for name, value in sizes.items())
     return f"{r.name}\n\n" + _lines(facts | {"sizes from": r.source, "tested against": r.oracle})
+
+
+def _cited(paper: str) -> str:
+    """`paper` with its title and year, if it is a paper."""
+    if paper not in PAPERS:
+        return paper
+    year, author, title = PAPERS[paper]
+    return f"{paper}: {title} ({author}, {year})"
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}" if type(value) is int else f"{value}"
 
 
 def _lines(facts: dict[str, str]) -> str:
     width = max(map(len, facts)) + 2
-    return "\n".join(
-        f"{name:{width}}{value.replace(chr(10), chr(10) + ' ' * width)}"
-        for name, value in facts.items()
-    )
+    indent = "\n" + " " * width
+    lines = (name.ljust(width) + value.replace("\n", indent) for name, value in facts.items())
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:] or ["README.md"]):
+    for path in map(Path, sys.argv[1:] or ["docs/zoo.md"]):
         path.write_text(rewritten(path.read_text()))
