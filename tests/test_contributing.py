@@ -1,6 +1,4 @@
-"""The worked example of a new mixer in CONTRIBUTING.md is one: it passes the contract and its own
-oracle test.
-"""
+"""CONTRIBUTING.md's worked example of a mixer passes the contract and its own oracle test."""
 
 import inspect
 import re
@@ -12,9 +10,11 @@ import pytest
 
 from seqlab import mixers
 from seqlab.zoo import Row
+from seqlab.zoo.papers import PAPERS
 from tests import test_mixers as contract
 
-PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 SECTION = PAGE[PAGE.index("## A mixer") : PAGE.index("## A figure")]
 
 
@@ -32,7 +32,7 @@ OF_FORMS = [name for name in THEOREMS if all(r.forms for r in choices(name)["r"]
 
 @pytest.fixture
 def example(monkeypatch):
-    """The row and the oracle test, as if each piece stood in its file."""
+    """The row and the oracle test, as if each piece were in its file."""
     mixer, row, oracle = re.findall(r"```python\n(.*?)```", SECTION, re.S)
     module, names = ModuleType("seqlab.mixers.mingru"), {"Row": Row}
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -51,6 +51,17 @@ def test_the_contract_holds(name, example):
     options = {n: values[0] for n, values in choices(name).items() if n != "r"}
     assert set(inspect.signature(getattr(contract, name)).parameters) == {"r", *options}
     getattr(contract, name)(example[0], **options)
+
+
+def test_a_paper_of_the_example_is_in_the_table(example):
+    assert PAPERS[example[0].paper].year == example[0].year
+
+
+def test_the_arrows_are_those_of_the_readmes_map():
+    arrows = re.search(r"```\n(core →[^`]*)```", PAGE)[1]
+    rooms = [re.findall(r"\w+", part) for part in arrows.split("→")]
+    rows = re.findall(r"^\| `seqlab/.*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert rooms == [re.findall(r"`seqlab/(\w+)(?:/|\.py)`", row.split(" | ")[0]) for row in rows]
 
 
 def test_what_is_left_out_is_about_forms(example):

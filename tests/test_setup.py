@@ -1,10 +1,10 @@
 """The set-up files say one thing: what pyproject.toml says."""
 
+import os
 import re
 import subprocess
 import sys
 import tomllib
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -79,28 +79,81 @@ def test_the_readmes_syllabus_is_the_syllabus():
     assert table() in readme, "paste what `python -m seqlab.course.syllabus` prints into README.md"
 
 
-def test_the_readmes_examples_run(tmp_path):
-    model, kernel = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+def python_blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+
+
+def test_the_readmes_example_runs():
+    (model,) = python_blocks("README.md")
     exec(compile(model, "README.md", "exec"), {})
-    if find_spec("triton") is not None:  # Triton reads a kernel's source in its file
-        (tmp_path / "double.py").write_text(kernel)
-        done = subprocess.run(
-            [sys.executable, "double.py"], cwd=tmp_path, capture_output=True, text=True
+
+
+def test_the_readme_is_short():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 130
+    assert all(len(line) <= 100 for line in lines if line[:1] not in ("|", "!"))
+
+
+@pytest.fixture
+def run_kernel(tmp_path):
+    """What a kernel's script prints, saved as double.py: Triton reads its source from the file."""
+    pytest.importorskip("triton", reason="needs Triton (Linux only)")
+
+    def run(source):
+        (tmp_path / "double.py").write_text(source)
+        return subprocess.run(
+            [sys.executable, "double.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
         )
-        assert done.returncode == 0 and done.stdout.startswith("nothing found"), done.stderr
+
+    return run
 
 
-def test_every_file_the_readme_links_to_is_there():
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
-    assert links and not [link for link in links if not (ROOT / link).exists()]
+def test_the_kernel_of_the_docs_runs(run_kernel):
+    (kernel,) = python_blocks("docs/kernel_lab.md")
+    done = run_kernel(kernel)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("nothing found")
+
+
+def test_without_its_mask_it_is_judged_as_the_docs_say(run_kernel):
+    (kernel,) = python_blocks("docs/kernel_lab.md")
+    said = re.search(r"\*(program 3 [^*]*)\*", (ROOT / "docs/kernel_lab.md").read_text())[1]
+    done = run_kernel(kernel.replace("tl.load(p_x + i, mask=i < n)", "tl.load(p_x + i)"))
+    assert done.stdout.startswith(" ".join(said.split()))
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_a_page_links_to_is_there(page):
+    folder = (ROOT / page).parent
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
+    assert not [link for link in links if not (folder / link).exists()]
+
+
+def test_the_readme_links_to_every_page():
+    pages = " ".join((ROOT / page).read_text() for page in PAGES)
+    assert all(page.removeprefix("docs/") in pages for page in PAGES)
+
+
+def test_every_command_is_documented():
+    from seqlab.course.cli import app
+
+    names = [c.name or c.callback.__name__ for c in app.registered_commands]
+    page = (ROOT / "docs/install.md").read_text()
+    assert [n for n in names if f"`seqlab {n}" not in page] == ["build"]  # for authors
 
 
 def test_contributings_exercise_works_as_it_says():
-    """Its reference, alternatives and named mistakes, through the same check a learner meets."""
+    """Its reference, alternatives and named mistakes, through the check that a learner calls."""
     from seqlab.course.checking import report_on
 
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
-    (block,) = (b for b in blocks if "EXERCISES = [" in b)
+    (block,) = (b for b in python_blocks("CONTRIBUTING.md") if "EXERCISES = [" in b)
     names = {}
     exec(compile(block, "CONTRIBUTING.md", "exec"), names)
     for exercise in names["EXERCISES"]:

@@ -193,7 +193,7 @@ def zoo(
         typer.Argument(help="One architecture, channel mixer or model; without it, all of them."),
     ] = None,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the tables of the README.")
+        bool, typer.Option("--markdown", help="Print the tables of docs/zoo.md.")
     ] = False,
 ) -> None:
     """Show every architecture: what it forgets, the size of its state, its paper and what it is
