@@ -1,28 +1,22 @@
-"""The machinery of the course: checks in the notebook; grading, building and updating on the
-command line.
-"""
+"""The machinery of the course: checks in notebooks, and the command line around them."""
 
 from collections.abc import Callable
 from typing import Any
 
 __all__ = ["check", "hint", "progress", "show_solution", "when_written"]
 
-# The modules load on the first call, so that `import seqlab.course` costs nothing.
+# The modules are imported by the first call, so that `import seqlab.course` costs nothing.
 
 
 def check(id: str, answer: Any) -> None:
-    """Check an answer to exercise `id`: show what passed, what did not and why, and record the
-    result.
-    """
+    """Check an answer to exercise `id`: show what passed, what did not and why; record it."""
     from seqlab.course.checking import check
 
     check(id, answer)
 
 
 def hint(id: str) -> None:
-    """Open one more of the three hints of exercise `id`: a direction, the key identity, nearly the
-    code.
-    """
+    """Open one more of three hints: a direction, the key identity, nearly the code."""
     from seqlab.course.checking import hint
 
     hint(id)
@@ -43,8 +37,9 @@ def progress() -> None:
 
 
 def when_written(draw: Callable[[], Any]) -> None:
-    """Show what `draw` makes of your answers, or say what it still waits for: an unsolved notebook
-    runs to its end.
+    """Show what `draw` makes of your answers, or say what it still waits for.
+
+    So a notebook with unsolved exercises runs to its end.
     """
     from seqlab.course.checking import when_written
 

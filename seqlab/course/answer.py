@@ -1,7 +1,7 @@
-"""Ask a learner's function for its answers, and turn whatever comes back into plain data.
+"""Call a learner's function, and turn whatever it returns into plain data.
 
-This is the only part that runs learner's code, in the notebook or in the grader's kernel. What it
-returns holds tensors, numbers and strings only, so that the judge can sit in another process.
+This is the only part that runs learners' code, in the notebook or in the grader's kernel. What it
+returns holds tensors, numbers and strings only, so that the judge can be in another process.
 """
 
 import linecache
@@ -9,7 +9,9 @@ import numbers
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from types import FunctionType
+from enum import StrEnum
+from functools import cache
+from types import FunctionType, TracebackType
 from typing import Any
 
 import torch
@@ -17,67 +19,94 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqlab.course.exercise import Case, Effort, Exercise
 
-BIGGEST = 10_000_000  # elements of a tensor worth looking at
-KINDS = ("returned", "raised", "stub", "slow", "missing")
+# Elements of the largest tensor that is judged.
+BIGGEST = 10_000_000
+
+
+class Came(StrEnum):
+    """How a call ended."""
+
+    RETURNED = "returned"
+    RAISED = "raised"
+    # It is not written yet: it raised NotImplementedError, or is still `...`.
+    STUB = "stub"
+    SLOW = "slow"
+    # Nothing has its name.
+    MISSING = "missing"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one call came to; kind is one of KINDS."""
+    """What one call gave."""
 
-    kind: str
-    value: Any = (
-        None  # tensors, numbers, None, tuples of these; a str names the type of anything else
-    )
+    kind: Came
+    # Tensors, numbers, None, tuples of these; a str names the type of anything else.
+    value: Any = None
     type: str = ""
     message: str = ""
-    line: str = ""  # 'line 3: y = S @ q'
-    binding: bool = False  # raised by the call itself, before the first line of the function
-    changed: tuple[str, ...] = ()  # inputs that the call changed in place
+    # "line 3: y = S @ q"
+    line: str = ""
+    # Raised by the call itself, before the first line of the function.
+    binding: bool = False
+    # Inputs that the call changed in place.
+    changed: tuple[str, ...] = ()
     effort: Effort = field(default_factory=Effort)
 
-    def as_dict(self) -> dict:
-        return asdict(self)
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "kind": self.kind.value}
 
     @classmethod
-    def from_dict(cls, data: dict) -> "Outcome":
-        """Read `as_dict` back, from a process that is not trusted: every field is made what it
-        should be.
-        """
-        if data["kind"] not in KINDS:
-            raise ValueError(f"unknown kind of outcome {data['kind']!r}")
-        words = {name: str(data[name])[:400] for name in ("kind", "type", "message", "line")}
-        changed = tuple(str(name) for name in data["changed"][:20])
-        effort = Effort(
-            *(int(data["effort"][name]) for name in ("calls", "largest")),
-            bool(data["effort"]["gradient_finite"]),
+    def from_dict(cls, data: dict[str, Any]) -> "Outcome":
+        """Read `as_dict` back from a process that is not trusted: every field gets its type."""
+        effort = data["effort"]
+        return cls(
+            kind=Came(data["kind"]),
+            value=_reread(data["value"]),
+            type=str(data["type"])[:400],
+            message=str(data["message"])[:400],
+            line=str(data["line"])[:400],
+            binding=bool(data["binding"]),
+            changed=tuple(str(name) for name in data["changed"][:20]),
+            effort=Effort(
+                int(effort["calls"]), int(effort["largest"]), bool(effort["gradient_finite"])
+            ),
         )
-        more = {"binding": bool(data["binding"]), "changed": changed, "effort": effort}
-        return cls(value=_reread(data["value"]), **more, **words)
 
 
 def plan(exercise: Exercise, seed: int) -> tuple[list[Case], list[dict]]:
-    """The cases, and every input set to call: the cases, then each property's variants of each
-    case, in order.
-    """
+    """The cases, and every input set to call: the cases, then each property's variants of each."""
     cases = exercise.inputs_with(torch.Generator().manual_seed(seed))
-    variants = [
-        v for p in exercise.properties for case in cases for v in p.variants(clone(case.inputs))
-    ]
-    return cases, [case.inputs for case in cases] + variants
+    inputs = [case.inputs for case in cases]
+    for p in exercise.properties:
+        for case in cases:
+            inputs += p.variants(clone(case.inputs))
+    return cases, inputs
 
 
 def answers(answer: Any, inputs: list[dict], seconds: float = 10.0) -> list[Outcome]:
     """The outcome of `answer` on every input set. After the time limit the rest are "slow"."""
+    load_meter()
     stop = time.monotonic() + seconds
     done: list[Outcome] = []
     for given in inputs:
         left = stop - time.monotonic()
-        stub = done and done[0].kind == "stub"
-        done.append(
-            Outcome("slow") if left <= 0 else done[0] if stub else call(answer, given, left)
-        )
+        if left <= 0:
+            done.append(Outcome(Came.SLOW))
+        elif done and done[0].kind == Came.STUB:
+            done.append(done[0])
+        else:
+            done.append(call(answer, given, left))
     return done
+
+
+@cache
+def load_meter() -> None:
+    """Import torch's compiler, as the first operation under a Meter does.
+
+    That takes some seconds, which must not count against the learner.
+    """
+    with Meter():
+        torch.zeros(1).add(1)
 
 
 def call(function: Any, inputs: dict, seconds: float = 10.0) -> Outcome:
@@ -90,25 +119,21 @@ def call(function: Any, inputs: dict, seconds: float = 10.0) -> Outcome:
                 value = plain(answer)
             effort = Effort(meter.calls, meter.largest, _finite_gradients(answer, given))
     except OutOfTime:
-        return Outcome("slow")
+        return Outcome(Came.SLOW)
     except NotImplementedError as error:
-        if (other := _raised_in(error)) in (None, getattr(function, "__name__", None)):
-            return Outcome("stub", message=_text(error))
-        return Outcome(
-            "raised",
-            type="NotImplementedError",
-            message=f"it calls {other}, which is not written yet",
-        )
+        other = _raised_in(error)
+        if other in (None, getattr(function, "__name__", None)):
+            return Outcome(Came.STUB, message=_text(error))
+        message = f"it calls {other}, which is not written yet"
+        return Outcome(Came.RAISED, type="NotImplementedError", message=message)
     except (Exception, SystemExit) as error:
         return _raised(function, error)
     changed = tuple(name for name in inputs if not _same(inputs[name], given[name]))
-    return Outcome("returned", value, changed=changed, effort=effort)
+    return Outcome(Came.RETURNED, value, changed=changed, effort=effort)
 
 
 class Meter(TorchDispatchMode):
-    """Counts the torch operations called inside it, and the elements of the largest tensor they
-    make.
-    """
+    """Counts the torch operations inside it, and the elements of the largest tensor they make."""
 
     def __init__(self):
         super().__init__()
@@ -124,8 +149,9 @@ class Meter(TorchDispatchMode):
 
 
 def _finite_gradients(answer: Any, given: dict) -> bool:
-    """Whether the sum of a tensor `answer` has a finite gradient in every input that asks for one
-    (none: True).
+    """Whether the sum of a tensor `answer` has a finite gradient in every input that wants one.
+
+    True if no input wants a gradient, or the answer has none.
     """
     wanted = [x for x in given.values() if isinstance(x, torch.Tensor) and x.requires_grad]
     if not wanted or not isinstance(answer, torch.Tensor) or not answer.requires_grad:
@@ -140,17 +166,15 @@ def _finite_gradients(answer: Any, given: dict) -> bool:
 def number(value: Any) -> Outcome:
     """The outcome of a numeric question: the learner's variable itself."""
     if value is ...:
-        return Outcome("stub")
+        return Outcome(Came.STUB)
     value = plain(value)
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()
-    return Outcome("returned", value)
+    return Outcome(Came.RETURNED, value)
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """`value` as tensors, numbers, None, and tuples of these; anything else becomes the name of its
-    type, a str.
-    """
+    """`value` as tensors, numbers, None and tuples of these; of anything else, its type's name."""
     kind = type(value)  # not isinstance: an object can lie about its class
     if value is None or kind in (bool, float):
         return value
@@ -182,16 +206,15 @@ class OutOfTime(BaseException):
 
 @contextmanager
 def time_limit(seconds: float):
-    """Raise OutOfTime after `seconds`, and again every half second for code that swallows it
-    (POSIX, main thread).
+    """Raise OutOfTime after `seconds`, and again every half second for code that swallows it.
+
+    Only in the main thread, and not on Windows: elsewhere nothing is limited.
     """
     import signal
     import threading
 
-    if (
-        not hasattr(signal, "setitimer")
-        or threading.current_thread() is not threading.main_thread()
-    ):
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or not hasattr(signal, "setitimer"):
         yield
         return
 
@@ -224,31 +247,42 @@ def _plain_tensor(x: torch.Tensor) -> torch.Tensor | str:
 
 
 def _bounded(n: int) -> int | float:
-    """n, or infinity where no float is as large."""
+    """n, or infinity if no float is as large."""
     return n if n.bit_length() < 1000 else float("inf")
 
 
 def _raised_in(error: BaseException) -> str | None:
     """The name of the function that raised, if it is not the call itself."""
-    tb = error.__traceback__.tb_next
-    while tb is not None and tb.tb_next is not None:
-        tb = tb.tb_next
-    return tb.tb_frame.f_code.co_name if tb is not None else None
+    frames = _frames(error)
+    return frames[-1].tb_frame.f_code.co_name if frames else None
 
 
-def _raised(function, error: BaseException) -> Outcome:
-    frames = []
-    tb = error.__traceback__.tb_next  # the first frame is `call` itself
-    while tb is not None:
-        frames.append((tb.tb_frame.f_code.co_filename, tb.tb_lineno))
-        tb = tb.tb_next
+def _raised(function: Any, error: BaseException) -> Outcome:
+    places = [(tb.tb_frame.f_code.co_filename, tb.tb_lineno) for tb in _frames(error)]
     home = function.__code__.co_filename if isinstance(function, FunctionType) else None
-    own = [f for f in frames if f[0] == home] or [f for f in frames if "site-packages" not in f[0]]
-    at = own[-1] if own else None
-    line = f"line {at[1]}: {linecache.getline(*at).strip()[:80]}".removesuffix(": ") if at else ""
+    own = [p for p in places if p[0] == home]
+    own = own or [p for p in places if "site-packages" not in p[0]]
     return Outcome(
-        "raised", type=type(error).__name__, message=_text(error), line=line, binding=not frames
+        Came.RAISED,
+        type=type(error).__name__,
+        message=_text(error),
+        line=_line(*own[-1]) if own else "",
+        binding=not places,
     )
+
+
+def _frames(error: BaseException) -> list[TracebackType]:
+    """The traceback inside the learner's function: all but its first entry, which is `call`."""
+    frames = []
+    tb = error.__traceback__
+    while tb is not None:
+        frames.append(tb)
+        tb = tb.tb_next
+    return frames[1:]
+
+
+def _line(file: str, number: int) -> str:
+    return f"line {number}: {linecache.getline(file, number).strip()[:80]}".removesuffix(": ")
 
 
 def _text(error: BaseException) -> str:
@@ -260,11 +294,9 @@ def _text(error: BaseException) -> str:
 
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
-        return (
-            a.shape == b.shape
-            and a.dtype == b.dtype
-            and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
-        )
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        return torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
     if isinstance(a, list | tuple):
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
     return True

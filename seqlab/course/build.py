@@ -1,9 +1,7 @@
-"""Turn every source into its notebooks, one way: chapters and solutions executed, exercises
-cleared.
+"""Turn every source into its notebooks: chapters and solutions executed, exercises cleared.
 
-Two builds give identical files. Outputs that the machine or the clock decides (cells tagged
-`measured`) are kept from the notebook that is there, as long as no code up to that cell has
-changed.
+Two builds give identical files. Outputs that depend on the machine or the clock (cells tagged
+`measured`) are kept from the stored notebook as long as no code up to that cell has changed.
 """
 
 import os
@@ -13,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import DEVNULL
+from typing import Any
 
 import nbformat
-from jupyter_client import KernelManager
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
@@ -24,10 +23,10 @@ from seqlab.course import masters, paths
 from seqlab.course.sandbox import ThisPython
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 PLOTLY = "application/vnd.plotly.v1+json"
-NOTE = (
-    "<p><i>Run this cell in JupyterLab to move the controls; below is their first position.</i></p>"
-)
+SAID = "Run this cell in JupyterLab to move the controls; below is their first position."
+NOTE = f"<p><i>{SAID}</i></p>"
 SECONDS = 300
 
 
@@ -38,16 +37,13 @@ class BuildFailed(RuntimeError):
 def sources(chapters: list[str] | None = None) -> list[tuple[str, Path]]:
     """("chapters" or "solutions", source) of the chosen chapters, or of all."""
     root = paths.root()
-    found = [
-        (kind, p)
-        for kind in ("chapters", "solutions")
-        for p in sorted((root / kind / "src").glob("[0-9]*.py"))
-    ]
-    found = [(kind, p) for kind, p in found if not chapters or p.name[:2] in chapters]
+    found = []
+    for kind in ("chapters", "solutions"):
+        files = sorted((root / kind / "src").glob("[0-9]*.py"))
+        found += [(kind, p) for p in files if not chapters or p.name[:2] in chapters]
     if not found:
-        raise BuildFailed(
-            f"there is no source for {', '.join(chapters or ['any chapter'])} in chapters/src or solutions/src"
-        )
+        wanted = ", ".join(chapters or ["any chapter"])
+        raise BuildFailed(f"there is no source for {wanted} in chapters/src or solutions/src")
     return found
 
 
@@ -70,9 +66,7 @@ def build(kind: str, source: Path, fresh: bool = False) -> list[Path]:
 
 
 def stale(kind: str, source: Path) -> list[str]:
-    """One sentence for each notebook of `source` that is not what the source would give (outputs
-    are not run).
-    """
+    """One sentence for each notebook of `source` that differs from its source; runs nothing."""
     target = paths.root() / kind / f"{source.stem}.ipynb"
     found = [f"{paths.shown(target)} {why}" for why in _differences(_read(kind, source), target)]
     if kind == "solutions":
@@ -83,18 +77,12 @@ def stale(kind: str, source: Path) -> list[str]:
 
 
 def execute(notebook: NotebookNode, folder: Path, where: str) -> None:
-    """Run all cells in a fresh kernel of this Python, with nothing of the learner's in reach."""
+    """Run all cells in a fresh kernel of this Python, which does not see the learner's work."""
+    options = {"timeout": SECONDS, "record_timing": False, "coalesce_streams": True}
+    options["resources"] = {"metadata": {"path": str(folder)}}
     with tempfile.TemporaryDirectory() as work, _environment(work):
         manager = KernelManager(kernel_spec_manager=ThisPython())
-        resources = {"metadata": {"path": str(folder)}}
-        client = NotebookClient(
-            notebook,
-            km=manager,
-            timeout=SECONDS,
-            record_timing=False,
-            coalesce_streams=True,
-            resources=resources,
-        )
+        client = NotebookClient(notebook, km=manager, **options)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the notebook stack's own
@@ -104,33 +92,27 @@ def execute(notebook: NotebookNode, folder: Path, where: str) -> None:
         except DeadKernelError:
             raise BuildFailed(f"{where}: the kernel died") from None
         except CellExecutionError as error:
-            raise BuildFailed(
-                f"{where}: a cell raises {error.ename}: {error.evalue}\n{error}"
-            ) from None
+            said = f"a cell raises {error.ename}: {error.evalue}"
+            raise BuildFailed(f"{where}: {said}\n{error}") from None
         finally:
             if client.kc is not None:
-                client.kc.stop_channels()  # nbclient leaves them open when the manager is ours
+                client.kc.stop_channels()  # nbclient leaves them open if the manager is ours
             if manager.has_kernel:
                 manager.shutdown_kernel(now=True)
             manager.context.destroy(linger=0)
 
 
 def freeze_widgets(notebook: NotebookNode) -> None:
-    """Put what a widget's Output shows in its place: readable on a static page, and a hundred times
-    smaller.
-    """
-    states = (
-        notebook.metadata.get("widgets", {})
-        .get("application/vnd.jupyter.widget-state+json", {})
-        .get("state", {})
-    )
+    """Replace a widget by what its Output shows: a static page can show that, and it is small."""
+    widgets = notebook.metadata.get("widgets", {})
+    states = widgets.get(WIDGET_STATE, {}).get("state", {})
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [frozen for output in cell.outputs for frozen in _frozen(output, states)]
 
 
 def clean(notebook: NotebookNode) -> None:
-    """Drop what differs from build to build or from machine to machine."""
+    """Drop what differs between builds or machines."""
     for name in ("widgets", "language_info", "jupytext"):
         notebook.metadata.pop(name, None)
     for i, cell in enumerate(notebook.cells):
@@ -143,9 +125,7 @@ def clean(notebook: NotebookNode) -> None:
 
 
 def keep_measured(notebook: NotebookNode, stored: NotebookNode | None) -> None:
-    """Give cells tagged `measured` their stored outputs back while all code up to them is as it
-    was.
-    """
+    """Restore the stored outputs of cells tagged `measured`, up to the first changed code."""
     if stored is None:
         return
     new, old = ([c for c in nb.cells if c.cell_type == "code"] for nb in (notebook, stored))
@@ -184,14 +164,13 @@ def _exercise_file(source: Path) -> Path:
 
 
 def _stubs_earn_nothing(source: Path) -> None:
-    """Grade the unsolved notebook: a stub that earns points is not a stub."""
+    """Grade the unsolved notebook: its stubs must not earn points."""
     from seqlab.course.grade import grade
 
     for report in grade(source.name[:2], _exercise_file(source)):
         if report.earned:
-            raise BuildFailed(
-                f"{source.name}: the unsolved stub of {report.id} earns {report.earned} points"
-            )
+            earned = f"the unsolved stub of {report.id} earns {report.earned} points"
+            raise BuildFailed(f"{source.name}: {earned}")
 
 
 def _differences(fresh: NotebookNode, target: Path) -> Iterator[str]:
@@ -199,13 +178,10 @@ def _differences(fresh: NotebookNode, target: Path) -> Iterator[str]:
         yield "is not built yet"
         return
     stored = nbformat.read(target, 4)
+    code = [c for c in stored.cells if c.cell_type == "code" and c.source.strip()]
     if [_seen(c) for c in fresh.cells] != [_seen(c) for c in stored.cells]:
         yield "has other cells than its source"
-    elif any(
-        c.execution_count is None
-        for c in stored.cells
-        if c.cell_type == "code" and c.source.strip()
-    ):
+    elif any(c.execution_count is None for c in code):
         yield "holds a cell that was never run"
 
 
@@ -213,13 +189,12 @@ def _seen(cell: NotebookNode) -> tuple:
     return cell.cell_type, cell.source, cell.id, dict(cell.metadata)
 
 
-def _frozen(output: NotebookNode, states: dict) -> list[NotebookNode]:
+def _frozen(output: NotebookNode, states: dict) -> list[Any]:
     if WIDGET not in output.get("data", {}):
         return [output]
     inside = list(_outputs_inside(output.data[WIDGET]["model_id"], states))
-    note = nbformat.v4.new_output(
-        "display_data", data={"text/html": NOTE, "text/plain": "(a widget)"}
-    )
+    data = {"text/html": NOTE, "text/plain": "(a widget)"}
+    note = nbformat.v4.new_output("display_data", data=data)
     return [note, *(nbformat.from_dict(o) for o in inside)] if inside else []
 
 
@@ -232,9 +207,7 @@ def _outputs_inside(model: str, states: dict) -> Iterator[dict]:
 
 @contextmanager
 def _environment(work: str):
-    """The environment of a build: strict checks, no progress bars, no progress kept, plotly's
-    JSON.
-    """
+    """The environment of a build: strict checks, plotly's JSON, no records, no progress bars."""
     wanted = {
         "SEQLAB_STRICT": "1",
         "SEQLAB_WORK": work,
@@ -248,4 +221,7 @@ def _environment(work: str):
         yield
     finally:
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,4 +1,4 @@
-"""What chapters and exercises there are, read from the notebooks alone: quick, without torch."""
+"""Which chapters and exercises there are, read from the notebooks alone: quick, without torch."""
 
 import json
 import re
@@ -22,6 +22,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Chapter:
+    """One chapter and its exercises."""
+
     number: str
     title: str
     entries: tuple[Entry, ...]
@@ -58,11 +60,16 @@ def _entry(text: str) -> Entry | None:
     head = re.match(r"## +(\d\d\.\d+)\s+(.+)", text)
     if head is None:
         return None
-    minutes, points = (re.search(rf"(\d+) {word}", text) for word in ("min", "point"))
     stars = re.search("[●○]+", text)
-    found = (int(m[1]) if m else 0 for m in (minutes, points))
-    minutes, points = found
-    return Entry(head[1], head[2].strip(), minutes, stars[0].count("●") if stars else 0, points)
+    difficulty = stars[0].count("●") if stars else 0
+    minutes, points = (_count(word, text) for word in ("min", "point"))
+    return Entry(head[1], head[2].strip(), minutes, difficulty, points)
+
+
+def _count(word: str, text: str) -> int:
+    """The number before `word`, as in "4 minutes"; 0 if there is none."""
+    found = re.search(rf"(\d+) {word}", text)
+    return int(found[1]) if found else 0
 
 
 def _markdown(path: Path) -> list[str]:

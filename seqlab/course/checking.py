@@ -1,32 +1,28 @@
 """What a learner calls in a notebook: check, hint, show_solution, progress. None of them raises."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
 import torch
 
 from seqlab.course import exercises, paths, records
-from seqlab.course.answer import Outcome, answers, number, plan
+from seqlab.course.answer import Came, Outcome, answers, number, plan
 from seqlab.course.exercise import Exercise
 from seqlab.course.judge import failure, judge
-from seqlab.course.report import Report
+from seqlab.course.report import Kind, Parting, Report
 
 SECONDS = 10.0
 
 
 class CheckFailed(AssertionError):
-    """Raised by `check` under SEQLAB_STRICT=1 (tests of the solutions) when an answer is not fully
-    right.
-    """
+    """Raised by `check` under SEQLAB_STRICT=1 if an answer is not fully right."""
 
 
 def check(id: str, answer: Any) -> None:
-    """Check an answer, show the report (and where it parts from the reference), record the
-    attempt.
-    """
-    if os.environ.get("SEQLAB_GRADING"):  # the grader asks for the answers itself
+    """Check an answer, show the report and where it leaves the reference, record the attempt."""
+    if os.environ.get("SEQLAB_GRADING"):  # the grader calls the answers itself
         return
     exercise = _find(id)
     if exercise is None:
@@ -35,8 +31,8 @@ def check(id: str, answer: Any) -> None:
     report = report_on(exercise, answer)
     _show(report)
     if report.parting is not None:
-        _show_parting(report)
-    if report.kind != "not started" and not _strict():
+        _show_parting(report.parting)
+    if report.kind != Kind.NOT_STARTED and not _strict():
         _recorded(records.attempt, exercise.id, report.earned)
     if not report.passed:
         _fail_if_strict(f"{exercise.id}: {report.message}")
@@ -48,12 +44,10 @@ def report_on(exercise: Exercise, answer: Any, seed: int = 0, seconds: float = S
     if exercise.numeric:
         return judge(exercise, cases, [_number(answer)])
     if answer is ...:
-        return judge(exercise, cases, [Outcome("stub")] * len(inputs))
+        return judge(exercise, cases, [Outcome(Came.STUB)] * len(inputs))
     if not callable(answer):
-        sentence = (
-            f"{exercise.name} should be a function; a {type(answer).__name__} was passed to check."
-        )
-        return failure(exercise, "type", sentence)
+        passed = f"a {type(answer).__name__} was passed to check"
+        return failure(exercise, Kind.TYPE, f"{exercise.name} should be a function; {passed}.")
     return judge(exercise, cases, answers(answer, inputs, seconds))
 
 
@@ -62,18 +56,16 @@ def hint(id: str) -> None:
     exercise = _find(id)
     if exercise is None:
         return
-    opened = min(
-        _recorded(records.of, exercise.id, default={"hints": 0})["hints"] + 1, len(exercise.hints)
-    )
+    before = _recorded(records.of, exercise.id, default={"hints": 0})["hints"]
+    n_hints = len(exercise.hints)
+    opened = min(before + 1, n_hints)
     _recorded(records.open_hint, exercise.id, opened)
     lines = [
-        f"Hint {i} of {len(exercise.hints)}: {text}"
-        for i, text in enumerate(exercise.hints[:opened], 1)
+        f"Hint {i} of {n_hints}: {text}" for i, text in enumerate(exercise.hints[:opened], start=1)
     ]
-    if opened == len(exercise.hints):
-        lines.append(
-            f'That was the last one. After an attempt, show_solution("{exercise.id}") explains the answer.'
-        )
+    if opened == n_hints:
+        then = f'After an attempt, show_solution("{exercise.id}") explains the answer.'
+        lines.append(f"That was the last one. {then}")
     _show(Text(lines))
 
 
@@ -83,14 +75,8 @@ def show_solution(id: str) -> None:
     if exercise is None:
         return
     if not _recorded(records.of, exercise.id, default={"attempts": 0})["attempts"]:
-        name = exercise.name
-        _show(
-            Text(
-                [
-                    f'Try it first: run check("{exercise.id}", {name}) once with an answer of your own.'
-                ]
-            )
-        )
+        first = f'run check("{exercise.id}", {exercise.name}) once with an answer of your own'
+        _show(Text([f"Try it first: {first}."]))
         return
     from seqlab.course.masters import solution
 
@@ -106,8 +92,9 @@ def progress() -> None:
 
 
 def when_written(draw: Callable[[], Any]) -> None:
-    """Show what `draw` returns (a figure or a sentence; None shows nothing), or say that it waits
-    for an answer.
+    """Show what `draw` returns (a figure or a sentence; None shows nothing).
+
+    If it raises, say that it waits for an answer.
     """
     try:
         shown = draw()
@@ -125,14 +112,13 @@ def progress_rows() -> list[tuple]:
     for chapter in exercises.chapters():
         for e in exercises.of_chapter(chapter):
             r = done.get(e.id, blank)
-            rows.append(
-                (e.id, e.title, min(r["earned"], e.points), e.points, r["attempts"], r["hints"])
-            )
+            earned = min(r["earned"], e.points)
+            rows.append((e.id, e.title, earned, e.points, r["attempts"], r["hints"]))
     return rows
 
 
 class Text:
-    """Lines shown as paragraphs."""
+    """Lines, shown as paragraphs."""
 
     def __init__(self, lines: list[str]):
         self.lines = lines
@@ -143,9 +129,8 @@ class Text:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return "".join(
-            f"<p style='margin:2px 0;max-width:760px'>{escape(line)}</p>" for line in self.lines
-        )
+        style = "margin:2px 0;max-width:760px"
+        return "".join(f"<p style='{style}'>{escape(line)}</p>" for line in self.lines)
 
 
 class Table:
@@ -154,17 +139,10 @@ class Table:
     HEAD = ("exercise", "", "points", "attempts", "hints", "")
 
     def __init__(self, rows: list[tuple]):
-        self.rows = [
-            (
-                id,
-                title,
-                f"{earned} of {points}",
-                attempts,
-                hints,
-                records.state(earned, points, attempts),
-            )
-            for id, title, earned, points, attempts, hints in rows
-        ]
+        self.rows = []
+        for id, title, earned, points, attempts, hints in rows:
+            state = records.state(earned, points, attempts)
+            self.rows.append((id, title, f"{earned} of {points}", attempts, hints, state))
         self.total = f"{sum(r[2] for r in rows)} of {sum(r[3] for r in rows)} points"
 
     def __str__(self) -> str:
@@ -174,37 +152,41 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th style='text-align:left'>{h}</th>" for h in self.HEAD)
-        cells = (
-            "".join(f"<td style='text-align:left'>{escape(str(c))}</td>" for c in r)
-            for r in self.rows
-        )
-        rows = "".join(f"<tr>{c}</tr>" for c in cells)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p><b>{self.total}</b></p>"
+        head = _line("th", self.HEAD)
+        rows = "".join(_line("td", row) for row in self.rows)
+        table = f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+        return f"{table}<p><b>{self.total}</b></p>"
+
+
+def _line(tag: str, texts: Iterable) -> str:
+    """One row of a table."""
+    cells = (f"<{tag} style='text-align:left'>{escape(str(text))}</{tag}>" for text in texts)
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _number(answer: Any) -> Outcome:
     try:
         return number(answer)
-    except Exception:  # an object that cannot even be looked at
-        return Outcome("returned", str(type(answer).__name__))
+    except Exception:  # an object whose own methods raise
+        return Outcome(Came.RETURNED, str(type(answer).__name__))
 
 
 def _find(id: Any) -> Exercise | None:
     try:
         return exercises.find(id)
     except ValueError as error:
-        _show(Text([f"{str(error)[0].upper()}{str(error)[1:]}"]))
+        sentence = str(error)
+        _show(Text([sentence[0].upper() + sentence[1:]]))
         return None
 
 
-def _recorded(function, *args, default=None):
-    """Call into the records; a full disk or a read-only folder costs a sentence, not the check."""
+def _recorded(function: Callable[..., Any], *args: Any, default: Any = None) -> Any:
+    """Call into the records; with a full disk or a read-only folder the check still answers."""
     try:
         result = function(*args)
         return default if result is None else result
     except OSError as error:
-        _show(Text([f"Progress could not be kept in {paths.root() / 'work'}: {error.strerror}."]))
+        _show(Text([f"Progress could not be saved in {paths.root() / 'work'}: {error.strerror}."]))
         return default
 
 
@@ -217,11 +199,11 @@ def _fail_if_strict(sentence: str) -> None:
         raise CheckFailed(sentence)
 
 
-def _show_parting(report: Report) -> None:
+def _show_parting(parting: Parting) -> None:
     from seqlab.course.parting import figure
 
     with torch.no_grad():
-        _show(figure(report.parting))
+        _show(figure(parting))
 
 
 def _show(thing: Any) -> None:

@@ -1,8 +1,4 @@
-"""The command line: seqlab list, start, check, grade, progress, reset, doctor, lab, zoo, update,
-build.
-
-Nothing heavy is imported until a command needs it.
-"""
+"""The command line of the course, `seqlab`. Nothing heavy is imported until a command needs it."""
 
 import json
 import signal
@@ -30,19 +26,23 @@ ChapterArg = Annotated[str, typer.Argument(help="A chapter's number, such as 03.
 
 def main() -> None:
     """Run the command line. Every foreseen failure is one sentence and exit code 2."""
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # so that a terminated grader still ends its kernel
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
-        said = (
-            str(error)
-            if not isinstance(error, OSError) or error.strerror is None
-            else _system(error)
-        )
-        err.print(f"seqlab: {said}", style="red", markup=False, soft_wrap=True)
+        err.print(f"seqlab: {_said(error)}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
+
+
+def _terminated(*_: object) -> None:
+    """Exit as an exception does, so that a terminated grader still ends its kernel."""
+    sys.exit(143)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror is not None:
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    return str(error)
 
 
 @app.command("list")
@@ -51,19 +51,20 @@ def list_() -> None:
     table = Table("", "chapter", "exercises", "minutes", "points", "", box=None, pad_edge=False)
     done = records.load()
     for c in catalogue.chapters():
-        earned = sum(_earned(done, e) for e in c.entries)
         started = "in work/" if (paths.work() / f"{_stem(c.number)}.ipynb").exists() else ""
-        minutes = sum(e.minutes for e in c.entries)
-        cells = (
-            (str(len(c.entries)), str(minutes), f"{earned} of {c.points}")
-            if c.entries
-            else ("", "", "")
-        )
-        table.add_row(c.number, c.title, *cells, started)
+        table.add_row(c.number, c.title, *_counts(c, done), started)
     out.print(table)
-    out.print(
-        "seqlab lab NN opens a chapter, seqlab start NN copies its exercises to work/.", style="dim"
-    )
+    says = "seqlab lab NN opens a chapter, seqlab start NN copies its exercises to work/."
+    out.print(says, style="dim")
+
+
+def _counts(chapter: catalogue.Chapter, done: dict[str, dict]) -> tuple[str, str, str]:
+    """Exercises, minutes, points; empty if the chapter has no exercises."""
+    if not chapter.entries:
+        return "", "", ""
+    earned = sum(_earned(done, e) for e in chapter.entries)
+    minutes = sum(e.minutes for e in chapter.entries)
+    return str(len(chapter.entries)), str(minutes), f"{earned} of {chapter.points}"
 
 
 @app.command()
@@ -74,10 +75,8 @@ def start(
     """Copy a chapter's exercises to work/, where they are yours. Never overwrites."""
     number = paths.chapter_number(chapter)
     copy, new = copies.start(number)
-    out.print(
-        f"{'Your copy is' if new else 'You have started already: your copy is'} {paths.shown(copy)}",
-        soft_wrap=True,
-    )
+    said = "Your copy is" if new else "You have started already: your copy is"
+    out.print(f"{said} {paths.shown(copy)}", soft_wrap=True)
     if open_:
         _open(copy)
     out.print(f"Open it with: seqlab lab {number} --exercises", style="dim")
@@ -89,20 +88,16 @@ def check(
         str, typer.Argument(help="A chapter (03) or one exercise (03.2).", metavar="NN[.m]")
     ],
 ) -> None:
-    """Check your copy in work/: each exercise with every case. Exit code 1 if something is not
-    right yet.
-    """
-    number, only = paths.chapter_number(what), what if "." in what else None
+    """Check your copy in work/ with every case. Exit code 1 if something is not right yet."""
     from seqlab.course import exercises
 
-    if only is not None:
-        only = exercises.find(only).id
+    number = paths.chapter_number(what)
+    only = exercises.find(what).id if "." in what else None
     reports = _grade(number, copies.started(number), only)
-    _remember(reports)
+    _record(reports)
     for report in reports:
-        out.print(
-            str(report), style="green" if report.passed else "red", markup=False, soft_wrap=True
-        )
+        style = "green" if report.passed else "red"
+        out.print(str(report), style=style, markup=False, soft_wrap=True)
     raise typer.Exit(0 if all(r.passed for r in reports) else 1)
 
 
@@ -114,8 +109,7 @@ def grade(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the marks as JSON.")] = False,
 ) -> None:
-    """Grade a notebook: run that file in a kernel of its own, with limits, and judge its answers
-    outside it.
+    """Grade a notebook: run it in a kernel of its own, with limits, and judge its answers here.
 
     Exit code 0 whenever it could be graded, whatever the marks; `seqlab check` exits with 1 if
     something is wrong.
@@ -123,7 +117,7 @@ def grade(
     number = paths.chapter_number(chapter)
     reports = _grade(number, path or copies.started(number))
     if path is None:
-        _remember(reports)
+        _record(reports)
     from seqlab.course.grade import summary
 
     if as_json:
@@ -136,22 +130,22 @@ def grade(
 def progress() -> None:
     """Show what you have done."""
     table = Table("", "exercise", "points", "attempts", "hints", "", box=None, pad_edge=False)
-    done, total, earned = records.load(), 0, 0
-    for e in (e for c in catalogue.chapters() for e in c.entries):
+    done = records.load()
+    entries = [e for c in catalogue.chapters() for e in c.entries]
+    for e in entries:
         r = done.get(e.id, {"attempts": 0, "hints": 0})
         points = _earned(done, e)
-        total, earned = total + e.points, earned + points
         state = records.state(points, e.points, r["attempts"])
-        table.add_row(
-            e.id, e.title, f"{points} of {e.points}", str(r["attempts"]), str(r["hints"]), state
-        )
+        counts = (f"{points} of {e.points}", str(r["attempts"]), str(r["hints"]))
+        table.add_row(e.id, e.title, *counts, state)
     out.print(table)
-    out.print(f"{earned} of {total} points", style="bold")
+    earned = sum(_earned(done, e) for e in entries)
+    out.print(f"{earned} of {sum(e.points for e in entries)} points", style="bold")
 
 
 @app.command()
 def reset(chapter: ChapterArg) -> None:
-    """Begin a chapter's exercises again. Your old copy is kept in work/backups/."""
+    """Start a chapter's exercises again. Your old copy is kept in work/backups/."""
     copy, backup = copies.reset(paths.chapter_number(chapter))
     if backup:
         out.print(f"Your old copy is kept as {paths.shown(backup)}", soft_wrap=True)
@@ -160,29 +154,26 @@ def reset(chapter: ChapterArg) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what works on this machine, and what to do about the rest. Exit code 1 if something
-    needed is missing.
-    """
-    from seqlab.course.doctor import examine
+    """Say what works on this machine, and how to get the rest. Exit code 1 if a need is missing."""
+    from seqlab.course.doctor import State, examine
 
     marks = {
-        "works": ("✓ works", "green"),
-        "note": ("· note", "yellow"),
-        "missing": ("✗ missing", "red"),
+        State.WORKS: ("✓ works", "green"),
+        State.NOTE: ("· note", "yellow"),
+        State.MISSING: ("✗ missing", "red"),
     }
     missing = 0
     for f in examine():
         mark, style = marks[f.state]
-        missing += f.state == "missing"
+        missing += f.state == State.MISSING
         out.print(f"{mark:10}", style=style, end="")
         out.print(f"{f.what}: {f.says}", markup=False, soft_wrap=True)
         if f.advice:
             out.print(f"{'':10}→ {f.advice}", markup=False, soft_wrap=True)
-    out.print(
-        "Everything the course needs works here."
-        if not missing
-        else "Mend what is missing, then run this again."
-    )
+    if missing:
+        out.print("Install what is missing, then run this again.")
+    else:
+        out.print("Everything the course needs works here.")
     raise typer.Exit(1 if missing else 0)
 
 
@@ -196,10 +187,8 @@ def zoo(
         bool, typer.Option("--markdown", help="Print the tables of docs/zoo.md.")
     ] = False,
 ) -> None:
-    """Show every architecture: what it forgets, the size of its state, its paper and what it is
-    tested against.
-    """
-    from seqlab.zoo import CHANNEL_MIXERS, FAMILIES, RECIPES, table
+    """Show every architecture: what it forgets, its state, its paper, what it is tested against."""
+    from seqlab.zoo import table
 
     if markdown and name:
         raise ValueError("--markdown prints the whole tables: leave out the name, or the option")
@@ -207,37 +196,40 @@ def zoo(
         return print(table.markdown())
     if name:
         return out.print(table.one(" ".join(name)), markup=False, soft_wrap=True)
-    sections = [
-        ("architecture", "what it forgets", "state", "forms", "year", "ch."),
-        ("channel mixer", "where a token goes", "weights", "year", "ch."),
-        ("model", "layout", "year", "ch."),
-    ]
-    rows = [
-        [],
-        map(table.channel_cells, CHANNEL_MIXERS),
-        ((r.name, r.layout, str(r.year), f"{r.chapter:02d}") for r in RECIPES),
-    ]
-    for family, members in FAMILIES.items():
-        rows[0] += [family, *map(table.cells, members)]
-    for names, lines in zip(sections, map(list, rows), strict=True):
+    for names, lines in _zoo():
         if lines:
-            out.print(_zoo(names, lines), "")
+            out.print(_fitted(names, lines), "")
     out.print(f"{table.LEGEND} {table.WEIGHTS} seqlab zoo NAME says more about one.", style="dim")
 
 
-def _zoo(names: tuple[str, ...], lines: list) -> Table:
-    """The columns there is room for. A line that is no row is a heading."""
-    narrow = {"forms", "year"} if out.width < 120 else set()
-    narrow |= {"what it forgets", "where a token goes"} if out.width < 70 else set()
-    kept = [i for i, name in enumerate(names) if name not in narrow]
+def _zoo() -> list[tuple[tuple[str, ...], list]]:
+    """The three tables: names of the columns, and lines; a line that is a str is a heading."""
+    from seqlab.zoo import CHANNEL_MIXERS, FAMILIES, RECIPES, table
+
+    rows = []
+    for family, members in FAMILIES.items():
+        rows += [family, *map(table.cells, members)]
+    channel_mixers = [*map(table.channel_cells, CHANNEL_MIXERS)]
+    models = [*map(table.recipe_cells, RECIPES)]
+    return [
+        (("architecture", "what it forgets", "state", "forms", "year", "ch."), rows),
+        (("channel mixer", "where a token goes", "weights", "year", "ch."), channel_mixers),
+        (("model", "layout", "year", "ch."), models),
+    ]
+
+
+def _fitted(names: tuple[str, ...], lines: list) -> Table:
+    """A table of the columns for which the window has room."""
+    dropped = {"forms", "year"} if out.width < 120 else set()
+    dropped |= {"what it forgets", "where a token goes"} if out.width < 70 else set()
+    kept = [i for i, name in enumerate(names) if name not in dropped]
     long = {"what it forgets", "where a token goes", "layout", "forms"}
-    view = Table(
-        *(Column(names[i], no_wrap=names[i] not in long) for i in kept), box=None, pad_edge=False
-    )
+    columns = (Column(names[i], no_wrap=names[i] not in long) for i in kept)
+    view = Table(*columns, box=None, pad_edge=False)
     for line in lines:
-        view.add_row(
-            *([f"[bold]{line}[/]"] if isinstance(line, str) else (_plain(line[i]) for i in kept))
-        )
+        heading = isinstance(line, str)
+        cells = [f"[bold]{line}[/]"] if heading else [_plain(line[i]) for i in kept]
+        view.add_row(*cells)
     return view
 
 
@@ -254,15 +246,13 @@ def lab(
         context.args.insert(0, chapter)
         chapter = "00"
     number = paths.chapter_number(chapter)
-    _open(
-        copies.start(number)[0] if exercises else paths.notebook_of(number, "chapters"),
-        *context.args,
-    )
+    notebook = copies.start(number)[0] if exercises else paths.notebook_of(number, "chapters")
+    _open(notebook, *context.args)
 
 
 @app.command()
 def update() -> None:
-    """Bring a newer version of the course. What you changed is saved to work/ first."""
+    """Fetch a newer version of the course. What you changed is saved to work/ first."""
     from seqlab.course.update import update
 
     with err.status("Looking for a newer version …"):
@@ -271,14 +261,13 @@ def update() -> None:
         out.print(f"Your {source} is kept as {paths.shown(target)}", markup=False, soft_wrap=True)
     if done.branch:
         out.print(f"Your own commits are kept on the branch {done.branch}")
-    changes = "1 change" if done.commits == 1 else f"{done.commits} changes"
-    out.print(
-        f"The course is up to date: {changes} brought."
-        if done.commits
-        else "The course is up to date already."
-    )
+    if done.commits:
+        changes = "1 change" if done.commits == 1 else f"{done.commits} changes"
+        out.print(f"The course is up to date: {changes} fetched.")
+    else:
+        out.print("The course was up to date already.")
     if done.install:
-        out.print("What it needs has changed: run make lab (or pip install -e .) once.")
+        out.print("Its requirements have changed: run make lab (or pip install -e .) once.")
 
 
 @app.command()
@@ -293,9 +282,7 @@ def build(
         bool, typer.Option("--fresh", help="Also measure again what is tagged `measured`.")
     ] = False,
 ) -> None:
-    """For authors: make the notebooks from their sources. With --check, exit code 1 if one is
-    stale.
-    """
+    """For authors: build notebooks from sources. With --check, exit code 1 if one is stale."""
     from rich.progress import track
 
     from seqlab.course import build as builder
@@ -319,24 +306,29 @@ def _grade(number: str, path: Path, only: str | None = None):
         return grade(number, path, only=only)
 
 
-def _remember(reports) -> None:
+def _record(reports) -> None:
+    from seqlab.course.report import Kind
+
     for report in reports:
-        if report.kind != "not started":
+        if report.kind != Kind.NOT_STARTED:
             records.attempt(report.id, report.earned)
 
 
 def _print_marks(reports) -> None:
+    from seqlab.course.report import Kind
+
     table = Table("", "", "points", "", box=None, pad_edge=False)
     for r in reports:
-        blank = r.kind == "not started"
-        style = "green" if r.passed else "dim" if blank else "red"
-        mark = f"[{style}]{'✓ passed' if r.passed else '· not started' if blank else '✗ failed'}[/]"
-        said = r.title if r.passed or blank else r.message
+        if r.passed:
+            mark, said = "[green]✓ passed[/]", r.title
+        elif r.kind == Kind.NOT_STARTED:
+            mark, said = "[dim]· not started[/]", r.title
+        else:
+            mark, said = "[red]✗ failed[/]", r.message
         table.add_row(r.id, mark, f"{r.earned} of {r.points}", _plain(said))
     out.print(table)
-    out.print(
-        f"{sum(r.earned for r in reports)} of {sum(r.points for r in reports)} points", style="bold"
-    )
+    earned, points = sum(r.earned for r in reports), sum(r.points for r in reports)
+    out.print(f"{earned} of {points} points", style="bold")
 
 
 def _open(notebook: Path, *more: str) -> None:
@@ -357,10 +349,6 @@ def _plain(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
-
-
-def _system(error: OSError) -> str:
-    return f"{error.filename or 'the system'}: {error.strerror}"
 
 
 if __name__ == "__main__":

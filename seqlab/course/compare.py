@@ -8,57 +8,65 @@ from torch import Tensor
 
 
 def outputs_of(value: Any) -> tuple[Any, ...]:
+    """The outputs of a call that returned `value`."""
     return value if type(value) is tuple else (value,)
 
 
 def close(a: Any, b: Any, tolerance: float) -> bool:
+    """Whether two outputs are the same within the tolerance, NaN where NaN."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return (
-            a.shape == b.shape
-            and family_of(a) == family_of(b)
-            and not wrong_at(a, b, tolerance, nan=True).any()
-        )
+        if a.shape != b.shape or family_of(a) != family_of(b):
+            return False
+        return not wrong_at(a, b, tolerance, nan=True).any()
     if type(a) in (int, float) and type(b) in (int, float):
         return a == b or abs(a - b) <= tolerance * (abs(a) or 1.0)
     return type(a) is type(b) and not isinstance(a, Tensor) and a == b
 
 
 def wrong_at(right: Tensor, got: Tensor, tolerance: float, nan: bool = False) -> Tensor:
-    """Where got is further from right than the tolerance, relative to the largest finite value of
-    right.
+    """Where got is further from right than the tolerance times right's largest finite value.
+
+    With `nan`, two NaN are equal.
     """
     right, got = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (right, got))
     same = (got == right) | ((got - right).abs() <= tolerance * scale_of(right))
-    return ~(same | (got.isnan() & right.isnan())) if nan else ~same
+    if nan:
+        same |= got.isnan() & right.isnan()
+    return ~same
 
 
 def scale_of(x: Tensor) -> float:
+    """The largest finite size in x; 1 if there is none above 0."""
     finite = x[x.isfinite()].abs()
     return (finite.max().item() if finite.numel() else 0.0) or 1.0
 
 
 def gap_of(right: Tensor, got: Tensor) -> float:
+    """The largest finite difference."""
     gap = (got.double() - right.double()).abs()
     return gap[gap.isfinite()].max().item() if gap.isfinite().any() else math.inf
 
 
 def first_along(off: Tensor, axis: int) -> int:
-    return (
-        off.movedim(axis, 0).flatten(1).any(1).nonzero()[0].item()
-        if off.ndim > 1
-        else off.nonzero()[0].item()
-    )
+    """The first index along `axis` at which anything is True."""
+    steps = off.movedim(axis, 0).flatten(1).any(1) if off.ndim > 1 else off
+    return int(steps.nonzero()[0])
 
 
 def first_at(bad: Tensor, axis: int | None) -> str:
-    return "" if axis is None or bad.ndim <= axis else f", first at t = {first_along(bad, axis)}"
+    if axis is None or bad.ndim <= axis:
+        return ""
+    return f", first at t = {first_along(bad, axis)}"
 
 
 def not_finite(x: Tensor) -> str:
-    return "NaN" if x.isnan().any() else "inf" if (x > 0).any() else "-inf"
+    if x.isnan().any():
+        return "NaN"
+    return "inf" if (x > 0).any() else "-inf"
 
 
 def family_of(x: Tensor) -> str:
+    """The kind of number: an answer may have another precision, but not another kind."""
     if x.is_complex() or x.is_floating_point():
         return "complex" if x.is_complex() else "float"
     return "bool" if x.dtype == torch.bool else "int"
@@ -69,6 +77,7 @@ def short(dtype: torch.dtype) -> str:
 
 
 def swapped_axes(got: torch.Size, right: torch.Size) -> str:
+    """A remark if one swap of axes would give the right shape; otherwise ""."""
     for i in range(len(got)):
         for j in range(i + 1, len(got)):
             axes = list(got)
@@ -80,6 +89,7 @@ def swapped_axes(got: torch.Size, right: torch.Size) -> str:
 
 
 def kind_of(x: Any) -> str:
+    """What x is, with its article; a str is the name of a type (see `answer.plain`)."""
     if isinstance(x, str):
         return f"an {x}" if x[:1].lower() in "aeiou" else f"a {x}"
     known = {

@@ -34,7 +34,8 @@ def start(chapter: str) -> tuple[Path, bool]:
 
 def reset(chapter: str) -> tuple[Path, Path | None]:
     """(a fresh copy, where the old one was moved to). Nothing is deleted."""
-    copy, backup = copy_of(chapter), None
+    copy = copy_of(chapter)
+    backup = None
     if copy.exists():
         backup = free(paths.work() / "backups" / f"{copy.stem}-{records.now()}{copy.suffix}")
         backup.parent.mkdir(exist_ok=True)
@@ -44,5 +45,7 @@ def reset(chapter: str) -> tuple[Path, Path | None]:
 
 def free(path: Path) -> Path:
     """`path`, or the first of path-2, path-3, … that does not exist."""
+    if not path.exists():
+        return path
     numbered = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(2, 10_000))
-    return path if not path.exists() else next(p for p in numbered if not p.exists())
+    return next(p for p in numbered if not p.exists())

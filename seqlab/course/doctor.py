@@ -8,10 +8,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from seqlab.course import paths
+
+OLDEST_PYTHON = (3, 11)
 
 KERNEL = """
 import torch, triton, triton.language as tl
@@ -28,18 +31,25 @@ assert (y == 2 * x).all()
 """
 
 
+class State(StrEnum):
+    WORKS = "works"
+    # The course works without it.
+    NOTE = "note"
+    MISSING = "missing"
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. state: "works", "note" (the course works without it) or "missing"."""
+    """One thing that was examined."""
 
     what: str
-    state: str
+    state: State
     says: str
     advice: str = ""
 
 
 def examine() -> Iterator[Finding]:
-    """Look at everything, one by one, so that each can be shown as it comes."""
+    """Examine everything, one by one, so that each finding can be shown at once."""
     yield _python()
     yield from _torch()
     yield _triton()
@@ -55,27 +65,26 @@ def examine() -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    good = sys.version_info >= (3, 11)
     says = f"{platform.python_version()} on {platform.system()}"
-    return Finding(
-        "Python",
-        "works" if good else "missing",
-        says,
-        "" if good else "install Python 3.11 or newer",
-    )
+    too_old = tuple(sys.version_info) < OLDEST_PYTHON
+    if too_old:
+        return Finding("Python", State.MISSING, says, "install Python 3.11 or newer")
+    return Finding("Python", State.WORKS, says)
 
 
 def _torch() -> Iterator[Finding]:
     try:
         import torch
     except Exception as error:
-        yield Finding("torch", "missing", f"does not import ({error})", _INSTALL)
+        yield Finding("torch", State.MISSING, f"does not import ({error})", _INSTALL)
         return
-    yield Finding("torch", "works", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
+    yield Finding(
+        "torch", State.WORKS, f"{torch.__version__}, {torch.get_num_threads()} CPU threads"
+    )
     if torch.cuda.is_available():
-        yield Finding("GPU", "works", torch.cuda.get_device_name(0))
+        yield Finding("GPU", State.WORKS, torch.cuda.get_device_name(0))
     else:
-        yield Finding("GPU", "note", "none found; the whole course runs on the CPU")
+        yield Finding("GPU", State.NOTE, "none found; the whole course runs on the CPU")
 
 
 def _triton() -> Finding:
@@ -83,16 +92,22 @@ def _triton() -> Finding:
         has = version("triton")
     except PackageNotFoundError:
         says = "not installed; the chapters work, the kernels do not run"
-        linux = platform.system() == "Linux"
-        return Finding(
-            "Triton",
-            "missing" if linux else "note",
-            says,
-            _INSTALL if linux else "kernels need Linux",
-        )
+        if platform.system() == "Linux":
+            return Finding("Triton", State.MISSING, says, _INSTALL)
+        return Finding("Triton", State.NOTE, says, "kernels need Linux")
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    on_gpu = torch.cuda.is_available()
+    if fault := _kernel_fault("cuda" if on_gpu else "cpu"):
+        return Finding("Triton", State.MISSING, f"{has}: {fault}", _INSTALL)
+    if on_gpu:
+        return Finding("Triton", State.WORKS, f"{has}, runs kernels on the GPU")
+    says = f"{has}, runs kernels in its interpreter (no GPU): correct, but slow"
+    return Finding("Triton", State.WORKS, says)
+
+
+def _kernel_fault(device: str) -> str:
+    """What goes wrong when a small kernel runs on `device`; "" if nothing does."""
     env = os.environ | ({} if device == "cuda" else {"TRITON_INTERPRET": "1"})
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "kernel.py"
@@ -102,26 +117,16 @@ def _triton() -> Finding:
                 [sys.executable, script], env=env, capture_output=True, text=True, timeout=120
             )
         except subprocess.TimeoutExpired:
-            return Finding(
-                "Triton", "missing", f"{has}: a small kernel did not end in 120 s", _INSTALL
-            )
-    if done.returncode:
-        return Finding(
-            "Triton", "missing", f"{has}: {done.stderr.strip().splitlines()[-1][:200]}", _INSTALL
-        )
-    where = (
-        "runs kernels on the GPU"
-        if device == "cuda"
-        else "runs kernels in its interpreter (no GPU): right, but slow"
-    )
-    return Finding("Triton", "works", f"{has}, {where}")
+            return "a small kernel did not end in 120 s"
+    said = done.stderr.strip().splitlines() or ["a small kernel failed"]
+    return said[-1][:200] if done.returncode else ""
 
 
 def _package(what: str, name: str) -> Finding:
     try:
-        return Finding(what, "works", version(name))
+        return Finding(what, State.WORKS, version(name))
     except PackageNotFoundError:
-        return Finding(what, "missing", "not installed", _INSTALL)
+        return Finding(what, State.MISSING, "not installed", _INSTALL)
 
 
 def _kernel() -> Finding:
@@ -133,60 +138,51 @@ def _kernel() -> Finding:
     except Exception as error:
         fault = f"{type(error).__name__}: {error}"
     if fault:
-        return Finding(
-            "notebook kernel", "missing", f"importing seqlab in a kernel {fault}", _INSTALL
-        )
-    return Finding("notebook kernel", "works", "starts, and finds seqlab")
+        says = f"importing seqlab in a kernel {fault}"
+        return Finding("notebook kernel", State.MISSING, says, _INSTALL)
+    return Finding("notebook kernel", State.WORKS, "starts, and finds seqlab")
 
 
 def _extension(what: str, package: str, extension: str, owner: str) -> Finding:
     found = _package(what, package)
-    if found.state != "works":
+    if found.state != State.WORKS:
         return found
     from jupyter_core.paths import jupyter_path
 
     if any(Path(folder, extension).is_dir() for folder in jupyter_path("labextensions")):
-        return Finding(what, "works", f"{package} {found.says}, JupyterLab knows how to draw them")
+        says = f"{package} {found.says}, JupyterLab can draw them"
+        return Finding(what, State.WORKS, says)
     advice = f"reinstall: {sys.executable} -m pip install --force-reinstall {owner}"
-    return Finding(what, "missing", f"JupyterLab's extension {extension} is not there", advice)
+    return Finding(what, State.MISSING, f"JupyterLab's extension {extension} is not there", advice)
 
 
 def _renderer() -> Finding:
     chosen = os.environ.get("PLOTLY_RENDERER", "plotly_mimetype")
     if "plotly_mimetype" in chosen.split("+"):
-        return Finding(
-            "plotly renderer", "works", f"{chosen}: drawn by JupyterLab itself, nothing is fetched"
-        )
-    return Finding(
-        "plotly renderer",
-        "note",
-        f"PLOTLY_RENDERER is {chosen}",
-        "unset PLOTLY_RENDERER if figures stay blank",
-    )
+        says = f"{chosen}: JupyterLab draws figures itself, nothing is downloaded"
+        return Finding("plotly renderer", State.WORKS, says)
+    advice = "unset PLOTLY_RENDERER if figures stay blank"
+    return Finding("plotly renderer", State.NOTE, f"PLOTLY_RENDERER is {chosen}", advice)
 
 
 def _git() -> Finding:
     if shutil.which("git") is None:
-        return Finding("git", "note", "not installed; only seqlab update needs it", "install git")
+        says = "not installed; only seqlab update needs it"
+        return Finding("git", State.NOTE, says, "install git")
     if not (paths.root() / ".git").exists():
-        return Finding(
-            "git",
-            "note",
-            "this folder is no clone, so seqlab update cannot work here",
-            "git clone the course",
-        )
-    return Finding("git", "works", "seqlab update can bring a newer course")
+        says = "this folder is not a clone, so seqlab update cannot work here"
+        return Finding("git", State.NOTE, says, "git clone the course")
+    return Finding("git", State.WORKS, "seqlab update can fetch a newer course")
 
 
 def _work() -> Finding:
     try:
         with tempfile.TemporaryFile(dir=paths.work()):
-            return Finding("your answers", "works", "their folder can be written")
+            return Finding("your answers", State.WORKS, "their folder is writable")
     except OSError as error:
+        says = f"work/ is not writable: {error.strerror}"
         advice = "change its owner, or set SEQLAB_WORK to a folder of your own"
-        return Finding(
-            "your answers", "missing", f"work/ cannot be written: {error.strerror}", advice
-        )
+        return Finding("your answers", State.MISSING, says, advice)
 
 
 _INSTALL = "run make lab (or pip install -e .) in the course's folder again"

@@ -1,10 +1,8 @@
-"""What an exercise is: data. A reference, inputs, properties, and the wrong answers worth
-naming.
-"""
+"""What an exercise is: data. A reference, inputs, properties, and the wrong answers with names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Case:
-    """One set of inputs, passed by keyword. `name` says what is special about it: "T = 1", "odd T",
-    "K ≠ V".
-    """
+    """One set of inputs, passed by keyword. `name` says what is special about it: "T = 1", say."""
 
     name: str
     inputs: dict[str, Any]
@@ -24,10 +20,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Property:
-    """Something true of every right answer, told by comparing answers with each other.
+    """Something true of every right answer, which a comparison of its outputs shows.
 
     `variants(inputs)` gives further input sets; `holds(inputs, outputs)` judges what the function
-    returned for [inputs, *variants]; `message` is the sentence said when it does not hold.
+    returned for [inputs, *variants]; `message` is the sentence shown if it does not hold.
     """
 
     name: str
@@ -38,15 +34,13 @@ class Property:
 
 @dataclass(frozen=True)
 class Effort:
-    """What one call cost, whatever its machine: torch operations called, and elements of the
-    largest tensor made.
+    """What one call cost, on any machine."""
 
-    gradient_finite: False where an input that wants a gradient gets inf or nan, or none because of
-    a change in place.
-    """
-
+    # Torch operations.
     calls: int = 0
+    # Elements of the largest tensor made.
     largest: int = 0
+    # False if an input that wants a gradient gets inf or nan, or none because of a change in place.
     gradient_finite: bool = True
 
 
@@ -58,30 +52,33 @@ class Exercise:
     _: KW_ONLY
     title: str = ""
     objective: str = ""
-    name: str = ""  # what the learner defines: a function, or a variable for a numeric question
+    # What the learner defines: a function, or a variable for a numeric question.
+    name: str = ""
     points: int = 0
     minutes: int = 0
-    difficulty: int = 0  # 1, 2 or 3
-    hints: tuple[str, ...] = ()  # a direction, the key identity, nearly the code
+    # 1, 2 or 3
+    difficulty: int = 0
+    # A direction, the key identity, nearly the code.
+    hints: tuple[str, ...] = ()
     reference: Callable | float | None = None
     cases: Callable[[torch.Generator], list[Case]] | None = None
-    mistakes: dict[str, Callable | float] = field(
-        default_factory=dict
-    )  # diagnosis -> the answer that deserves it
-    alternatives: tuple[Callable | float, ...] = ()  # right answers written differently
+    # Diagnosis -> the answer that deserves it.
+    mistakes: dict[str, Callable | float] = field(default_factory=dict)
+    # Right answers, written differently.
+    alternatives: tuple[Callable | float, ...] = ()
     properties: tuple[Property, ...] = ()
-    outputs: tuple[str, ...] = ("y",)  # names of the returned tensors, in order
-    time_axis: int | dict[str, int | None] | None = (
-        1  # which axis of an output is time; None: no time
-    )
-    parts_hint: Callable[[int, dict], str] | None = None  # (first wrong t, inputs) -> a question
-    effort: Callable[[dict, Effort], str | None] | None = (
-        None  # (inputs, effort) -> why this way is not the asked one
-    )
-    keeps_inputs: bool = (
-        False  # an answer that changes its inputs in place fails; otherwise it is only noted
-    )
-    tolerance: float = 1e-4  # largest error allowed, relative to the largest value of the reference
+    # Names of the returned tensors, in order.
+    outputs: tuple[str, ...] = ("y",)
+    # Which axis of an output is time; None: no time.
+    time_axis: int | dict[str, int | None] | None = 1
+    # (first wrong t, inputs) -> a question
+    parts_hint: Callable[[int, dict], str] | None = None
+    # (inputs, effort) -> why a correct value is still refused
+    effort: Callable[[dict, Effort], str | None] | None = None
+    # An answer that changes its inputs in place fails; otherwise the report only notes it.
+    keeps_inputs: bool = False
+    # Largest error allowed, relative to the largest value of the reference.
+    tolerance: float = 1e-4
 
     def __post_init__(self):
         for problem in _problems(self):
@@ -96,10 +93,12 @@ class Exercise:
 
     def inputs_with(self, generator: torch.Generator) -> list[Case]:
         """The cases, or the one empty case of a numeric question."""
-        return [Case(self.name, {})] if self.numeric else self.cases(generator)
+        if self.numeric or self.cases is None:
+            return [Case(self.name, {})]
+        return self.cases(generator)
 
 
-def _problems(e: Exercise):
+def _problems(e: Exercise) -> Iterator[str]:
     """What is missing or wrong in the data, one sentence each."""
     chapter, _, number = e.id.partition(".")
     if not (len(chapter) == 2 and chapter.isdigit() and number.isdigit()):
@@ -108,14 +107,15 @@ def _problems(e: Exercise):
         if not getattr(e, what).strip():
             yield f"{what} is missing"
     if not e.name.isidentifier():
-        yield f"name is {e.name!r}: the name of the function or variable that the learner defines is needed"
+        yield f"name is {e.name!r}: it must name the function or variable that the learner defines"
     for what in ("points", "minutes"):
         if not (isinstance(getattr(e, what), int) and getattr(e, what) >= 1):
             yield f"{what} is {getattr(e, what)!r}: a whole number of at least 1 is needed"
     if e.difficulty not in (1, 2, 3):
         yield f"difficulty is {e.difficulty!r}: 1, 2 or 3 is needed"
     if len(e.hints) != 3 or not all(h.strip() for h in e.hints):
-        yield f"{len(e.hints)} hints: exactly three are needed (a direction, the key identity, nearly the code)"
+        kinds = "a direction, the key identity, nearly the code"
+        yield f"{len(e.hints)} hints: exactly three are needed ({kinds})"
     if len(e.mistakes) < 4:
         yield f"{len(e.mistakes)} named mistakes: at least four are needed"
     if not e.alternatives:

@@ -1,5 +1,4 @@
-"""Grade a notebook: run that file in a kernel of its own, ask each function for its answers, judge
-them here.
+"""Grade a notebook: run it in a kernel of its own, call each function there, judge outcomes here.
 
 The learner's process returns tensors; the reference, the comparison and the marks stay in this one.
 """
@@ -15,15 +14,16 @@ from pathlib import Path
 import torch
 
 from seqlab.course import exercises
-from seqlab.course.answer import Outcome, plan
+from seqlab.course.answer import Came, Outcome, plan
 from seqlab.course.exercise import Exercise
 from seqlab.course.judge import failure, judge
-from seqlab.course.report import Report
+from seqlab.course.report import Kind, Report
 from seqlab.course.sandbox import Sandbox
 
 CHECK = re.compile(r"""^[^#\n]*\bcheck\(\s*(['"])(\d\d\.\d+)\1""", re.MULTILINE)
 BIGGEST_FILE = 200 * 2**20
-SEED = 1  # not the seed of `check`: an answer fitted to the check's numbers is not an answer
+# Not the seed of `check`: an answer fitted to the numbers of the check is not an answer.
+SEED = 1
 
 
 class NotGradable(ValueError):
@@ -32,47 +32,42 @@ class NotGradable(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    cell: float = 10.0  # seconds for one cell, and for all calls of one exercise
-    total: float = 180.0  # seconds for the notebook
-    memory_gb: float = 4.0  # beyond what Python and torch take
+    """Seconds for one cell (and for all calls of one exercise) and for the notebook, and GiB."""
+
+    cell: float = 10.0
+    total: float = 180.0
+    # Beyond what Python and torch take.
+    memory_gb: float = 4.0
 
 
 def grade(
     chapter: str, path: Path, limits: Limits | None = None, only: str | None = None
 ) -> list[Report]:
-    """One report for each exercise of the chapter (or for `only` one), from the notebook at
-    `path`.
-    """
+    """One report for each exercise of the chapter (or for `only` one) in the notebook at `path`."""
     wanted = [e for e in exercises.of_chapter(chapter) if only in (None, e.id)]
     cells = read_cells(Path(path))
-    if not any(
-        re.search(rf"\b{e.name}\b|\b{re.escape(e.id)}\b", source)
-        for e in wanted
-        for source in cells
-    ):
-        raise NotGradable(
-            f"{path} is not the notebook of chapter {chapter}: it defines none of its answers"
-        )
+    if not any(_mentions(source, e) for e in wanted for source in cells):
+        why = "it defines none of its answers"
+        raise NotGradable(f"{path} is not the notebook of chapter {chapter}: {why}")
     with _Grading(Path(path).resolve().parent, cells, limits or Limits()) as grading:
         return grading.reports(wanted)
 
 
+def _mentions(source: str, e: Exercise) -> bool:
+    return re.search(rf"\b{e.name}\b|\b{re.escape(e.id)}\b", source) is not None
+
+
 def summary(reports: list[Report]) -> dict:
     """The reports as the JSON that `seqlab grade --json` prints."""
-    return {
-        "points": sum(r.points for r in reports),
-        "earned": sum(r.earned for r in reports),
-        "exercises": [
-            {"id": r.id, "points": r.points, "earned": r.earned, "message": r.message}
-            for r in reports
-        ],
-    }
+    each = [
+        {"id": r.id, "points": r.points, "earned": r.earned, "message": r.message} for r in reports
+    ]
+    points, earned = (sum(r[name] for r in each) for name in ("points", "earned"))
+    return {"points": points, "earned": earned, "exercises": each}
 
 
 def read_cells(path: Path) -> list[str]:
-    """The sources of the code cells. Raises NotGradable, in one sentence, for anything that is not
-    a notebook.
-    """
+    """The sources of the code cells; NotGradable, in one sentence, if it is not a notebook."""
     if not path.exists():
         raise NotGradable(f"{path} does not exist")
     if path.is_dir():
@@ -85,26 +80,24 @@ def read_cells(path: Path) -> list[str]:
         raise NotGradable(f"{path} is empty")
     try:
         notebook = json.loads(text)
-        code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-        return [s if isinstance(s := cell["source"], str) else "".join(s) for cell in code]
+        # A source is a string or a list of lines.
+        return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise NotGradable(
-            f"{path} is not a Jupyter notebook: its contents cannot be read as one"
-        ) from None
+        why = "its contents cannot be read as one"
+        raise NotGradable(f"{path} is not a Jupyter notebook: {why}") from None
 
 
 class _Grading:
-    """One notebook being graded: the kernel, the cells that ran well so far, and what the others
-    did.
-    """
+    """One notebook being graded: its kernel, the cells that ran so far, the faults of others."""
 
     def __init__(self, folder: Path, cells: list[str], limits: Limits):
-        self.folder, self.cells, self.limits = folder, cells, limits
+        self.folder = folder
+        self.cells = cells
+        self.limits = limits
         self.stop = time.monotonic() + limits.total
         self.good: list[str] = []
-        self.faults: list[
-            str
-        ] = []  # of the cells since the last check cell, for a function that is missing
+        # Of the cells since the last check cell: they say why a function is missing.
+        self.faults: list[str] = []
         self.sandbox: Sandbox | None = None
 
     def __enter__(self):
@@ -117,22 +110,19 @@ class _Grading:
         self.scratch.cleanup()
 
     def reports(self, wanted: list[Exercise]) -> list[Report]:
-        """Run the cells in order until every exercise was asked: at its last check cell, or at the
-        end without one.
-        """
-        ids = [set(m[1] for m in CHECK.findall(source)) for source in self.cells]
+        """Run the cells in order; ask each exercise at its last check cell, or after the end."""
+        checked = [{m[1] for m in CHECK.findall(source)} for source in self.cells]
+        end = len(self.cells)
         last = {
-            e.id: max((i for i, found in enumerate(ids) if e.id in found), default=len(ids))
+            e.id: max((i for i, ids in enumerate(checked) if e.id in ids), default=end)
             for e in wanted
         }
         done: dict[str, Report] = {}
-        for i in range(len(self.cells) + 1):
-            if i < len(self.cells):
+        for i in range(end + 1):
+            if i < end:
                 self._run_cell(self.cells[i])
-            for e in wanted:
-                if last[e.id] == i:
-                    done[e.id] = self._report(e)
-            if i < len(self.cells) and ids[i]:
+            done |= {e.id: self._report(e) for e in wanted if last[e.id] == i}
+            if i < end and checked[i]:
                 self.faults = []
             if len(done) == len(wanted):
                 break
@@ -141,41 +131,38 @@ class _Grading:
     def _run_cell(self, source: str) -> None:
         if not source.strip() or self._left() <= 0:
             return
-        fault = self._kernel().run(source, min(self.limits.cell, self._left()))
+        kernel = self._kernel()
+        fault = kernel.run(source, min(self.limits.cell, self._left()))
         self.faults += [fault] if fault else []
-        if (
-            not fault or self.sandbox.alive
-        ):  # an exception leaves what the cell did before it: replay that too
+        # What a cell did before it raised stays, so such a cell is replayed too.
+        if not fault or kernel.alive:
             self.good.append(source)
 
     def _report(self, e: Exercise) -> Report:
         if self._left() <= 0:
-            return failure(
-                e, "slow", f"The notebook used up its {self.limits.total:g} s before this exercise."
-            )
+            said = f"The notebook used up its {self.limits.total:g} s before this exercise."
+            return failure(e, Kind.SLOW, said)
         cases, inputs = plan(e, SEED)
         fault, outcomes = self._ask(e, inputs)
         if fault:
-            return failure(e, "crashed", f"Calling {e.name} {fault}.")
-        if outcomes[0].kind == "missing":
-            own = f"name '{e.name}' is not defined"  # the check cell stumbling over what is missing is no reason
+            return failure(e, Kind.CRASHED, f"Calling {e.name} {fault}.")
+        if outcomes[0].kind == Came.MISSING:
+            # That the check cell does not find the name is not the reason.
+            own = f"name '{e.name}' is not defined"
             fault = next((f for f in self.faults if own not in f), None)
             why = f"its cell {fault}" if fault else "no cell defines it"
-            return failure(e, "missing", f"{e.name} is not defined: {why}.")
+            return failure(e, Kind.MISSING, f"{e.name} is not defined: {why}.")
         return judge(e, cases, outcomes)
 
     def _ask(self, e: Exercise, inputs: list[dict]) -> tuple[str, list[Outcome]]:
-        """(what went wrong, the outcomes). The file that comes back is data from a stranger: it is
-        read as such.
-        """
+        """(what went wrong, the outcomes). The file that comes back is not trusted."""
         given, taken = (
             str(Path(self.scratch.name) / f"{e.id}.{end}") for end in ("inputs", "answers")
         )
         torch.save(inputs, given)
         Path(taken).unlink(missing_ok=True)
         args = (e.name, given, taken, e.numeric, self.limits.cell)
-        code = f"__import__('seqlab.course.ask', fromlist=['ask']).ask(*{args!r})"
-        fault = self._kernel().run(code, self.limits.cell + 2)
+        fault = self._kernel().run(_calling("ask", *args), self.limits.cell + 2)
         if fault:
             return fault, []
         try:
@@ -184,27 +171,30 @@ class _Grading:
             outcomes = [Outcome.from_dict(d) for d in torch.load(taken, weights_only=True)]
         except Exception:
             return "gave nothing that can be read", []
-        whole = len(outcomes) == len(inputs) or [o.kind for o in outcomes] in (
-            ["missing"],
-            ["stub"],
-        )
-        return ("", outcomes) if whole else ("gave too few answers", [])
+        not_called = [o.kind for o in outcomes] in ([Came.MISSING], [Came.STUB])
+        if len(outcomes) != len(inputs) and not not_called:
+            return "gave too few answers", []
+        return "", outcomes
 
     def _left(self) -> float:
         return self.stop - time.monotonic()
 
     def _kernel(self) -> Sandbox:
-        """The kernel; a fresh one, with the good cells replayed, if the last one is gone."""
+        """The kernel; if the last one is gone, a fresh one in which the good cells ran again."""
         if self.sandbox is None or not self.sandbox.alive:
             if self.sandbox is not None:
                 self.sandbox.close()
             self.sandbox = Sandbox(self.folder)
-            prepare = f"__import__('seqlab.course.ask', fromlist=['ask']).prepare({self.limits.memory_gb})"
-            if fault := self.sandbox.run(prepare, 60):
+            if fault := self.sandbox.run(_calling("prepare", self.limits.memory_gb), 60):
                 raise NotGradable(f"the kernel does not start here ({fault}): try seqlab doctor")
             for source in list(self.good):
                 self.sandbox.run(source, self.limits.cell)
-                if not self.sandbox.alive:  # it ran well once, and not now: do without it
+                if not self.sandbox.alive:  # it ran once, and not now: do without it
                     self.good.remove(source)
                     return self._kernel()
         return self.sandbox
+
+
+def _calling(name: str, *args: object) -> str:
+    """Source that calls a function of seqlab.course.ask and leaves no name in the notebook."""
+    return f"__import__('seqlab.course.ask', fromlist=['ask']).{name}(*{args!r})"

@@ -1,8 +1,8 @@
-"""The masters solutions/src/NN_name.py: which cells belong to which exercise, and what a learner's
-copy leaves out.
+"""The masters solutions/src/NN_name.py: the cells of each exercise, and what a copy leaves out.
 
-An exercise is a heading `## 03.2  Title` with a line `*objective · minutes · difficulty ●●○ · points*`, a code cell
-with `### BEGIN SOLUTION` and `### END SOLUTION`, a check cell `check("03.2", write)`, and cells tagged `explanation`.
+An exercise is a heading `## 03.2  Title` with a line `*objective · minutes · difficulty ●●○ ·
+points*`, a code cell with `### BEGIN SOLUTION` and `### END SOLUTION`, a check cell
+`check("03.2", write)`, and cells tagged `explanation`.
 """
 
 import re
@@ -34,9 +34,8 @@ def read(path: Path) -> NotebookNode:
     notebook = jupytext.read(path)
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i:03d}"
-        cell.metadata = NotebookNode(
-            {k: v for k, v in cell.metadata.items() if k in ("tags", "nbgrader")}
-        )
+        kept = {k: v for k, v in cell.metadata.items() if k in ("tags", "nbgrader")}
+        cell.metadata = NotebookNode(kept)
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook.metadata = NotebookNode(kernelspec=NotebookNode(kernel))
     notebook.nbformat, notebook.nbformat_minor = 4, 5
@@ -44,58 +43,73 @@ def read(path: Path) -> NotebookNode:
 
 
 def parts(notebook: NotebookNode, where: str = "the notebook") -> dict[str, Part]:
-    """Exercise id -> its cells. Raises ValueError, in one sentence, where the layout is broken."""
-    found: dict[str, Part] = {}
-    heading = solution = None
-    last = None
+    """Exercise id -> its cells. Raises ValueError, in one sentence, if the layout is broken."""
+    reader = _Reader(where)
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and re.match(r"## +\d\d\.\d+\b", cell.source):
-            _require_checked(solution, heading, where)
-            heading, solution, last = cell, None, None
+            reader.start(cell)
         elif cell.cell_type == "code" and BEGIN in cell.source:
-            if solution is not None:
-                raise ValueError(
-                    f"{where}: two solution cells before one check, near {_title(heading)!r}"
-                )
-            solution = cell
-        elif cell.cell_type == "code" and (m := CHECK.search(cell.source)):
-            if heading is None or solution is None or m[1] in found:
-                raise ValueError(
-                    f"{where}: the check of {m[1]} needs its own heading and its own solution cell above it"
-                )
-            if m[1] != _title(heading).split()[0]:
-                raise ValueError(
-                    f"{where}: the check of {m[1]} stands under the heading {_title(heading)!r}"
-                )
-            found[m[1]] = last = Part(heading, solution, cell, [])
-            solution = None
+            reader.solve(cell)
+        elif cell.cell_type == "code" and (check := CHECK.search(cell.source)):
+            reader.check(cell, check[1])
         elif "explanation" in cell.metadata.get("tags", []):
-            if last is None:
-                raise ValueError(
-                    f"{where}: an explanation has no check cell above it: {cell.source[:50]!r}"
-                )
-            last.explanation.append(cell)
-    _require_checked(solution, heading, where)
-    return found
+            reader.explain(cell)
+    reader.end()
+    return reader.found
 
 
-def _require_checked(
-    solution: NotebookNode | None, heading: NotebookNode | None, where: str
-) -> None:
-    if solution is not None:
-        raise ValueError(f"{where}: the solution under {_title(heading)!r} has no check cell")
+class _Reader:
+    """Collects the cells of each exercise, in order; ValueError if one is out of place."""
+
+    def __init__(self, where: str):
+        self.where = where
+        self.found: dict[str, Part] = {}
+        self.heading: NotebookNode | None = None
+        # A solution that no check cell has followed yet.
+        self.solution: NotebookNode | None = None
+        # The part to which an explanation would belong.
+        self.last: Part | None = None
+
+    def start(self, heading: NotebookNode) -> None:
+        self.end()
+        self.heading, self.last = heading, None
+
+    def solve(self, cell: NotebookNode) -> None:
+        if self.solution is not None:
+            near = _title(self.heading)
+            raise ValueError(f"{self.where}: two solution cells before one check, near {near!r}")
+        self.solution = cell
+
+    def check(self, cell: NotebookNode, id: str) -> None:
+        if self.heading is None or self.solution is None or id in self.found:
+            needed = "its own heading and its own solution cell above it"
+            raise ValueError(f"{self.where}: the check of {id} needs {needed}")
+        title = _title(self.heading)
+        if id != title.split()[0]:
+            raise ValueError(f"{self.where}: the check of {id} is under the heading {title!r}")
+        self.found[id] = self.last = Part(self.heading, self.solution, cell, [])
+        self.solution = None
+
+    def explain(self, cell: NotebookNode) -> None:
+        if self.last is None:
+            what = repr(cell.source[:50])
+            raise ValueError(f"{self.where}: an explanation has no check cell above it: {what}")
+        self.last.explanation.append(cell)
+
+    def end(self) -> None:
+        if self.solution is not None:
+            title = _title(self.heading)
+            raise ValueError(f"{self.where}: the solution under {title!r} has no check cell")
 
 
 def validate(notebook: NotebookNode, chapter: str, where: str) -> dict[str, Part]:
-    """The parts, if notebook and data agree. Raises ValueError, in one sentence, if they do not."""
+    """The parts, if notebook and data agree; if not, ValueError in one sentence."""
     found = parts(notebook, where)
     known = {e.id: e for e in exercises.of_chapter(chapter)}
-    for missing, place in (
-        (known.keys() - found.keys(), where),
-        (found.keys() - known.keys(), f"ch{chapter}.py"),
-    ):
-        if missing:
-            raise ValueError(f"{where}: exercise {min(missing)} is missing in {place}")
+    if missing := known.keys() - found.keys():
+        raise ValueError(f"{where}: exercise {min(missing)} is missing in {where}")
+    if missing := found.keys() - known.keys():
+        raise ValueError(f"{where}: exercise {min(missing)} is missing in ch{chapter}.py")
     for id, part in found.items():
         _validate_part(known[id], part, where)
     return found
@@ -113,23 +127,17 @@ def cleared(notebook: NotebookNode, chapter: str, where: str) -> NotebookNode:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         if BEGIN in cell.source or END in cell.source:
-            raise ValueError(
-                f"{where}: a solution marker is left in a cell that no check follows: {cell.source[:50]!r}"
-            )
+            left = "a solution marker is left in a cell that no check follows"
+            raise ValueError(f"{where}: {left}: {cell.source[:50]!r}")
     return notebook
 
 
 def stub(source: str, exercise: Exercise) -> str:
-    """`source` with one line in place of what stands between the markers. Raises ValueError if they
-    do not pair.
-    """
+    """`source` with one line in place of its solution; ValueError if the markers do not pair."""
     before, after, indent = _split(source, exercise.id)
-    line = (
-        "..."
-        if exercise.numeric
-        else f'raise NotImplementedError("exercise {exercise.id}: your code here")'
-    )
-    line = f"{exercise.name} = {line}" if exercise.numeric else line
+    line = f'raise NotImplementedError("exercise {exercise.id}: your code here")'
+    if exercise.numeric:
+        line = f"{exercise.name} = ..."
     return "\n".join([*before, indent + line, *after])
 
 
@@ -146,7 +154,7 @@ def solution(id: str) -> "Solution":
 
 @dataclass(frozen=True, repr=False)
 class Solution:
-    """A solution as it is shown: the code, then why."""
+    """A solution as it is shown: the code, then the explanation."""
 
     code: str
     explanation: str
@@ -167,34 +175,29 @@ def _split(source: str, id: str) -> tuple[list[str], list[str], str]:
         [i for i, line in enumerate(lines) if line.strip() == marker] for marker in (BEGIN, END)
     )
     if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
-        raise ValueError(
-            f"exercise {id}: one {BEGIN!r} and one {END!r} after it are needed, each on its own line"
-        )
+        needed = f"one {BEGIN!r} and one {END!r} after it are needed"
+        raise ValueError(f"exercise {id}: {needed}, each on its own line")
     b, e = begins[0], ends[0]
-    if not any(line.strip() and not line.strip().startswith("#") for line in lines[b + 1 : e]):
-        raise ValueError(f"exercise {id}: nothing stands between the solution markers")
-    indent = lines[b][: len(lines[b]) - len(lines[b].lstrip())]
+    inside = (line.strip() for line in lines[b + 1 : e])
+    if not any(line and not line.startswith("#") for line in inside):
+        raise ValueError(f"exercise {id}: there is nothing between the solution markers")
+    indent = lines[b].removesuffix(lines[b].lstrip())
     return lines[:b], lines[e + 1 :], indent
 
 
 def _validate_part(e: Exercise, part: Part, where: str) -> None:
-    heading, said = _title(part.heading), part.heading.source
-    named = CHECK.search(part.check.source)[2]
+    said = part.heading.source
+    check = CHECK.search(part.check.source)
+    grading, solution = (c.metadata.get("nbgrader", {}) for c in (part.check, part.solution))
+    difficulty = "●" * e.difficulty + "○" * (3 - e.difficulty)
     facts = {
-        f"the title {e.title!r}": heading.partition(" ")[2].strip() == e.title,
+        f"the title {e.title!r}": _title(part.heading).partition(" ")[2].strip() == e.title,
         f"{e.minutes} min": re.search(rf"\b{e.minutes} min", said),
-        f"the difficulty {'●' * e.difficulty + '○' * (3 - e.difficulty)}": "●" * e.difficulty
-        + "○" * (3 - e.difficulty)
-        in said,
+        f"the difficulty {difficulty}": difficulty in said,
         f"{e.points} point{'s' * (e.points > 1)}": re.search(rf"\b{e.points} point", said),
-        f'check("{e.id}", {e.name})': named == e.name,
-        f"nbgrader's points {e.points} on the check cell": part.check.metadata.get(
-            "nbgrader", {}
-        ).get("points")
-        == e.points,
-        "nbgrader's solution mark on the solution cell": part.solution.metadata.get(
-            "nbgrader", {}
-        ).get("solution"),
+        f'check("{e.id}", {e.name})': check and check[2] == e.name,
+        f"nbgrader's points {e.points} on the check cell": grading.get("points") == e.points,
+        "nbgrader's solution mark on the solution cell": solution.get("solution"),
         "the tag `check` on the check cell": "check" in part.check.metadata.get("tags", []),
         "an explanation after the check": bool(part.explanation),
     }

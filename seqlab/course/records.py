@@ -10,8 +10,9 @@ from seqlab.course import paths
 
 
 def load() -> dict[str, dict]:
-    """Exercise id -> {attempts, earned, hints, first, last, solved}. A damaged file is set aside,
-    never overwritten.
+    """Exercise id -> {attempts, earned, hints, first, last, solved}.
+
+    A damaged file is renamed, never overwritten.
     """
     path = paths.work() / "progress.json"
     try:
@@ -29,14 +30,13 @@ def of(id: str) -> dict:
 
 
 def attempt(id: str, earned: int) -> None:
-    """Count one attempt. What was once earned stays earned."""
+    """Count one attempt. Points once earned stay."""
     record = of(id)
-    best = max(earned, record["earned"])
     today = datetime.now().isoformat(timespec="seconds")
     _save(
         id,
         attempts=record["attempts"] + 1,
-        earned=best,
+        earned=max(earned, record["earned"]),
         first=record["first"] or today,
         last=today,
         solved=record["solved"] or (today if earned else None),
@@ -44,8 +44,10 @@ def attempt(id: str, earned: int) -> None:
 
 
 def state(earned: int, points: int, attempts: int) -> str:
-    """What a table of progress says of one exercise."""
-    return "✓ done" if earned >= points else "… tried" if attempts else "not started"
+    """What a table of progress says about one exercise."""
+    if earned >= points:
+        return "✓ done"
+    return "… tried" if attempts else "not started"
 
 
 def open_hint(id: str, n: int) -> None:
@@ -53,7 +55,7 @@ def open_hint(id: str, n: int) -> None:
 
 
 def now() -> str:
-    """A date and time that may stand in a file name."""
+    """Date and time, in characters that a file name may have."""
     return datetime.now().strftime("%Y-%m-%d-%H%M%S")
 
 
@@ -78,7 +80,5 @@ def _blank() -> dict:
 def _save(id: str, **changes) -> None:
     records = load()
     records[id] = records.get(id, _blank()) | changes
-    write_whole(
-        paths.work() / "progress.json",
-        json.dumps({"exercises": records}, indent=1, sort_keys=True) + "\n",
-    )
+    text = json.dumps({"exercises": records}, indent=1, sort_keys=True) + "\n"
+    write_whole(paths.work() / "progress.json", text)

@@ -1,9 +1,38 @@
-"""What the judge says of one exercise, as data, text and HTML."""
+"""What the judge says about one exercise, as data, text and HTML."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from html import escape
 
 from torch import Tensor
+
+
+class Kind(StrEnum):
+    """What a report says: that an answer passed, or what sort of wrong it is."""
+
+    PASSED = "passed"
+    NOT_STARTED = "not started"
+    MISSING = "missing"
+    # One of the exercise's named mistakes.
+    MISTAKE = "mistake"
+    SLOW = "slow"
+    EXCEPTION = "exception"
+    # The learner's process died.
+    CRASHED = "crashed"
+    NONE = "none"
+    COUNT = "count"
+    HANDED_BACK = "handed back"
+    TYPE = "type"
+    SHAPE = "shape"
+    DTYPE = "dtype"
+    NAN = "nan"
+    VALUE = "value"
+    CONSTANT = "constant"
+    FACTOR = "factor"
+    PROPERTY = "property"
+    # Right, but not in the way that the exercise asks for.
+    EFFORT = "effort"
+    IN_PLACE = "in place"
 
 
 @dataclass(frozen=True)
@@ -17,9 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Parting:
-    """Where an answer leaves the reference: output `name` in `case`, first at step `t` along
-    `axis`.
-    """
+    """Where an answer leaves the reference: output `name`, first at step `t` along `axis`."""
 
     name: str
     case: str
@@ -31,15 +58,13 @@ class Parting:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """The verdict. `kind` is "passed" or what sort of wrong it is; `message` is the sentence for
-    the learner.
-    """
+    """The verdict; `message` is the sentence for the learner."""
 
     id: str
     title: str
     points: int
     earned: int
-    kind: str
+    kind: Kind
     message: str
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
@@ -47,43 +72,47 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        return self.kind == "passed"
+        return self.kind == Kind.PASSED
 
     def __str__(self) -> str:
-        lines = [
-            f"{_mark(self.passed)}  {self.id}  {self.title}: {self.earned} of {_points(self.points)}"
-        ]
-        lines += [f"   {self.message}", *(f"   Note: {note}" for note in self.notes)]
-        lines += [
-            f"   {_mark(r.passed)}  {r.name}" + (f": {r.detail}" if r.detail else "")
-            for r in self.rows
-        ]
+        earned = f"{self.earned} of {_points(self.points)}"
+        lines = [f"{_mark(self.passed)}  {self.id}  {self.title}: {earned}", f"   {self.message}"]
+        lines += [f"   Note: {note}" for note in self.notes]
+        for r in self.rows:
+            detail = f": {r.detail}" if r.detail else ""
+            lines.append(f"   {_mark(r.passed)}  {r.name}{detail}")
         return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        notes = "".join(
-            f"<div style='margin-top:4px'>Note: {escape(note)}</div>" for note in self.notes
-        )
-        rows = "".join(
-            f"<tr><td style='{_CELL}'>{_badge(r.passed)}</td><td style='{_CELL}'>{escape(r.name)}</td>"
-            f"<td style='{_CELL}'>{escape(r.detail)}</td></tr>"
-            for r in self.rows
-        )
+        frame = f"border-left:5px solid {_colour(self.passed)};padding:6px 12px;max-width:760px"
+        title = f"<b>{escape(self.id)}&ensp;{escape(self.title)}</b>"
+        earned = f"{self.earned} of {_points(self.points)}"
+        notes = "".join(_paragraph(f"Note: {note}") for note in self.notes)
+        rows = "".join(_table_row(r) for r in self.rows)
         return (
-            f"<div style='border-left:5px solid {_colour(self.passed)};padding:6px 12px;max-width:760px'>"
-            f"<div>{_badge(self.passed)} &nbsp;<b>{escape(self.id)}&ensp;{escape(self.title)}</b>"
-            f"&ensp;{self.earned} of {_points(self.points)}</div>"
-            f"<div style='margin-top:4px'>{escape(self.message)}</div>{notes}"
+            f"<div style='{frame}'>"
+            f"<div>{_badge(self.passed)} &nbsp;{title}&ensp;{earned}</div>"
+            f"{_paragraph(self.message)}{notes}"
             f"<table style='margin:6px 0 0 0;border-collapse:collapse'>{rows}</table></div>"
         )
 
 
-# Both greens and reds keep a contrast of at least 4.5 on white and on JupyterLab's dark grey; words
-# say it as well.
-_PASSED, _FAILED = "var(--jp-success-color1, #2e7d32)", "var(--jp-error-color1, #c62828)"
-_CELL = "text-align:left;padding:2px 10px 2px 0;background:none"
+def _paragraph(text: str) -> str:
+    return f"<div style='margin-top:4px'>{escape(text)}</div>"
+
+
+def _table_row(r: Row) -> str:
+    cell = "text-align:left;padding:2px 10px 2px 0;background:none"
+    cells = (_badge(r.passed), escape(r.name), escape(r.detail))
+    return "<tr>" + "".join(f"<td style='{cell}'>{text}</td>" for text in cells) + "</tr>"
+
+
+# JupyterLab's own green and red, with fallbacks. Each has a contrast of at least 4.5, on white and
+# on JupyterLab's dark grey; words say it as well.
+_PASSED = "var(--jp-success-color1, #2e7d32)"
+_FAILED = "var(--jp-error-color1, #c62828)"
 
 
 def _colour(passed: bool) -> str:
@@ -95,7 +124,8 @@ def _mark(passed: bool) -> str:
 
 
 def _badge(passed: bool) -> str:
-    return f"<span style='color:{_colour(passed)};font-weight:600;white-space:nowrap'>{_mark(passed)}</span>"
+    style = f"color:{_colour(passed)};font-weight:600;white-space:nowrap"
+    return f"<span style='{style}'>{_mark(passed)}</span>"
 
 
 def _points(n: int) -> str:

@@ -1,6 +1,4 @@
-"""A kernel that may hang, crash or flood: run code in it with a time limit, and always get rid of
-it.
-"""
+"""Run code with a time limit in a kernel that may hang, crash or flood, and always end it."""
 
 import os
 import queue
@@ -12,14 +10,12 @@ from subprocess import DEVNULL
 from uuid import uuid4
 
 import psutil
-from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import KernelManager
 
 
 class ThisPython(KernelSpecManager):
-    """Every kernel name means ipykernel in the Python that runs now, whatever is installed for the
-    user.
-    """
+    """Every kernel name means ipykernel in this Python, whatever kernels the user has installed."""
 
     def get_kernel_spec(self, kernel_name):
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -35,7 +31,8 @@ class Sandbox:
     """One kernel process. Its output is not read at all, so no amount of printing can hurt."""
 
     def __init__(self, folder: Path):
-        self.mark = uuid4().hex  # in the environment of the kernel and of everything it starts
+        # In the environment of the kernel and of everything that it starts.
+        self.mark = uuid4().hex
         quiet = {"TQDM_DISABLE": "1", "MPLBACKEND": "agg", "MALLOC_ARENA_MAX": "4"}
         env = {**os.environ, **quiet, "SEQLAB_GRADING": self.mark}
         self.manager = KernelManager(kernel_spec_manager=ThisPython())
@@ -45,9 +42,9 @@ class Sandbox:
         self.client.allow_stdin = False
 
     def run(self, code: str, seconds: float) -> str:
-        """Run one cell. Returns "" when it ends well, else what happened, as the end of a sentence.
+        """Run one cell. Returns "" if it ends well, else what happened, as the end of a sentence.
 
-        After "died" or "stuck" (the interrupt was swallowed) the kernel is gone.
+        If the process died, or caught the interrupt and went on, the kernel is gone.
         """
         self._drain()
         id = self.client.execute(
@@ -62,15 +59,14 @@ class Sandbox:
         if reply is None:
             died = not self.alive
             self.close()
-            return (
-                "ended the Python process"
-                if died
-                else f"ran longer than {seconds:g} s and would not stop"
-            )
+            if died:
+                return "ended the Python process"
+            return f"ran longer than {seconds:g} s and would not stop"
         if reply["status"] == "ok":
             return ""
         said = " ".join(str(reply.get("evalue", "")).split())[:200]
-        return f"raised {reply.get('ename', 'an error')}" + (f": {said}" if said else "")
+        name = reply.get("ename", "an error")
+        return f"raised {name}: {said}" if said else f"raised {name}"
 
     @property
     def alive(self) -> bool:
@@ -89,14 +85,14 @@ class Sandbox:
         self.manager.context.destroy(linger=0)
 
     def _started(self, process: psutil.Process) -> bool:
-        """Whether this kernel started the process, even if it has left for a session of its own."""
+        """Whether this kernel started the process, even if that has moved to another session."""
         try:
             return process.environ().get("SEQLAB_GRADING") == self.mark
         except (psutil.Error, OSError):
             return False
 
     def _reply(self, id: str, seconds: float) -> dict | None:
-        """The reply to message `id`; None at the time limit or when the kernel is dead."""
+        """The reply to message `id`; None at the time limit, or if the kernel is dead."""
         stop = time.monotonic() + seconds
         while (left := stop - time.monotonic()) > 0:
             try:

@@ -1,6 +1,7 @@
 """Figures of several panels, and figures with a slider that needs no kernel."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -15,6 +16,11 @@ def dressed(fig: go.Figure, title: str, height: int, **layout) -> go.Figure:
     return fig.update_layout(
         {"template": "seqlab", "title_text": title, "height": height, "margin_t": top} | layout
     )
+
+
+def hline(fig: go.Figure, y: float, *, row: int, col: int, **look: Any) -> None:
+    """A horizontal line across one panel."""
+    fig.add_hline(y, row=row, col=col, **look)  # pyright: ignore[reportArgumentType]  plotly: str
 
 
 def flip_book(pages: Mapping[str, go.Figure], name: str, start: int = 0) -> go.Figure:

@@ -60,8 +60,8 @@ FIRST = exercise(
     "Write into the memory",
     "5 min · ●○○ · 2 points",
     "write",
-    "def write(S, k, v):\n    ### BEGIN SOLUTION\n    vk = v[..., :, None] * k[..., None, :]\n    return S + vk\n"
-    "    ### END SOLUTION",
+    "def write(S, k, v):\n    ### BEGIN SOLUTION\n"
+    "    vk = v[..., :, None] * k[..., None, :]\n    return S + vk\n    ### END SOLUTION",
     2,
 )
 SECOND = exercise(
@@ -70,7 +70,8 @@ SECOND = exercise(
     "10 min · ●●○ · 3 points",
     "running_sum",
     "def running_sum(x, state=None, chunk_size=4):\n    ### BEGIN SOLUTION\n"
-    "    y = x.cumsum(1) + (0 if state is None else state[:, None])\n    return y, y[:, -1]\n    ### END SOLUTION",
+    "    y = x.cumsum(1) + (0 if state is None else state[:, None])\n    return y, y[:, -1]\n"
+    "    ### END SOLUTION",
     3,
 )
 THIRD = exercise(
@@ -218,12 +219,12 @@ def test_a_stub_that_earns_points_fails_the_build(master):
         (
             "    vk = v[..., :, None] * k[..., None, :]\n    return S + vk\n",
             "",
-            "nothing stands between",
+            "there is nothing between",
         ),
         (FIRST, "", "exercise 90.1 is missing in x"),
         ("90.3", "90.4", "exercise 90.3 is missing in x"),
         ('check("90.1", write)', 'check("90.1", wrote)', r'lacks check\("90.1", write\)'),
-        ('check("90.1", write)', 'check("90.2", write)', "stands under the heading"),
+        ('check("90.1", write)', 'check("90.2", write)', "is under the heading"),
         ('check("90.1", write)', "pass", "has no check cell"),
         (FIRST, FIRST + FIRST, "needs its own heading and its own solution cell"),
         (

@@ -13,7 +13,7 @@ from seqlab.course.parting import figure
 
 def test_a_check_prints_and_records(home, capsys):
     check("90.1", lambda S, k, v: S)
-    assert "hands back its input S" in capsys.readouterr().out
+    assert "returns its input S" in capsys.readouterr().out
     check("90.1", write)
     assert "✓ passed  90.1  Write into the memory: 2 of 2 points" in capsys.readouterr().out
     record = json.loads((home / "work/progress.json").read_text())["exercises"]["90.1"]
@@ -44,7 +44,7 @@ def test_an_unknown_id_is_one_sentence(home, capsys, call, id):
 def test_strict_checks_raise_when_not_fully_right_and_record_nothing(home, monkeypatch, capsys):
     monkeypatch.setenv("SEQLAB_STRICT", "1")
     check("90.1", write)
-    with pytest.raises(CheckFailed, match=r"90\.1: write hands back its input S"):
+    with pytest.raises(CheckFailed, match=r"90\.1: write returns its input S"):
         check("90.1", lambda S, k, v: S)
     with pytest.raises(CheckFailed):
         check("90.9", write)
@@ -72,7 +72,8 @@ def test_a_solution_is_shown_only_after_an_attempt(home, capsys):
     (home / "solutions/src/90_test.py").write_text(
         "# %% [markdown]\n# ## 90.1  Write\n\n# %%\ndef write(S, k, v):\n    ### BEGIN SOLUTION\n"
         "    return S + 1\n    ### END SOLUTION\n\n"
-        '# %% tags=["check"]\ncheck("90.1", write)\n\n# %% [markdown] tags=["explanation"]\n# Because of this.\n'
+        '# %% tags=["check"]\ncheck("90.1", write)\n\n'
+        '# %% [markdown] tags=["explanation"]\n# Because of this.\n'
     )
     show_solution("90.1")
     assert "Try it first" in (said := capsys.readouterr().out) and "S + 1" not in said
@@ -134,7 +135,7 @@ def test_a_folder_that_cannot_be_written_costs_a_sentence_not_the_check(home, mo
     monkeypatch.setattr(records, "write_whole", crash)
     check("90.1", write)
     said = capsys.readouterr().out
-    assert "✓ passed" in said and "Progress could not be kept" in said
+    assert "✓ passed" in said and "Progress could not be saved" in said
 
 
 def test_the_report_says_everything_in_words_too():

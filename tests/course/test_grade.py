@@ -107,7 +107,7 @@ CALLS = {
     "a memory hog": ("return torch.empty(2**30)", "RuntimeError"),
     "too much": ("return torch.ones(2, 3, 5, 4).expand(10**6, 2, 3, 5, 4)", "numbers"),
     "a stub": ("raise NotImplementedError", "Not started"),
-    "a wrong answer": ("return S", "hands back its input S"),
+    "a wrong answer": ("return S", "returns its input S"),
 }
 
 
@@ -131,14 +131,16 @@ CHEATS = {
     "the judge patched": (
         "import seqlab.course.judge as j, seqlab.course.grade as g\n"
         "j.judge = g.judge = lambda e, cases, outcomes: j.failure(e, 'passed', '')\n"
-        "j._fault = lambda *args: ('', '')"
+        "j.fault_of = lambda *args: None"
     ),
     "an object that equals everything": (
-        "class Yes:\n  def __eq__(self, other): return True\n  def __getattr__(self, name): return self\n"
+        "class Yes:\n  def __eq__(self, other): return True\n"
+        "  def __getattr__(self, name): return self\n"
         "  __class__ = torch.Tensor\ndef write(S, k, v): return Yes()"
     ),
     "a tensor that equals everything": (
-        "class Yes(torch.Tensor):\n  @classmethod\n  def __torch_function__(cls, *args, **kwargs): return True\n"
+        "class Yes(torch.Tensor):\n  @classmethod\n"
+        "  def __torch_function__(cls, *args, **kwargs): return True\n"
         "def write(S, k, v): return torch.zeros(S.shape).as_subclass(Yes)"
     ),
 }

@@ -280,7 +280,7 @@ def test_no_remote_no_repository_and_a_merge_under_way_are_sentences(
     with pytest.raises(CannotUpdate, match="no commit yet"):
         update(tmp_path / "empty")
     (learner / ".git/MERGE_HEAD").write_text(git(learner, "rev-parse", "HEAD") + "\n")
-    with pytest.raises(CannotUpdate, match="merge or rebase of your own"):
+    with pytest.raises(CannotUpdate, match="you are in a merge or rebase"):
         update(learner)
 
 
