@@ -537,7 +537,7 @@ explore(stored_together, pairs=(1, 64), K=[8, 16, 32, 64, 128])
 #
 # | name | $\varphi(x)$ | features | $\varphi(q)\cdot\varphi(k)$ | from |
 # |---|---|---|---|---|
-# | identity | $x$ | $K$ | $q \cdot k$, any sign | RetNet and most models after it |
+# | identity | $x$ | $K$ | $q \cdot k$, any sign | Schmidhuber 1992; RetNet, GLA |
 # | elu + 1 | $\mathrm{elu}(x) + 1$ | $K$ | positive, rather flat | Katharopoulos et al. 2020 |
 # | random | $\exp(w_i \cdot \hat x - \lVert \hat x \rVert^2 / 2) / \sqrt F$ | $F$ | $\exp(s)$ on average | Performer |
 # | Taylor | $[1,\; \hat x,\; \hat x \otimes \hat x / \sqrt 2]$ | $1 + K + K^2$ | $1 + s + s^2/2$ | Based |
@@ -722,8 +722,9 @@ for name, phi in MAPS.items():
 #
 # elu + 1 is the extreme case in both: all its features lie in one corner of a space of only $K$ dimensions, so every
 # key is close to every other. Taylor and random features have more dimensions to spread in, and pay with a larger
-# state. This is one reason why most later models take the identity, with keys of unit length and *without* a
-# normaliser. What they give up is the next section.
+# state. This is one reason why later models give up positive maps. RetNet and GLA use $q$ and $k$ as they are; in
+# Mamba-2, MiniMax and the delta rule's models (chapter 08) they pass a silu first, and only the delta rule's have keys
+# of unit length. Nearly all of them drop the normaliser (xLSTM's mLSTM keeps one). What that costs is the next section.
 #
 # ## 7 · The normaliser
 #

@@ -1,6 +1,4 @@
-"""Plotly figures: pure functions from tensors to one go.Figure. Nothing here displays anything or
-needs a notebook.
-"""
+"""Plotly figures: pure functions from tensors to one go.Figure; nothing here displays anything."""
 
 from seqlab.figures.kernel_trace import kernel_trace
 from seqlab.figures.microscope import microscope, microscope_frames, state_surface

@@ -1,10 +1,10 @@
-"""Figures of chapter 03: a memory written and read, what it smears, what it holds, and what the
-forms cost.
+"""Figures of chapter 03: a memory written and read, its smear, its capacity, its forms' cost.
 
 One head is drawn at a time: q, k (T, K), v (T, V).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 import torch
@@ -12,9 +12,9 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from seqlab.figures.panels import dressed, flip_book
+from seqlab.figures.panels import dressed, flip_book, hline
 from seqlab.figures.table import rounded
-from seqlab.figures.theme import COLORS, SIGNED, WEIGHTS, figure
+from seqlab.figures.theme import COLORS, EMPTY, SIGNED, WEIGHTS, figure
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 STATE, READ = "state S<sub>t</sub>", "y<sub>t</sub>"
@@ -28,9 +28,7 @@ def memory_at(
     t: int,
     labels: Sequence[str] | None = None,
 ) -> go.Figure:
-    """Token t of S_t = S_{t-1} + v_t k_tᵀ, y_t = S_t q_t: the write beside the table it was added
-    to, and the read.
-    """
+    """Token t of S_t = S_{t-1} + v_t k_tᵀ, y_t = S_t q_t: the write, the table and the read."""
     write, S = torch.outer(v[t], k[t]), v[: t + 1].mT @ k[: t + 1]
     fig = make_subplots(
         2,
@@ -62,7 +60,7 @@ def memory_at(
         for channel in (used.abs() > max(1e-6, used.abs().max() / 2)).nonzero()[:, 0].tolist():
             fig.add_shape(**_frame(channel, len(S), COLORS[color]), row=2, col=3)
     title = f"Token {t}: {labels[t]}" if labels else f"Token {t}"
-    return dressed(fig, title, 430, plot_bgcolor="#EDEDED")
+    return dressed(fig, title, 430, plot_bgcolor=EMPTY)
 
 
 def memory(q, k, v, labels: Sequence[str] | None = None, start: int = 0) -> go.Figure:
@@ -71,7 +69,7 @@ def memory(q, k, v, labels: Sequence[str] | None = None, start: int = 0) -> go.F
 
 
 def _cells(z: Float[Tensor, "R C"], top: float) -> go.Heatmap:
-    """A small table of signed numbers, written into its cells; 0 stays blank."""
+    """A small table of signed numbers, each in its cell; 0 is blank."""
     text = [["" if abs(x) < 0.05 else f"{x:.1f}" for x in row] for row in z.tolist()]
     return go.Heatmap(
         z=rounded(z),
@@ -163,9 +161,7 @@ def smear(v1, v2, degrees: Sequence[float], start: int = 0) -> go.Figure:
 
 
 def recall_of_each_pair(k: Float[Tensor, "N K"], v: Float[Tensor, "N V"]) -> go.Figure:
-    """N pairs stored at once: k_i·k_j, which is all that the read can mix, and how far each read is
-    from its value.
-    """
+    """N pairs stored at once: k_i·k_j, all that a read can mix, and how far each read is off."""
     error = recall_error(k, v)
     fig = make_subplots(
         1,
@@ -188,12 +184,13 @@ def recall_of_each_pair(k: Float[Tensor, "N K"], v: Float[Tensor, "N V"]) -> go.
     )
     fig.add_trace(overlap, 1, 1)
     fig.add_trace(go.Bar(y=rounded(error), marker_color=COLORS["write"], showlegend=False), 1, 2)
-    fig.add_hline(1.0, line_dash="dot", line_color=COLORS["decay"], row=1, col=2)
+    hline(fig, 1.0, line_dash="dot", line_color=COLORS["decay"], row=1, col=2)
     fig.update_xaxes(title_text="key j", row=1, col=1)
     fig.update_yaxes(title_text="key i", autorange="reversed", row=1, col=1)
     fig.update_xaxes(title_text="pair i", row=1, col=2)
     N, K = k.shape
-    title = f"{N} pairs in a state with {K} columns: typical error {float(error.square().mean().sqrt()):.2f}"
+    typical = float(error.square().mean().sqrt())
+    title = f"{N} pairs in a state with {K} columns: typical error {typical:.2f}"
     return dressed(fig, title, 360)
 
 
@@ -206,9 +203,7 @@ def recall_error(k: Float[Tensor, "N K"], v: Float[Tensor, "N V"]) -> Float[Tens
 def capacity(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], law: Callable[[float], float]
 ) -> go.Figure:
-    """Recall error against pairs stored per key channel: name -> (N / K, error), and the law they
-    should follow.
-    """
+    """Recall error against pairs per key channel: name -> (N / K, error), and the law for both."""
     grid = torch.linspace(0, 4, 81)
     line = {"color": COLORS["softmax"], "width": 2}
     traces = [
@@ -250,11 +245,11 @@ def capacity(
 def kernels_at(
     scores: Float[Tensor, " N"], dots: Mapping[str, Float[Tensor, " N"]], title: str
 ) -> go.Figure:
-    """φ(q)·φ(k) against s = q·k / √K on a log scale, a panel per feature map; on the line,
-    φ(q)·φ(k) = exp(s).
+    """φ(q)·φ(k) against s = q·k / √K on a log scale, a panel per feature map.
 
-    Each cloud is moved up or down as a whole to meet the line: a constant factor cancels in the
-    normaliser. Crosses at the foot are below 0, where there is no logarithm.
+    On the line, φ(q)·φ(k) = exp(s). Each cloud is moved up or down as a whole onto the line: a
+    constant factor cancels in the normaliser. Crosses at the foot are below 0, where there is no
+    logarithm.
     """
     reach = 1.05 * float(scores.abs().max())
     fig = make_subplots(
@@ -266,7 +261,7 @@ def kernels_at(
         vertical_spacing=0.13,
     )
     for i, dot in enumerate(dots.values()):
-        at = {"row": i // 2 + 1, "col": i % 2 + 1}
+        at: dict[str, Any] = {"row": i // 2 + 1, "col": i % 2 + 1}
         positive = dot > 0
         off = dot[positive].log() - scores[positive]
         height = torch.full_like(scores, -reach).masked_scatter(
@@ -304,9 +299,7 @@ def kernels_at(
 def growth(
     t: Sequence[float], curves: Mapping[str, Sequence[float]], *, title: str, y: str
 ) -> go.Figure:
-    """One line per name over the tokens t, both axes logarithmic: what grows in proportion to t has
-    slope 1.
-    """
+    """One line per name over the tokens t, both axes logarithmic: growth like t has slope 1."""
     fig = figure(title=title, x="token t (log scale)", y=f"{y} (log scale)", height=420)
     for i, (name, values) in enumerate(curves.items()):
         line = {
@@ -395,9 +388,7 @@ def _bar(name: str, height: float, color: str) -> go.Bar:
 
 
 def moved(maps: Mapping[str, Float[Tensor, "T T"]], title: str) -> go.Figure:
-    """|change of output i| (row) when token j (column) is changed; nothing above the stairs may
-    move.
-    """
+    """|change of output i| (row) when token j (column) changes; above the stairs must be none."""
     fig = make_subplots(1, len(maps), subplot_titles=list(maps), horizontal_spacing=0.12)
     for col, change in enumerate(maps.values(), start=1):
         shades = {"colorscale": WEIGHTS, "zmin": 0, "zmax": 0.4, "showscale": col == len(maps)}

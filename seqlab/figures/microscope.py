@@ -8,21 +8,55 @@ state_surface(trace)                     # the state through time, to turn
 
 import html
 import math
+from enum import IntEnum
+from typing import Any
 
 import plotly.graph_objects as go
 
 from seqlab.figures.table import colour_range, largest, outline, rounded, thinned, ticks
-from seqlab.figures.theme import COLORS, SIGNED, WEIGHTS, figure, wrap
+from seqlab.figures.theme import (
+    COLORS,
+    CONTOUR,
+    GRID,
+    HEIGHTS,
+    LOST,
+    OTHER_HEADS,
+    OUTLINE,
+    SIGNED,
+    WALL,
+    WEIGHTS,
+    figure,
+    wrap,
+)
 from seqlab.microscope import COMES_BACK, Trace
 
 LEFT, RIGHT = [0.0, 0.395], [0.575, 1.0]
-ROW, STRIP, GAP = (
-    180,
-    64,
-    92,
-)  # heights in px: a row of panels, the half-lives, and what lies between
+# Heights in px: a row of panels, the half-lives, and the space between two rows.
+ROW, STRIP, GAP = 180, 64, 92
 
-WORDS = {  # what the state's rows and columns are, and the titles of its two panels
+
+class Panel(IntEnum):
+    """The panels, by the numbers of their axes in plotly."""
+
+    STATE = 1
+    WRITTEN = 2
+    WEIGHTS = 3
+    # One bar per token: whether its key still returns its value, or how much the output needs it.
+    TOKENS = 4
+    HALF_LIVES = 5
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """The axes of a trace in this panel."""
+        return {"xaxis": f"x{self.value}", "yaxis": f"y{self.value}"}
+
+    def layout(self, x: dict, y: dict) -> dict[str, dict]:
+        """The entries of the figure's layout for the panel's axes."""
+        return {f"xaxis{self.value}": x, f"yaxis{self.value}": y}
+
+
+# What the state's rows and columns are, and the titles of its two panels.
+WORDS = {
     "state": ("value channel", "key channel", "State S; outlined: written now", "Written now"),
     "cache": (
         "channels of k, then v",
@@ -40,17 +74,13 @@ STAYS = {
 
 
 def microscope(trace: Trace, t: int | None = None) -> go.Figure:
-    """What the mixer holds after token t (the last one, if not given), what it just wrote, reads,
-    and still knows.
-    """
+    """What the mixer holds after token t (default: the last), just wrote, reads and still knows."""
     t = _checked(trace, t)
     return _layout(trace, t, cells=6000)
 
 
 def microscope_frames(trace: Trace) -> go.Figure:
-    """The same with a slider over t and a play button, all inside the figure: it works without a
-    kernel.
-    """
+    """The same with a slider over t and a play button in the figure: it needs no kernel."""
     T = len(trace.labels)
     steps = sorted({*thinned(T, 24), T - 1})
     fig = _layout(trace, T - 1, cells=1000)
@@ -59,14 +89,8 @@ def microscope_frames(trace: Trace) -> go.Figure:
         panels = _panels(trace, t, cells=1000)
         moved = [i for i, panel in enumerate(panels) if panel.meta != "still"]
         data = [_only_what_moves(panels[i]) for i in moved]
-        frames.append(
-            go.Frame(
-                name=str(t),
-                data=data,
-                traces=moved,
-                layout={"title": {"text": wrap(finding(trace, t))}},
-            )
-        )
+        title = {"title": {"text": wrap(finding(trace, t))}}
+        frames.append(go.Frame(name=str(t), data=data, traces=moved, layout=title))
     fig.frames = frames
     return _with_slider(fig, trace, steps)
 
@@ -77,39 +101,35 @@ def finding(trace: Trace, t: int) -> str:
     who = trace.mixer if trace.n_heads == 1 else f"{trace.mixer}, head {trace.head}"
     after = f"After {n} token{'s' * (n > 1)}"
     if trace.recall is not None:
-        verb = "comes" if n == 1 else "come"
-        return (
-            f"{after}: {trace.comes_back(t)} of {n} value{'s' * (n > 1)} still {verb} back ({who})"
-        )
+        values = "value still comes" if n == 1 else "values still come"
+        return f"{after}: {trace.comes_back(t)} of {n} {values} back ({who})"
     weights = trace.weights[t]
     if not weights.any():
         return f"{after}: the output depends on no token ({who})"
     s = int(weights.argmax())
-    return (
-        f"{after}: the output depends most on token {s}, ‘{html.escape(trace.labels[s])}’ ({who})"
-    )
+    label = html.escape(trace.labels[s])
+    return f"{after}: the output depends most on token {s}, ‘{label}’ ({who})"
 
 
 def state_surface(trace: Trace, title: str = "") -> go.Figure:
-    """How much each column of the state holds (its norm), token by token: a surface to turn with
-    the mouse.
-    """
+    """The norm of each column of the state, token by token: a surface to turn with the mouse."""
     columns = thinned(trace.states.shape[2], 64)
     norms = trace.states.nan_to_num().norm(dim=1)[:, columns]  # (T, C)
     surface = go.Surface(
         x=columns,
         y=list(range(len(norms))),
         z=rounded(norms),
-        colorscale=[[0, "#FFFFFF"], [0.5, COLORS["state"]], [1, "#00456E"]],
+        colorscale=HEIGHTS,
         showscale=False,  # the height says it
-        contours={"x": {"show": True, "color": "#7A7A7A"}, "y": {"show": True, "color": "#7A7A7A"}},
+        contours={name: {"show": True, "color": CONTOUR} for name in ("x", "y")},
         hovertemplate="column %{x}, token %{y}: %{z}<extra></extra>",
     )
     if not title:
         first, last = float(norms[0].norm()), float(norms[-1].norm())
-        title = f"{trace.mixer}: the state's norm goes from {first:.2g} to {last:.2g} in {len(norms)} tokens"
+        change = f"from {first:.2g} to {last:.2g} in {len(norms)} tokens"
+        title = f"{trace.mixer}: the state's norm goes {change}"
     fig = figure(surface, title=title, height=520, margin={"l": 24, "r": 24, "t": 50, "b": 10})
-    axis = {"backgroundcolor": "#F7F7F7", "gridcolor": "#DDDDDD", "showbackground": True}
+    axis = {"backgroundcolor": WALL, "gridcolor": GRID, "showbackground": True}
     fig.update_layout(
         scene={
             "xaxis": axis | {"title": {"text": WORDS[trace.kind][1]}},
@@ -127,9 +147,7 @@ def state_surface(trace: Trace, title: str = "") -> go.Figure:
 
 
 def _panels(trace: Trace, t: int, cells: int) -> list:
-    """Every trace of the figure at time t, always in the same order. meta="still" marks those that
-    never change.
-    """
+    """Every trace of the figure at time t, in a fixed order; meta="still" if it never changes."""
     panels = [
         *_state(trace, t, *_fit(trace, cells)),
         *_weights(trace, t),
@@ -139,9 +157,7 @@ def _panels(trace: Trace, t: int, cells: int) -> list:
 
 
 def _fit(trace, cells: int) -> tuple[list[int], list[int]]:
-    """Rows and columns to draw: all of them where they fit into that many cells, else every second,
-    third …
-    """
+    """Rows and columns to draw: all that fit into that many cells, else every second, third …"""
     n_rows, n_columns = trace.states.shape[1:]
     side = math.isqrt(cells)
     rows = thinned(n_rows, max(side, cells // n_columns))
@@ -149,22 +165,20 @@ def _fit(trace, cells: int) -> tuple[list[int], list[int]]:
 
 
 def _state(trace, t, rows, columns) -> list:
-    values = slice(
-        None, -1 if trace.normalised else None
-    )  # z, a sum of positive numbers, would drown the values
     states, written = (S[:, rows][:, :, columns] for S in (trace.states, trace.written))
     gap = int(len(columns) <= 40)
     look = {"x": columns, "y": rows, "colorscale": SIGNED, "xgap": gap, "ygap": gap}
     look |= {"hovertemplate": "row %{y}, column %{x}: %{z}<extra></extra>"}
-    scales = [colour_range(S[:, values]) for S in (trace.states, trace.written)]
-    bars = [_colour_bar(x, 1.0) for x in (LEFT[1] + 0.01, 1.01)]
+    # z, a sum of positive numbers, would drown the values.
+    values = slice(None, -1 if trace.normalised else None)
+    of_state, of_written = (colour_range(S[:, values]) for S in (trace.states, trace.written))
+    left, right = (_colour_bar(x, 1.0) for x in (LEFT[1] + 0.01, 1.01))
     x, y = _written_columns(written[t], rows, columns) if trace.kind != "any" else ([], [])
+    now = of_written | look | Panel.WRITTEN.axes
     return [
-        go.Heatmap(z=rounded(states[t]), colorbar=bars[0], **scales[0], **look),
+        go.Heatmap(z=rounded(states[t]), colorbar=left, **of_state, **look),
         go.Scatter(x=x, y=y, **_line()),
-        go.Heatmap(
-            z=rounded(written[t]), colorbar=bars[1], **scales[1], **look, xaxis="x2", yaxis="y2"
-        ),
+        go.Heatmap(z=rounded(written[t]), colorbar=right, **now),
     ]
 
 
@@ -177,17 +191,28 @@ def _written_columns(written, rows, columns) -> tuple[list, list]:
     foot = rows[1] / 2 - rows[0] / 2 if len(rows) > 1 else 0.5
     strong = (size >= size.max() / 2).tolist()
     xs, ys = [], []
-    for i, column in enumerate(columns):
-        if strong[i] and not (i and strong[i - 1]):
-            left = column - half
-        if strong[i] and not (i + 1 < len(columns) and strong[i + 1]):
-            x, y = outline(left, column + half, rows[0] - foot, rows[-1] + foot)
-            xs, ys = xs + x, ys + y
+    for first, last in _runs(strong):
+        left, right = columns[first] - half, columns[last] + half
+        x, y = outline(left, right, rows[0] - foot, rows[-1] + foot)
+        xs += x
+        ys += y
     return xs, ys
 
 
+def _runs(flags: list[bool]) -> list[tuple[int, int]]:
+    """The first and last index of each run of True."""
+    runs = []
+    for i, flag in enumerate(flags):
+        if flag and i and flags[i - 1]:
+            runs[-1] = (runs[-1][0], i)
+        elif flag:
+            runs.append((i, i))
+    return runs
+
+
 def _weights(trace, t) -> list:
-    T, signed = len(trace.labels), bool((trace.weights < 0).any())
+    T = len(trace.labels)
+    signed = bool((trace.weights < 0).any())
     top = largest(trace.weights)
     image = go.Heatmap(
         z=rounded(trace.weights),
@@ -198,36 +223,33 @@ def _weights(trace, t) -> list:
         xgap=int(T <= 32),
         ygap=int(T <= 32),
         hovertemplate="read %{y}, token %{x}: %{z}<extra></extra>",
-        xaxis="x3",
-        yaxis="y3",
         meta="still",
+        **Panel.WEIGHTS.axes,
     )
     x, y = outline(-0.5, T - 0.5, t - 0.5, t + 0.5)
-    return [image, go.Scatter(x=x, y=y, **_line(2 if T <= 32 else 1), xaxis="x3", yaxis="y3")]
+    return [image, go.Scatter(x=x, y=y, **_line(2 if T <= 32 else 1), **Panel.WEIGHTS.axes)]
 
 
 def _recall(trace, t) -> list:
     T, cosines = len(trace.labels), trace.recall[t]
-    colors = [COLORS["v"] if back else "#A9D9C9" for back in (cosines >= COMES_BACK).tolist()]
+    colors = [COLORS["v"] if back else LOST for back in (cosines >= COMES_BACK).tolist()]
     bars = go.Bar(
         x=list(range(T)),
         y=rounded(cosines),
         marker={"color": colors, "line": {"color": COLORS["v"], "width": 1}},
         hovertemplate="key %{x}: cosine %{y}<extra></extra>",
-        xaxis="x4",
-        yaxis="y4",
+        **Panel.TOKENS.axes,
     )
     line = {"color": COLORS["softmax"], "width": 1, "dash": "dot"}
-    level = go.Scatter(
-        x=[-0.6, T - 0.4], y=[COMES_BACK] * 2, mode="lines", line=line, hoverinfo="skip"
-    )
-    return [bars, level.update(xaxis="x4", yaxis="y4", meta="still")]
+    look = {"mode": "lines", "line": line, "hoverinfo": "skip", "meta": "still"}
+    level = go.Scatter(x=[-0.6, T - 0.4], y=[COMES_BACK] * 2, **look, **Panel.TOKENS.axes)
+    return [bars, level]
 
 
 def _reach(trace, t) -> list:
-    T = len(trace.labels)
+    tokens = list(range(len(trace.labels)))
     look = {"marker_color": COLORS["attention"], "hovertemplate": "token %{x}: %{y}<extra></extra>"}
-    return [go.Bar(x=list(range(T)), y=rounded(trace.weights[t]), xaxis="x4", yaxis="y4", **look)]
+    return [go.Bar(x=tokens, y=rounded(trace.weights[t]), **look, **Panel.TOKENS.axes)]
 
 
 def _half_lives(trace, t) -> go.Bar:
@@ -242,30 +264,29 @@ def _half_lives(trace, t) -> go.Bar:
         cliponaxis=False,
         hovertext=texts,
         hovertemplate="%{x}: %{hovertext} tokens<extra></extra>",
-        marker={"color": [COLORS["decay"] if _is_ours(trace, i) else "#D0D0D0" for i in range(n)]},
-        xaxis="x5",
-        yaxis="y5",
+        marker={
+            "color": [COLORS["decay"] if _is_ours(trace, i) else OTHER_HEADS for i in range(n)]
+        },
+        **Panel.HALF_LIVES.axes,
     )
 
 
 def _span(trace) -> tuple[float, float]:
-    """The bars' range in tokens. What never decays stands at the top, what is dropped at once at
-    the bottom.
-    """
+    """The bars' range in tokens: what never decays is at the top, what is dropped at the bottom."""
     known = trace.half_lives[trace.half_lives.isfinite()].clamp_min(0.05)
     return (float(known.min()), 2 * float(known.max())) if len(known) else (0.5, 1.0)
 
 
 def _log_axis(trace) -> dict:
     low, high = _span(trace)
-    named = (
-        {"showticklabels": False, "ticks": ""} if trace.half_lives.shape[1] <= 16 else {"dtick": 1}
-    )
-    return {"type": "log", "range": [math.log10(low / 2), math.log10(2 * high)]} | named
+    axis = {"type": "log", "range": [math.log10(low / 2), math.log10(2 * high)]}
+    if trace.half_lives.shape[1] <= 16:  # the bars have their numbers on top
+        return axis | {"showticklabels": False, "ticks": ""}
+    return axis | {"dtick": 1}
 
 
 def _is_ours(trace, i: int) -> bool:
-    """Bars of other heads are drawn paler; when the bars are key channels, all are this head's."""
+    """Bars of other heads are pale; if the bars are key channels, all are this head's."""
     return trace.half_life_of != "head" or i == trace.head
 
 
@@ -275,27 +296,20 @@ def _colour_bar(x: float, top: float) -> dict:
 
 
 def _line(width: int = 2) -> dict:
-    return {"mode": "lines", "line": {"color": "black", "width": width}, "hoverinfo": "skip"}
+    return {"mode": "lines", "line": {"color": OUTLINE, "width": width}, "hoverinfo": "skip"}
 
 
 def _layout(trace, t, cells) -> go.Figure:
-    heights, inside = [ROW, ROW, STRIP][: 2 + (trace.half_lives is not None)], _inside(trace)
+    heights = [ROW, ROW] if trace.half_lives is None else [ROW, ROW, STRIP]
+    inside = _inside(trace)
     tops = [1 - (sum(heights[:i]) + GAP * i) / inside for i in range(len(heights))]
-    bands = [
-        [max(top - height / inside, 0), top] for top, height in zip(tops, heights, strict=True)
-    ]
+    bands = [[max(top - h / inside, 0), top] for top, h in zip(tops, heights, strict=True)]
     foot = 56 if trace.half_lives is not None else 82
     axes = _tables(trace, *_fit(trace, cells)) | _tokens(trace)
-    places = [
-        (LEFT, bands[0]),
-        (RIGHT, bands[0]),
-        (LEFT, bands[1]),
-        (RIGHT, bands[1]),
-        ([0, 1], bands[-1]),
-    ]
-    for n, (x, y) in enumerate(places[: len(axes) // 2], 1):
-        axes[f"xaxis{n}"] |= {"domain": x, "anchor": f"y{n}"} | _plain
-        axes[f"yaxis{n}"] |= {"domain": y, "anchor": f"x{n}"} | _plain
+    for panel, (x, y) in _places(bands).items():
+        if f"xaxis{panel.value}" in axes:
+            axes[f"xaxis{panel.value}"] |= {"domain": x, "anchor": f"y{panel.value}"} | _plain
+            axes[f"yaxis{panel.value}"] |= {"domain": y, "anchor": f"x{panel.value}"} | _plain
     return figure(
         *_panels(trace, t, cells),
         title=finding(trace, t),
@@ -308,6 +322,17 @@ def _layout(trace, t, cells) -> go.Figure:
     )
 
 
+def _places(bands: list) -> dict[Panel, tuple[list, list]]:
+    """The horizontal and vertical extent of each panel."""
+    return {
+        Panel.STATE: (LEFT, bands[0]),
+        Panel.WRITTEN: (RIGHT, bands[0]),
+        Panel.WEIGHTS: (LEFT, bands[1]),
+        Panel.TOKENS: (RIGHT, bands[1]),
+        Panel.HALF_LIVES: ([0, 1], bands[-1]),
+    }
+
+
 def _inside(trace) -> int:
     """The height of all panels, in px."""
     return 2 * ROW + GAP + (0 if trace.half_lives is None else GAP + STRIP)
@@ -315,83 +340,70 @@ def _inside(trace) -> int:
 
 def _tables(trace, rows, columns) -> dict:
     """The axes of the two tables on top."""
-    row_name, column_name = (
-        name if len(shown) < 2 or shown[1] == 1 else f"{name} (1 in {shown[1]} shown)"
-        for name, shown in zip(WORDS[trace.kind], (rows, columns), strict=False)
-    )
+    row_word, column_word, *_ = WORDS[trace.kind]
+    row_name, column_name = _counted(row_word, rows), _counted(column_word, columns)
     n_rows, n_columns = trace.states.shape[1:]
     side = ticks(range(n_rows - trace.normalised), 8)
     if trace.normalised:
         side = {"tickvals": [*side["tickvals"], n_rows - 1], "ticktext": [*side["ticktext"], "z"]}
     down = {"autorange": "reversed"} | side
-    over = (
-        ticks(trace.labels, _room(trace)) if trace.kind == "cache" else ticks(range(n_columns), 8)
-    )
+    of_tokens = trace.kind == "cache"
+    over = ticks(trace.labels, _room(trace)) if of_tokens else ticks(range(n_columns), 8)
     across = _title(column_name) | {"tickangle": 0} | over
-    return {
-        "xaxis1": across,
-        "yaxis1": _title(row_name) | down,
-        "xaxis2": dict(across),
-        "yaxis2": down,
-    }
+    state = Panel.STATE.layout(across, _title(row_name) | down)
+    return state | Panel.WRITTEN.layout(dict(across), down)
+
+
+def _counted(name: str, shown: list[int]) -> str:
+    """The name of an axis, with how many of its rows or columns are drawn if not all."""
+    if len(shown) < 2 or shown[1] == 1:
+        return name
+    return f"{name} (1 in {shown[1]} shown)"
 
 
 def _tokens(trace) -> dict:
     """The axes of what is drawn against tokens, and of the half-lives."""
     tokens = ticks(trace.labels, _room(trace))
+    down = _title("read after token t") | {"autorange": "reversed"} | tokens
+    axes = Panel.WEIGHTS.layout(_title("token s") | tokens, down)
     across = {"range": [-0.6, len(trace.labels) - 0.4]} | tokens
-    axes = {
-        "xaxis3": _title("token s") | tokens,
-        "yaxis3": _title("read after token t") | {"autorange": "reversed"} | tokens,
-    }
     if trace.recall is None:
-        axes["xaxis4"] = _title("token s") | across
-        axes["yaxis4"] = _title("|∂y<sub>t</sub>/∂x<sub>s</sub>|") | {
-            "range": [0, 1.05 * largest(trace.weights)]
-        }
+        up = {"range": [0, 1.05 * largest(trace.weights)]}
+        names = _title("token s"), _title("|∂y<sub>t</sub>/∂x<sub>s</sub>|")
     else:
         low = min(0.0, 1.1 * float(trace.recall.nan_to_num().min()))
-        axes["xaxis4"] = _title("key of token j") | across
-        axes["yaxis4"] = _title("cosine") | {
-            "range": [low, 1.1],
-            "tickvals": [-1, -0.5, 0, 0.5, COMES_BACK],
-        }
+        up = {"range": [low, 1.1], "tickvals": [-1, -0.5, 0, 0.5, COMES_BACK]}
+        names = _title("key of token j"), _title("cosine")
+    axes |= Panel.TOKENS.layout(names[0] | across, names[1] | up)
     if trace.half_lives is not None:
         unit = "head (this one dark)" if trace.half_life_of == "head" else trace.half_life_of
-        axes["xaxis5"] = _title(unit) | ticks(range(trace.half_lives.shape[1]))
-        axes["yaxis5"] = _title("tokens") | _log_axis(trace)
+        each = _title(unit) | ticks(range(trace.half_lives.shape[1]))
+        axes |= Panel.HALF_LIVES.layout(each, _title("tokens") | _log_axis(trace))
     return axes
 
 
 def _names(trace, tops) -> list[dict]:
-    """The titles of the panels, and where there are no half-lives a line that says why."""
+    """The titles of the panels, and without half-lives a line that says why there are none."""
     _, _, state, now = WORDS[trace.kind]
+    weight = "Weight of token s in read t"
+    if trace.kind == "any":
+        weight = "Influence of token s on y<sub>t</sub>"
     names = [
         state,
         now if trace.half_lives is None else f"{now}: S − decayed S",
-        (
-            "Influence of token s on y<sub>t</sub>"
-            if trace.kind == "any"
-            else "Weight of token s in read t"
-        )
-        + " (t outlined)",
+        f"{weight} (t outlined)",
         "What y<sub>t</sub> depends on"
         if trace.recall is None
         else "Does each key still return its value?",
     ]
-    at = [
-        (LEFT[0], tops[0]),
-        (RIGHT[0], tops[0]),
-        (LEFT[0], tops[1]),
-        (RIGHT[0], tops[1]),
-        (0, tops[-1]),
-    ]
+    at = [(x, y) for y in tops[:2] for x in (LEFT[0], RIGHT[0])]
     if trace.half_lives is not None:
         names.append("Half-life: tokens until half is left (log scale)")
+        at.append((0, tops[-1]))
     above = {"xanchor": "left", "yanchor": "bottom", "yshift": 6, **_free}
     shown = [
         {"text": f"<b>{name}</b>", "x": x, "y": y, **above}
-        for name, (x, y) in zip(names, at, strict=False)
+        for name, (x, y) in zip(names, at, strict=True)
     ]
     if trace.half_lives is None:
         below = {"x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "yshift": -52, **_free}
@@ -414,64 +426,38 @@ _free = {"xref": "paper", "yref": "paper", "showarrow": False, "font": {"size": 
 
 def _only_what_moves(panel):
     """A frame repeats only the numbers; plotly keeps the rest from the first drawing."""
-    moves = {"heatmap": ("z",), "scatter": ("x", "y"), "bar": ("y", "text", "hovertext")}[
-        panel.type
-    ]
-    kept = {name: panel[name] for name in moves if panel[name] is not None}
-    if panel.type == "bar" and panel.xaxis == "x4":
+    moves = {"heatmap": ("z",), "scatter": ("x", "y"), "bar": ("y", "text", "hovertext")}
+    kept = {name: panel[name] for name in moves[panel.type] if panel[name] is not None}
+    if panel.type == "bar" and panel.xaxis == Panel.TOKENS.axes["xaxis"]:
         kept["marker"] = {"color": panel.marker.color}
     return {"type": panel.type} | kept
 
 
 def _with_slider(fig, trace, steps) -> go.Figure:
-    still = {
-        "mode": "immediate",
-        "frame": {"duration": 0, "redraw": True},
-        "transition": {"duration": 0},
-    }
-    play = {
-        "fromcurrent": True,
-        "frame": {"duration": 500, "redraw": True},
-        "transition": {"duration": 0},
-    }
-    height, room = fig.layout.height, 76
-    below = {
-        "x": 0.14,
-        "len": 0.86,
-        "y": 0,
-        "yanchor": "top",
-        "pad": {"t": fig.layout.margin.b + 2},
-    }
-    slider = below | {
-        "active": len(steps) - 1,
-        "currentvalue": {"prefix": "after token ", "font": {"size": 12}},
-        "steps": [
-            {"label": trace.labels[t], "method": "animate", "args": [[str(t)], still]}
-            for t in steps
-        ],
-    }
+    foot, height, room = fig.layout.margin.b, fig.layout.height, 76
+    at_once = {"mode": "immediate"} | _redraw(0)
+    stops = [
+        {"label": trace.labels[t], "method": "animate", "args": [[str(t)], at_once]} for t in steps
+    ]
+    slider = {"x": 0.14, "len": 0.86, "y": 0, "yanchor": "top", "pad": {"t": foot + 2}}
+    slider |= {"active": len(steps) - 1, "steps": stops}
+    slider |= {"currentvalue": {"prefix": "after token ", "font": {"size": 12}}}
+    play = {"fromcurrent": True} | _redraw(500)
     buttons = [
         {"label": "▶ play", "method": "animate", "args": [None, play]},
-        {"label": "❚❚ stop", "method": "animate", "args": [[None], still]},
+        {"label": "❚❚ stop", "method": "animate", "args": [[None], at_once]},
     ]
-    menu = {
-        "type": "buttons",
-        "direction": "down",
-        "x": 0,
-        "xanchor": "left",
-        "y": 0,
-        "yanchor": "top",
-    }
-    menu |= {
-        "pad": {"t": fig.layout.margin.b},
-        "showactive": False,
-        "buttons": buttons,
-        "font": {"size": 11},
-    }
-    margin = {"b": fig.layout.margin.b + room}
+    menu = {"type": "buttons", "direction": "down", "showactive": False, "buttons": buttons}
+    menu |= {"x": 0, "xanchor": "left", "y": 0, "yanchor": "top"}
+    menu |= {"pad": {"t": foot}, "font": {"size": 11}}
+    margin = {"b": foot + room}
     return fig.update_layout(
         sliders=[slider], updatemenus=[menu], height=height + room, margin=margin
     )
+
+
+def _redraw(ms: int) -> dict[str, Any]:
+    return {"frame": {"duration": ms, "redraw": True}, "transition": {"duration": 0}}
 
 
 def _checked(trace: Trace, t: int | None) -> int:

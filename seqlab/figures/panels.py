@@ -24,9 +24,7 @@ def hline(fig: go.Figure, y: float, *, row: int, col: int, **look: Any) -> None:
 
 
 def flip_book(pages: Mapping[str, go.Figure], name: str, start: int = 0) -> go.Figure:
-    """One figure with plotly's own slider over `pages`, label -> figure, all with the same traces.
-    Needs no kernel.
-    """
+    """One figure with plotly's own slider over `pages`, label -> figure, all with equal traces."""
     labels, figs = list(pages), list(pages.values())
     frames = [
         go.Frame(name=label, data=fig.data, layout=_changing(fig)) for label, fig in pages.items()
@@ -40,7 +38,8 @@ def flip_book(pages: Mapping[str, go.Figure], name: str, start: int = 0) -> go.F
         "pad": {"t": 44},
         "len": 0.98,
     }
-    bottom, height = book.layout.margin.b or 52, book.layout.height
+    layout: Any = book.layout
+    bottom, height = layout.margin.b or 52, layout.height
     return book.update_layout(
         sliders=[slider | {"x": 0.01}], margin_b=bottom + 76, height=height + 80
     )
@@ -54,13 +53,14 @@ _AT_ONCE = {
 
 
 def _changing(fig: go.Figure) -> dict:
-    """The part of a layout that may differ from page to page: title, marks, notes and the ranges of
-    the axes.
-    """
-    layout = {
-        "title": {"text": fig.layout.title.text},
-        "shapes": fig.layout.shapes,
-        "annotations": fig.layout.annotations,
+    """The part of a layout that may differ between pages: title, marks, notes, ranges of axes."""
+    layout: Any = fig.layout
+    changing = {
+        "title": {"text": layout.title.text},
+        "shapes": layout.shapes,
+        "annotations": layout.annotations,
     }
-    axes = {name: {"range": fig.layout[name].range} for name in fig.layout if name[1:5] == "axis"}
-    return layout | {name: axis for name, axis in axes.items() if axis["range"] is not None}
+    for name in layout:
+        if name[1:5] == "axis" and layout[name].range is not None:
+            changing[name] = {"range": layout[name].range}
+    return changing

@@ -1,9 +1,8 @@
-"""Figures of chapter 04: the decay mask, the heads' half-lives, rotation as distance, accuracy, the
-chunk length.
-"""
+"""Figures of chapter 04: decay mask, half-lives, rotation as distance, accuracy, chunk length."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 import torch
@@ -13,16 +12,14 @@ from torch import Tensor
 
 from seqlab.figures.panels import dressed, flip_book
 from seqlab.figures.table import largest, rounded
-from seqlab.figures.theme import COLORS, INK, LINES, SIGNED, WEIGHTS, figure
+from seqlab.figures.theme import COLORS, INK, LIMIT, LINES, SIGNED, WEIGHTS, figure
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x")
 
 
 def mask_at(half_life: float, T: int = 32) -> go.Figure:
-    """D_ij = γ^(i-j) for the γ with that half-life (∞ is linear attention), and its last row
-    against age.
-    """
+    """D_ij = γ^(i-j) for this half-life (∞: linear attention), and its last row by age."""
     gamma = 0.5 ** (1 / half_life)
     age = torch.arange(T)[:, None] - torch.arange(T)
     D = torch.where(age >= 0, gamma ** age.clamp(min=0), torch.nan)
@@ -70,11 +67,9 @@ def mask_at(half_life: float, T: int = 32) -> go.Figure:
     )
     fig.update_xaxes(title_text="age i - j, in tokens", range=[-1, T], row=1, col=2)
     fig.update_yaxes(title_text="weight γ<sup>i-j</sup>", range=[0, 1.08], row=1, col=2)
-    half = (
-        "nothing fades"
-        if math.isinf(half_life)
-        else f"half is left after {half_life:g} token{'s' * (half_life != 1)}"
-    )
+    half = f"half is left after {half_life:g} token{'s' * (half_life != 1)}"
+    if math.isinf(half_life):
+        half = "nothing fades"
     return dressed(fig, f"γ = {gamma:.4g}: {half}", 380, showlegend=False)
 
 
@@ -113,9 +108,7 @@ def head_decays(gammas: Float[Tensor, " H"], ages: int = 4096) -> go.Figure:
 
 
 def rotation(scores: Float[Tensor, "T T"], decayed: Float[Tensor, "T T"]) -> go.Figure:
-    """One q at position n, one k at position m: the score of every placement, and along the
-    distance n - m.
-    """
+    """One q at position n, one k at m: the score for each pair, and along the distance n - m."""
     T, top = len(scores), largest(scores)
     fig = make_subplots(1, 2, column_widths=[0.48, 0.52], horizontal_spacing=0.2)
     hover = "q at %{y}, k at %{x}: %{z}<extra></extra>"
@@ -158,9 +151,7 @@ def rotation(scores: Float[Tensor, "T T"], decayed: Float[Tensor, "T T"]) -> go.
 def reads(
     weights: Mapping[str, Float[Tensor, "H T"]], labels: Sequence[str], *, title: str
 ) -> go.Figure:
-    """One read, head by head: the weight of every token in it, scaled so that the largest of a head
-    is 1.
-    """
+    """One read, head by head: the weight of every token, scaled so that a head's largest is 1."""
     fig = make_subplots(
         len(weights), 1, vertical_spacing=0.16, subplot_titles=list(weights), shared_xaxes=True
     )
@@ -206,7 +197,7 @@ def accuracy(
     for name, (xs, runs) in curves.items():
         runs = torch.tensor(runs, dtype=torch.float64).reshape(-1, len(xs))
         mean = runs.mean(0)
-        line = _line(list(xs), rounded(mean), "#D9D9D9", name=name)
+        line: Any = _line(list(xs), rounded(mean), LIMIT, name=name)
         if name == bound:
             line.line.width = 7
         else:
@@ -220,8 +211,12 @@ def accuracy(
             }
             line.error_y = spread | {"symmetric": False, "thickness": 1, "width": 3}
         fig.add_trace(line)
-    words = {"annotation_text": f"guessing: {chance:.3g}", "annotation_position": "bottom left"}
-    fig.add_hline(chance, line={"dash": "dot", "width": 1.5, "color": INK}, **words)
+    fig.add_hline(
+        chance,
+        line={"dash": "dot", "width": 1.5, "color": INK},
+        annotation_text=f"guessing: {chance:.3g}",
+        annotation_position="bottom left",
+    )
     marks = {words: at for words, at in (marks or {}).items() if at is not None}
     for row, (words, at) in enumerate(marks.items()):
         fig.add_vline(at, line={"dash": "dot", "width": 1.5, "color": COLORS["decay"]})
@@ -244,9 +239,7 @@ def accuracy(
 
 
 def chunk_dial(seconds: Mapping[int, float], *, title: str) -> go.Figure:
-    """Time against the chunk length C, from the recurrent form (C = 1) to the parallel form (C =
-    T).
-    """
+    """Time against the chunk length C, from the recurrent (C = 1) to the parallel form (C = T)."""
     chunks = list(seconds)
     line = _line(chunks, [float(f"{s:.3g}") for s in seconds.values()], COLORS["state"])
     line.update(mode="lines+markers", marker_size=9, showlegend=False)

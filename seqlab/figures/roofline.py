@@ -1,8 +1,7 @@
-"""The roofline: what a device can reach at each number of flops a byte, and where kernels stand
-under it.
-"""
+"""The roofline: what a device can reach at each number of flops per byte, and kernels under it."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -21,37 +20,32 @@ def roofline(
 ) -> go.Figure:
     """Roofs of devices, and on each the most that a kernel can reach there.
 
-    kernels: name -> (bytes, flops). measured: (kernel, device) -> seconds, drawn filled below the
-    hollow mark of the roof, its hover naming the share reached.
+    kernels: name -> (bytes, flops). measured: (kernel, device) -> seconds, drawn as a filled mark
+    below the hollow one on the roof; its hover text says which share of the roof that is.
     """
     devices = [devices] if isinstance(devices, str) else list(devices)
-    floors = {(k, d): floor_of(*counts, d, dtype) for k, counts in kernels.items() for d in devices}
+    floors: dict[tuple[str, str], Any] = {
+        (k, d): floor_of(*counts, d, dtype) for k, counts in kernels.items() for d in devices
+    }
     if not floors:
         raise ValueError("there is nothing to draw: pass at least one kernel and one device")
     placed = [f.intensity for f in floors.values()] + [f.ridge for f in floors.values()]
     low, high = min(placed) / 3, max(placed) * 3
     colours = {device: LINES[n % 8] for n, device in enumerate(devices)}
-    traces = [
-        _roof(
-            next(f for (_, d), f in floors.items() if d == device),
-            low,
-            high,
-            DASHES[n % 4],
-            colours[device],
-        )
-        for n, device in enumerate(devices)
-    ]
+    traces = []
+    for n, device in enumerate(devices):
+        floor = next(f for (_, d), f in floors.items() if d == device)
+        traces.append(_roof(floor, low, high, DASHES[n % 4], colours[device]))
+    measured = measured or {}
     for n, name in enumerate(kernels):
+        symbol = SYMBOLS[n % 6]
         own = {d: floors[name, d] for d in devices}
-        traces.append(
-            _marks(f"{name}: the most it can reach", f"{SYMBOLS[n % 6]}-open", own, colours)
-        )
-        times = {d: measured[name, d] for d in devices if (name, d) in (measured or {})}
+        traces.append(_marks(f"{name}: the most it can reach", f"{symbol}-open", own, colours))
+        times = {d: measured[name, d] for d in devices if (name, d) in measured}
         if times:
-            traces.append(_marks(f"{name}, measured", SYMBOLS[n % 6], own, colours, times))
-    fig = figure(
-        *traces, title=title, x="flops a byte (log scale)", y="TFLOP/s (log scale)", height=440
-    )
+            traces.append(_marks(f"{name}, measured", symbol, own, colours, times))
+    axes = {"x": "flops a byte (log scale)", "y": "TFLOP/s (log scale)"}
+    fig = figure(*traces, title=title, height=440, **axes)
     fig.update_xaxes(type="log", dtick=1, exponentformat="power")
     fig.update_yaxes(type="log", dtick=1, exponentformat="power")
     return fig.update_layout(

@@ -1,6 +1,4 @@
-"""Tables of numbers as pictures: a state, an implied attention matrix, two states beside each
-other.
-"""
+"""Tables of numbers as pictures: a state, an implied attention matrix, two states compared."""
 
 import plotly.graph_objects as go
 import torch
@@ -12,16 +10,12 @@ from seqlab.figures.theme import SIGNED, WEIGHTS, figure
 
 
 def state_table(S: Float[Tensor, "V K"], keys=None, *, title: str = "") -> go.Figure:
-    """A state as a heat map, one column per key channel. `keys` names the columns, where they stand
-    for something.
-    """
+    """A state as a heat map, one column per key channel. `keys` names the columns."""
     V, K = S.shape
-    fig = figure(
-        _signed(S), title=title, x="key channel" if keys is None else "key", y="value channel"
-    )
-    fig.update_xaxes(
-        showgrid=False, zeroline=False, **ticks(range(K) if keys is None else keys, 24)
-    )
+    across = "key channel" if keys is None else "key"
+    fig = figure(_signed(S), title=title, x=across, y="value channel")
+    named = ticks(range(K) if keys is None else keys, 24)
+    fig.update_xaxes(showgrid=False, zeroline=False, **named)
     return fig.update_yaxes(showgrid=False, zeroline=False, autorange="reversed", **ticks(range(V)))
 
 
@@ -38,59 +32,32 @@ def attention_matrix(W: Float[Tensor, "T T"], labels=None, *, title: str = "") -
 def state_pair(
     mine: Tensor, reference: Tensor, *, tolerance: float = 1e-4, labels=None
 ) -> go.Figure:
-    """Your states (T, V, K) beside the reference's, at the first token where they part by more than
-    the tolerance.
-    """
+    """Your states (T, V, K) beside the reference's, at the first token at which they differ."""
     if mine.shape != reference.shape:
-        raise ValueError(
-            f"your states have shape {tuple(mine.shape)}, the reference's {tuple(reference.shape)}"
-        )
-    apart = ((mine - reference).abs() > tolerance * (1 + reference.abs())).flatten(1).any(
-        1
-    ) | mine.isnan().flatten(1).any(1)
+        yours, theirs = tuple(mine.shape), tuple(reference.shape)
+        raise ValueError(f"your states have shape {yours}, the reference's {theirs}")
+    wrong = (mine - reference).abs() > tolerance * (1 + reference.abs())
+    apart = (wrong | mine.isnan()).flatten(1).any(1)
     t = int(apart.nonzero()[0]) if apart.any() else len(mine) - 1
     name = str(t) if labels is None else f"{t} (‘{labels[t]}’)"
-    title = (
-        f"The states part at token {name}"
-        if apart.any()
-        else f"The states agree up to the last token, {name}"
-    )
+    title = f"The states agree up to the last token, {name}"
+    if apart.any():
+        title = f"The states part at token {name}"
     scale = colour_range(torch.cat([mine[t], reference[t]]))
     fig = figure(title=title, height=340, margin={"l": 60, "r": 70, "t": 84, "b": 52})
     for n, S in enumerate((mine[t], reference[t], mine[t] - reference[t]), 1):
-        fig.add_trace(
-            _signed(S, **({} if n == 3 else scale)).update(
-                xaxis=f"x{n}", yaxis=f"y{n}", showscale=n == 3
-            )
-        )
+        own = {} if n == 3 else scale
+        fig.add_trace(_signed(S, **own).update(xaxis=f"x{n}", yaxis=f"y{n}", showscale=n == 3))
         left = (n - 1) * 0.345
-        axis = {"showgrid": False, "zeroline": False}
-        fig.layout[f"xaxis{n}"] = axis | {
-            "domain": [left, left + 0.31],
-            "title": "key channel",
-            **ticks(range(S.shape[1]), 6),
-        }
-        fig.layout[f"yaxis{n}"] = axis | {
-            "anchor": f"x{n}",
-            "autorange": "reversed",
-            **ticks(range(S.shape[0]), 8),
-        }
-        named = {
-            "text": f"<b>{('yours', 'reference', 'difference, own scale')[n - 1]}</b>",
-            "showarrow": False,
-        }
-        fig.add_annotation(
-            **named,
-            x=left,
-            y=1,
-            xref="paper",
-            yref="paper",
-            xanchor="left",
-            yanchor="bottom",
-            yshift=4,
-        )
-    fig.layout.yaxis.title = "value channel"
-    return fig
+        plain = {"showgrid": False, "zeroline": False}
+        across = {"domain": [left, left + 0.31], "title": "key channel"}
+        down = {"anchor": f"x{n}", "autorange": "reversed"}
+        fig.layout[f"xaxis{n}"] = plain | across | ticks(range(S.shape[1]), 6)
+        fig.layout[f"yaxis{n}"] = plain | down | ticks(range(S.shape[0]), 8)
+        above = {"xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        text = f"<b>{('yours', 'reference', 'difference, own scale')[n - 1]}</b>"
+        fig.add_annotation(text=text, showarrow=False, x=left, y=1, yshift=4, **above)
+    return fig.update_layout(yaxis_title="value channel")
 
 
 def _signed(S: Tensor, **scale) -> go.Heatmap:

@@ -7,15 +7,13 @@ from torch import Tensor
 
 
 def rounded(x: Tensor, digits: int = 3):
-    """x as nested lists with that many significant digits, None for NaN: short JSON, and the same
-    on every run.
-    """
+    """x as nested lists with so many significant digits, None for NaN: short, reproducible JSON."""
     if x.ndim:
         return [rounded(row, digits) for row in x]
     number = float(x)
-    return (
-        None if math.isnan(number) else float(f"{number:.{digits}g}") + 0.0
-    )  # + 0.0 turns -0.0 into 0.0
+    if math.isnan(number):
+        return None
+    return float(f"{number:.{digits}g}") + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
 def thinned(length: int, room: int) -> list[int]:
@@ -24,9 +22,7 @@ def thinned(length: int, room: int) -> list[int]:
 
 
 def ticks(labels, room: int = 16) -> dict:
-    """tickvals and ticktext that fit: every label if there is room, else some of them, long ones
-    cut.
-    """
+    """tickvals and ticktext that fit: all labels if there is room, else some; long ones are cut."""
     shown = thinned(len(labels), room)
     labels = ["␣" if str(label) == " " else str(label) for label in labels]
     cut = [label if len(label) <= 7 else label[:6] + "…" for label in labels]
@@ -39,16 +35,12 @@ def outline(left: float, right: float, top: float, bottom: float) -> tuple[list,
 
 
 def largest(x: Tensor) -> float:
-    """The largest absolute value, NaN left out; 1 for a table of zeros, so that a colour scale can
-    use it.
-    """
+    """The largest absolute value but NaN; 1 for a table of zeros, as a colour scale needs."""
     return float(x.nan_to_num().abs().max()) or 1.0
 
 
 def colour_range(x: Tensor) -> dict[str, float]:
-    """zmin, zmax, symmetric about 0. The largest 2 % of the cells that hold something may
-    saturate.
-    """
+    """zmin and zmax, symmetric about 0. The largest 2 % of nonzero cells may saturate."""
     sizes = x[x.isfinite() & (x != 0)].abs()
     top = sizes.sort().values[round(0.98 * (len(sizes) - 1))].item() if len(sizes) else 1.0
     return {"zmin": -top, "zmax": top}

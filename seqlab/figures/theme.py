@@ -1,11 +1,12 @@
-"""The look of every figure: one template, one colour per idea, titles that never run out of the
-page.
+"""The look of every figure: one template, one colour per idea, titles that fit the page.
 
-    from seqlab.figures.theme import COLORS, figure fig = figure(go.Scatter(x=t, y=y,
-    line_color=COLORS["q"]), title="The read fades", x="token", y="weight")
+    from seqlab.figures.theme import COLORS, figure
 
-The colours are Okabe and Ito's, told apart with any colour vision. Figures are white cards, so they
-read the same in JupyterLab's light and dark themes.
+    line = go.Scatter(x=t, y=y, line_color=COLORS["q"])
+    fig = figure(line, title="The read fades", x="token", y="weight")
+
+The colours are Okabe and Ito's: readers with any colour vision can tell them apart. Figures are
+white cards, so they look the same in JupyterLab's light and dark themes.
 """
 
 import textwrap
@@ -23,12 +24,27 @@ COLORS = {
     "attention": "#CC79A7",  # purple
     "softmax": "#222222",  # near black
 }
-LINES = tuple(
-    COLORS[name] for name in ("q", "write", "v", "k", "attention", "state", "softmax", "decay")
-)
+_ORDER = ("q", "write", "v", "k", "attention", "state", "softmax", "decay")
+LINES = tuple(COLORS[name] for name in _ORDER)
 """The order in which lines and bars of a comparison take their colours."""
 
 INK = "#2B2B2B"
+PAPER = "white"
+OUTLINE = "black"
+
+# What is there but is not the subject, from dark to light.
+CONTOUR = "#7A7A7A"  # lines on a surface
+EDGE = "#B5B5B5"  # the frame of a box
+OTHER_HEADS = "#D0D0D0"  # bars of the heads that are not shown
+LIMIT = "#D9D9D9"  # a computed bound, behind the curves of models
+OTHER_PROGRAMS = "#DADADA"  # cells that only other programs touch
+GRID = "#DDDDDD"  # grid lines of a surface
+EMPTY = "#EDEDED"  # the ground that shows through empty cells
+WALL = "#F7F7F7"  # the sides of a surface's box
+
+LOST = "#A9D9C9"  # a value that no longer comes back: COLORS["v"], pale
+UNTOUCHED = "#FFFFFF"
+MARKED = "#FCE4C8"  # the ground of a marked line: COLORS["write"], pale
 
 SIGNED = [
     [0.0, "#00456E"],
@@ -37,18 +53,19 @@ SIGNED = [
     [0.75, "#EE9A62"],
     [1.0, "#8F3A00"],
 ]
-"""For numbers with a sign, such as a state: blue below 0, white at 0, orange above. Use with zmid=0."""
+"""For signed numbers, such as a state: blue below 0, white at 0, orange above; use zmid=0."""
 
 WEIGHTS = [[0.0, "#FFFFFF"], [0.35, "#E3B5CF"], [0.7, "#A84A82"], [1.0, "#3F0F2D"]]
 """For numbers from 0 up, such as attention weights: white at 0, then purple."""
+
+HEIGHTS = [[0, "#FFFFFF"], [0.5, COLORS["state"]], [1, "#00456E"]]
+"""For the height of a surface: white at the foot, then blue."""
 
 
 def figure(
     *traces, title: str = "", x: str = "", y: str = "", height: int = 380, **layout
 ) -> go.Figure:
-    """A figure in the course's look. `title` says the finding; `x` and `y` name the axes, with
-    units.
-    """
+    """A figure in the course's look: `title` says the finding, `x` and `y` name axes and units."""
     title = wrap(title)
     top = 42 + 19 * title.count("<br>") if title else 24
     look = {"template": "seqlab", "height": height, "title": {"text": title}}
@@ -63,10 +80,9 @@ def figure(
 
 
 def wrap(text: str, width: int = 80) -> str:
-    """Break a long title over lines, so that it fits 700 px."""
-    return "<br>".join(
-        line for part in text.split("<br>") for line in (textwrap.wrap(part, width) or [""])
-    )
+    """Break a long title into lines, so that it fits 700 px."""
+    parts = (textwrap.wrap(part, width) or [""] for part in text.split("<br>"))
+    return "<br>".join(line for part in parts for line in part)
 
 
 def _template() -> go.layout.Template:
@@ -96,8 +112,8 @@ def _template() -> go.layout.Template:
             },
             "margin": {"l": 60, "r": 24, "t": 76, "b": 52},  # two lines of title
             "modebar": {"orientation": "v"},
-            "paper_bgcolor": "white",
-            "plot_bgcolor": "white",
+            "paper_bgcolor": PAPER,
+            "plot_bgcolor": PAPER,
             "colorway": LINES,
             "hoverlabel": {"font": {"size": 12}},
             "legend": {"bgcolor": "rgba(255,255,255,0.8)"},

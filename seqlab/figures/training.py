@@ -1,6 +1,7 @@
 """Measurements as pictures: loss curves, timings against T, accuracies."""
 
 import math
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -30,9 +31,7 @@ def loss_curves(
 def timing_lines(
     seconds: dict[str, dict[int, float]], *, title: str = "", y: str = "seconds"
 ) -> go.Figure:
-    """Time against T, both logarithmic. The legend gives each line's fitted slope: 1 is linear in
-    T, 2 quadratic.
-    """
+    """Time against T, both logarithmic; the legend has fitted slopes: 1 is linear, 2 quadratic."""
     lines = [
         go.Scatter(
             x=list(times),
@@ -57,17 +56,14 @@ def slope(times: dict[int, float]) -> float:
     """The exponent p of the least-squares fit seconds = c T^p."""
     xs, ys = ([math.log(u) for u in us] for us in (times.keys(), times.values()))
     x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum(
-        (a - x) ** 2 for a in xs
-    )
+    together = sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True))
+    return together / sum((a - x) ** 2 for a in xs)
 
 
 def bars(
     values: dict[str, float], *, title: str = "", y: str = "accuracy", chance: float | None = None
 ) -> go.Figure:
-    """One bar per name, its number above it; a dotted line at `chance`, what guessing would
-    give.
-    """
+    """One bar per name, its number above it; a dotted line at `chance`, what guessing gives."""
     names = list(values)
     bar = go.Bar(
         x=names,
@@ -80,8 +76,12 @@ def bars(
     )
     fig = figure(bar, title=title, y=y, showlegend=False)
     if chance is not None:
-        words = {"annotation_text": f"guessing: {chance:.2%}", "annotation_position": "top right"}
-        fig.add_hline(chance, line={"dash": "dot", "width": 1.5, "color": INK}, **words)
+        fig.add_hline(
+            chance,
+            line={"dash": "dot", "width": 1.5, "color": INK},
+            annotation_text=f"guessing: {chance:.2%}",
+            annotation_position="top right",
+        )
     if max(values.values()) <= 1:
         fig.update_yaxes(range=[min(0, *values.values()), 1.08], tickformat=".0%")
     return fig
@@ -92,7 +92,7 @@ def _short(values) -> list[float]:
 
 
 def _legend_below(fig: go.Figure) -> go.Figure:
-    fig.update_layout(
-        legend={"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}, showlegend=True
-    )
-    return fig.update_layout(margin_b=96, height=fig.layout.height + 30)
+    layout: Any = fig.layout
+    legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}
+    fig.update_layout(legend=legend, showlegend=True)
+    return fig.update_layout(margin_b=96, height=layout.height + 30)

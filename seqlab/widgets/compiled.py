@@ -1,7 +1,7 @@
 """A compiled kernel, its source beside what every line became: HTML that needs no running kernel.
 
-The texts travel compressed inside the page, for they are long. Where scripts do not run (GitHub, a
-notebook that is not trusted) the table of numbers stays, and a sentence says what is missing.
+The texts are long, so the page holds them compressed. If scripts do not run (on GitHub, or in a
+notebook that is not trusted), the table of numbers stays, and a sentence says what is missing.
 """
 
 import ast
@@ -13,100 +13,111 @@ from collections import Counter
 
 from IPython.display import HTML
 
+from seqlab.figures.theme import COLORS, EDGE, MARKED, PAPER
 from seqlab.gpu.compile import TENSOR_CORES, Report
+from seqlab.gpu.stages import Line
 
 NAMES = {"ttir": "TTIR", "ttgir": "TTGIR", "ptx": "PTX", "amdgcn": "AMD assembly"}
 
 
 def compiled(report: Report) -> HTML:
-    """The numbers as a table; below it source, TTIR, TTGIR and assembly, a target at a time.
+    """The numbers as a table; below it source, TTIR, TTGIR and assembly, for one target at a time.
 
-    A click on a line, or the arrow keys, marks one source line and all it became. Opens on the line
-    of the most tensor core instructions, or of the most lines of assembly where there is none.
+    A click on a line, or the arrow keys, marks one source line and all that it became. The page
+    opens on the line with the most tensor core instructions; without any, on the line with the most
+    lines of assembly.
     """
-    shown = _source(report)
-    stages = {
-        target: {
-            NAMES[name]: [[line.text, line.source or 0] for line in lines]
-            for name, lines in c.stages.items()
-        }
-        for target, c in report.targets.items()
-    }
-    data = {"source": shown, "targets": stages, "first": _first(report)}
+    targets = {target: _stages(c.stages) for target, c in report.targets.items()}
+    data = {"source": _source(report), "targets": targets, "first": _first(report)}
     packed = base64.b64encode(zlib.compress(json.dumps(data).encode(), 9)).decode()
-    return HTML(_PAGE.replace("TABLE", _table(report)).replace("DATA", packed))
+    page = _PAGE.replace("COLOURS", _COLOURS).replace("TABLE", _table(report))
+    return HTML(page.replace("DATA", packed))
+
+
+def _stages(stages: dict[str, list[Line]]) -> dict[str, list[list]]:
+    """Name of a stage -> [text, source line] of each of its lines, 0 if it has no source."""
+    return {
+        NAMES[name]: [[line.text, line.source or 0] for line in lines]
+        for name, lines in stages.items()
+    }
 
 
 def _first(report: Report) -> int:
-    assembly = [
-        line for c in report.targets.values() for line in list(c.stages.values())[-1] if line.source
-    ]
+    """The source line that is marked at first."""
+    assembly = []
+    for c in report.targets.values():
+        assembly += [line for line in list(c.stages.values())[-1] if line.source]
     dots = [line for line in assembly if TENSOR_CORES.match(line.text)]
-    made = Counter(line.source for line in dots or assembly)
+    made = Counter(line.source or 0 for line in dots or assembly)
     return made.most_common(1)[0][0] if made else 0
 
 
 def _source(report: Report) -> list[list]:
     """[text, number] of the functions that became code, in the order of the file."""
-    lines = {
-        line.source
-        for c in report.targets.values()
-        for stage in c.stages.values()
-        for line in stage
-    } - {None}
+    stages = [stage for c in report.targets.values() for stage in c.stages.values()]
+    lines = {line.source for stage in stages for line in stage if line.source is not None}
     if not lines:
         return []
-    spans = [(min(lines), max(lines))]
     try:
-        body = ast.parse("\n".join(report.source.values())).body
-        spans = [
-            (min([n.lineno, *(d.lineno for d in getattr(n, "decorator_list", ()))]), n.end_lineno)
-            for n in body
-        ]
+        spans = [_span(node) for node in ast.parse("\n".join(report.source.values())).body]
     except SyntaxError:  # a notebook cell with a magic command
-        pass
+        spans = [(min(lines), max(lines))]
     kept = [(a, b) for a, b in spans if any(a <= n <= b for n in lines)]
     return [[report.source[n], n] for a, b in kept for n in range(a, b + 1) if n in report.source]
 
 
+def _span(node: ast.stmt) -> tuple[int, int]:
+    """The first and last line of a statement, with its decorators."""
+    decorators = [d.lineno for d in getattr(node, "decorator_list", ())]
+    return min([node.lineno, *decorators]), node.end_lineno or node.lineno
+
+
 def _table(report: Report) -> str:
-    head, *rows = report.rows()
-    cells = [[html.escape(cell) for cell in row] for row in (head, *rows)]
-    body = "".join(
-        f"<tr><th scope='row'>{r[0]}</th>{''.join(f'<td>{c}</td>' for c in r[1:])}</tr>"
-        for r in cells[1:]
-    )
-    head = "".join(f"<th scope='col'>{c}</th>" for c in cells[0])
+    names, *rows = ([html.escape(cell) for cell in row] for row in report.rows())
+    head = "".join(f"<th scope='col'>{name}</th>" for name in names)
+    body = ""
+    for target, *numbers in rows:
+        cells = "".join(f"<td>{number}</td>" for number in numbers)
+        body += f"<tr><th scope='row'>{target}</th>{cells}</tr>"
     title = f"<p><b>{html.escape(report.kernel)}</b>, compiled, not run</p>"
     return f"{title}<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
 
 
+_COLOURS = f"""--line: {COLORS["decay"]}; --chosen: {COLORS["q"]}; --on-chosen: {PAPER};
+  --edge: {EDGE}; --marked: {MARKED}; --on-marked: {COLORS["softmax"]}; --mark: {COLORS["write"]};"""
+
 _PAGE = """<div class="seqlab-compiled">
 <style>
+.seqlab-compiled { COLOURS }
 .seqlab-compiled { container-type: inline-size; }
 .seqlab-compiled .wide { overflow-x: auto; }
 .seqlab-compiled table { font-size: 12px; margin: 4px 0 10px 0; }
 .seqlab-compiled table :is(th, td) { padding: 2px 12px 2px 0; text-align: right; }
 .seqlab-compiled table :is(:first-child, :nth-child(n+7)) { text-align: left; }
 .seqlab-compiled button { font: inherit; font-size: 13px; padding: 2px 12px; margin: 0 4px 8px 0;
-  border-radius: 3px; cursor: pointer; border: 1px solid #8C8C8C; background: transparent; color: inherit; }
-.seqlab-compiled button[aria-selected=true] { border-color: #0072B2; background: #0072B2; color: #FFF;
-  font-weight: 600; }
+  border-radius: 3px; cursor: pointer; border: 1px solid var(--line); background: transparent;
+  color: inherit; }
+.seqlab-compiled button[aria-selected=true] { border-color: var(--chosen);
+  background: var(--chosen); color: var(--on-chosen); font-weight: 600; }
 .seqlab-compiled .boxes { display: grid; gap: 8px; grid-template-columns: repeat(4, 1fr); }
-@container (max-width: 1500px) { .seqlab-compiled .boxes { grid-template-columns: repeat(2, 1fr); } }
+@container (max-width: 1500px) {
+  .seqlab-compiled .boxes { grid-template-columns: repeat(2, 1fr); }
+}
 @container (max-width: 560px) { .seqlab-compiled .boxes { grid-template-columns: 1fr; } }
 .seqlab-compiled .stage { min-width: 0; }
 .seqlab-compiled .title { font-size: 12px; margin-bottom: 2px; }
 .seqlab-compiled .box { max-height: 300px; overflow: auto; position: relative; cursor: pointer;
-  border: 1px solid #B5B5B5; border-radius: 3px; white-space: pre;
+  border: 1px solid var(--edge); border-radius: 3px; white-space: pre;
   font: 11px/1.4 "DejaVu Sans Mono", Menlo, Consolas, monospace; }
-.seqlab-compiled .box:focus-visible, .seqlab-compiled button:focus-visible { outline: 2px solid #0072B2;
+.seqlab-compiled :is(.box, button):focus-visible { outline: 2px solid var(--chosen);
   outline-offset: 1px; }
 .seqlab-compiled .lines { display: inline-block; min-width: 100%; }
 .seqlab-compiled .line { padding: 0 8px 0 0; border-left: 4px solid transparent; }
-.seqlab-compiled .number { display: inline-block; width: 4ch; margin-right: 1ch; text-align: right; opacity: .55; }
+.seqlab-compiled .number { display: inline-block; width: 4ch; margin-right: 1ch;
+  text-align: right; opacity: .55; }
 .seqlab-compiled .nothing { opacity: .55; cursor: default; }
-.seqlab-compiled .marked { background: #FCE4C8; color: #222; border-left-color: #D55E00; }
+.seqlab-compiled .marked { background: var(--marked); color: var(--on-marked);
+  border-left-color: var(--mark); }
 </style>
 TABLE
 <p class="note">TTIR, TTGIR and assembly beside the source: run this cell to see them here.</p>
@@ -123,7 +134,7 @@ TABLE
     return node;
   };
   root.querySelector(".note").textContent =
-    "Click a line, or press ↑ and ↓ in a box: what one source line became is marked in every stage.";
+    "Click a line, or press ↑ and ↓ in a box: what one source line became is marked in each stage.";
   const tabs = make("div", "tabs", root), boxes = make("div", "boxes", root);
   tabs.setAttribute("role", "tablist");
   let target = Object.keys(data.targets)[0], selected = data.first, shown = [];
@@ -168,7 +179,8 @@ TABLE
       rows.forEach(row => row.classList.toggle("marked", hits.includes(row)));
       const count = rows.length === data.source.length && title === "Source" ? `line ${selected}` :
         `${hits.length} of ${rows.length} lines from line ${selected}`;
-      head.replaceChildren(Object.assign(document.createElement("b"), {textContent: title}), ` · ${count}`);
+      const name = Object.assign(document.createElement("b"), {textContent: title});
+      head.replaceChildren(name, ` · ${count}`);
       if (hits.length) {
         const first = hits[0].offsetTop, last = hits[hits.length - 1].offsetTop;
         const seen = first >= view.scrollTop && first < view.scrollTop + view.clientHeight - 20;
@@ -182,9 +194,11 @@ TABLE
       b.setAttribute("aria-selected", b.textContent === target);
       b.tabIndex = b.textContent === target ? 0 : -1;
     });
-    shown = [box("Source", data.source), ...Object.entries(stages()).map(([name, lines]) => box(name, lines))];
+    const others = Object.entries(stages()).map(([name, lines]) => box(name, lines));
+    shown = [box("Source", data.source), ...others];
     const some = new Set(made());
-    shown[0].rows.forEach(row => row.classList.toggle("nothing", !some.has(Number(row.dataset.source))));
+    shown[0].rows.forEach(
+      row => row.classList.toggle("nothing", !some.has(Number(row.dataset.source))));
     if (!some.has(selected)) selected = made()[0];
     mark();
   }
@@ -199,7 +213,8 @@ TABLE
       if (!step) return;
       e.preventDefault();
       e.stopPropagation();
-      const all = [...tabs.children], next = all[(all.indexOf(button) + step + all.length) % all.length];
+      const all = [...tabs.children];
+      const next = all[(all.indexOf(button) + step + all.length) % all.length];
       next.click();
       next.focus();
     });

@@ -14,9 +14,9 @@ def explore(draw: Callable[..., go.Figure], **controls: Any) -> w.VBox:
     """Sliders above, the figure `draw(**values)` below; each move redraws it.
 
     A control is (low, high) or (low, high, step) for a slider, a list of choices, True or False, or
-    an ipywidget. It starts at the default value of draw's argument, if there is one: `explore(draw,
-    half_life=(1, 64))`. The last frame stays until the next one is ready. An error in `draw` is
-    shown as one sentence, and the sliders go on working.
+    an ipywidget: `explore(draw, half_life=(1, 64))`. It starts at the default of draw's argument,
+    if there is one. The last frame stays until the next one is ready. An error in `draw` is shown
+    as one sentence, and the sliders keep working.
     """
     defaults = {name: p.default for name, p in inspect.signature(draw).parameters.items()}
     controls = {name: _control(name, spec, defaults.get(name)) for name, spec in controls.items()}
@@ -25,13 +25,11 @@ def explore(draw: Callable[..., go.Figure], **controls: Any) -> w.VBox:
     def redraw(_=None):
         try:
             shown = _figure(draw(**{name: control.value for name, control in controls.items()}))
-            out.layout.min_height = (
-                f"{shown[PLOTLY]['layout'].get('height', 320)}px"  # so that the page does not jump
-            )
+            # So that the page does not jump.
+            out.layout.min_height = f"{shown[PLOTLY]['layout'].get('height', 320)}px"
         except Exception as error:
             shown = _sentence(error)
-        # Assigned, not printed into: the frame is replaced in one message, and it works wherever
-        # the change comes from.
+        # Assigned, not printed: the frame is replaced in one message, whoever moved the control.
         out.outputs = ({"output_type": "display_data", "data": shown, "metadata": {}},)
 
     for control in controls.values():
@@ -40,8 +38,8 @@ def explore(draw: Callable[..., go.Figure], **controls: Any) -> w.VBox:
     return w.VBox([*controls.values(), out])
 
 
-def _control(name: str, spec: Any, default: Any) -> w.Widget:
-    """The widget for one control, its label beside it."""
+def _control(name: str, spec: Any, default: Any) -> Any:
+    """The widget for one control, with its label."""
     look = {
         "description": name.replace("_", " "),
         "style": {"description_width": "initial"},
@@ -49,29 +47,35 @@ def _control(name: str, spec: Any, default: Any) -> w.Widget:
     }
     start = {} if default in (None, inspect.Parameter.empty) else {"value": default}
     if isinstance(spec, w.Widget):
-        if isinstance(spec, w.ValueWidget) and not getattr(spec, "description", "x"):
-            spec.description, spec.style = look["description"], look["style"]
-        return spec
+        return _labelled(spec, look)
     if isinstance(spec, bool):
         return w.Checkbox(value=spec, indent=False, **look)
     if isinstance(spec, list):
         return w.Dropdown(options=spec, **start, **look)
     if isinstance(spec, tuple) and len(spec) in (2, 3):
         whole = all(isinstance(bound, int) for bound in spec)
-        bounds = dict(zip(("min", "max", "step"), spec, strict=False)) | (
-            {} if whole or len(spec) == 3 else {"step": 0.01}
-        )
-        start = start or {"value": spec[0]}
-        return (w.IntSlider if whole else w.FloatSlider)(**bounds, **start, **look)
-    raise TypeError(
-        f"control {name} is {spec!r}: pass (low, high), (low, high, step), a list, True or False, or a widget"
-    )
+        bounds = {"step": 1 if whole else 0.01}
+        bounds |= dict(zip(("min", "max", "step"), spec, strict=False))
+        slider = w.IntSlider if whole else w.FloatSlider
+        return slider(**bounds, **(start or {"value": spec[0]}), **look)
+    needed = "pass (low, high), (low, high, step), a list, True or False, or a widget"
+    raise TypeError(f"control {name} is {spec!r}: {needed}")
+
+
+def _labelled(widget: w.Widget, look: dict[str, Any]) -> Any:
+    """`widget`, with the control's name as its label if it has none."""
+    labelled: Any = widget
+    if isinstance(widget, w.ValueWidget) and not getattr(widget, "description", "x"):
+        labelled.description = look["description"]
+        labelled.style = look["style"]
+    return labelled
 
 
 def _figure(fig: Any) -> dict[str, Any]:
     if not isinstance(fig, go.Figure):
         raise TypeError(f"draw returned a {type(fig).__name__}: return a plotly go.Figure")
-    return {PLOTLY: json.loads(fig.to_json()) | {"config": {"displayModeBar": False}}}
+    data: Any = fig.to_json()
+    return {PLOTLY: json.loads(data) | {"config": {"displayModeBar": False}}}
 
 
 def _sentence(error: Exception) -> dict[str, str]:

@@ -66,8 +66,8 @@ def test_reads_are_scaled_head_by_head():
 
 
 def test_accuracy_shows_the_mean_and_reaches_to_the_extreme_seeds():
-    fig = retention.accuracy({"limit": ([1, 2], [[1, 1]]), "m": ([1, 2], [[0.2, 0.5], [0.4, 0.9]])}, title="", x="n",
-                             chance=0.1, bound="limit")  # fmt: skip
+    curves = {"limit": ([1, 2], [[1, 1]]), "m": ([1, 2], [[0.2, 0.5], [0.4, 0.9]])}
+    fig = retention.accuracy(curves, title="", x="n", chance=0.1, bound="limit")
     limit, model = fig.data
     assert list(model.y) == pytest.approx([0.3, 0.7])
     assert list(model.error_y.array) == pytest.approx([0.1, 0.2])
