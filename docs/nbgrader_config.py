@@ -1,7 +1,7 @@
-"""nbgrader for this course: copy this file into your nbgrader folder, and solutions/NN_name.ipynb
-into source/NN/.
+"""nbgrader for this course: copy this file to your nbgrader folder, solutions to source/NN/.
 
-With SEQLAB_STRICT=1, set below, `check` raises where an answer is not right, so its cell scores 0.
+The file for chapter NN is solutions/NN_name.ipynb. With SEQLAB_STRICT=1, set below, `check` raises
+if an answer is not right, so its cell scores 0.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Draw docs/microscope.png, the picture in the README: `python docs/picture.py` (needs Chromium).
+"""Draw docs/microscope.png, the README's picture: `python docs/picture.py` (needs Chromium).
 
-Linear attention with the identity map, its weights set by hand so that a letter is a key of its
-own: 12 pairs letter → value are written, and two letters are written twice.
+Linear attention with the identity map, its weights set by hand so that each letter is its own key:
+12 pairs letter → value are written, and two letters are written twice.
 """
 
 import shutil
@@ -26,9 +26,8 @@ def picture():
     values = torch.randn(len(letters), 16, generator=rng)
     mixer = LinearAttention(32, n_heads=2, feature_map="identity")
     mixer.q.weight.data = mixer.k.weight.data = torch.eye(32)
-    mixer.v.weight.data = torch.eye(32).roll(
-        16, 0
-    )  # head 0 takes its keys from the first half of x, values from the second
+    # Head 0 takes its keys from the first half of x, its values from the second.
+    mixer.v.weight.data = torch.eye(32).roll(16, 0)
     return microscope(observe(mixer, torch.cat([keys, values], -1)[None], letters))
 
 
@@ -38,18 +37,10 @@ def photograph(fig, path: Path):
         html = fig.to_html(default_width=f"{WIDTH}px", config={"displayModeBar": False})
         page.write_text(html.replace("<head>", "<head><style>body {margin: 0}</style>"))
         chromium = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
-        options = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            f"--user-data-dir={folder}/profile",
-        ]
-        options += [
-            f"--window-size={WIDTH},{fig.layout.height}",
-            f"--force-device-scale-factor={SCALE}",
-        ]
-        options += [f"--screenshot={path}", "--virtual-time-budget=4000", page.as_uri()]
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        options += [f"--user-data-dir={folder}/profile", f"--force-device-scale-factor={SCALE}"]
+        options += [f"--window-size={WIDTH},{fig.layout.height}", "--virtual-time-budget=4000"]
+        options += [f"--screenshot={path}", page.as_uri()]
         subprocess.run([chromium, *options], check=True, capture_output=True, timeout=120)
 
 

@@ -84,7 +84,8 @@ def _table(report: Report) -> str:
 
 
 _COLOURS = f"""--line: {COLORS["decay"]}; --chosen: {COLORS["q"]}; --on-chosen: {PAPER};
-  --edge: {EDGE}; --marked: {MARKED}; --on-marked: {COLORS["softmax"]}; --mark: {COLORS["write"]};"""
+  --edge: {EDGE}; --marked: {MARKED}; --on-marked: {COLORS["softmax"]};
+  --mark: {COLORS["write"]};"""
 
 _PAGE = """<div class="seqlab-compiled">
 <style>
@@ -194,8 +195,8 @@ TABLE
       b.setAttribute("aria-selected", b.textContent === target);
       b.tabIndex = b.textContent === target ? 0 : -1;
     });
-    const others = Object.entries(stages()).map(([name, lines]) => box(name, lines));
-    shown = [box("Source", data.source), ...others];
+    const source = box("Source", data.source);  // each box is appended to the page: first this one
+    shown = [source, ...Object.entries(stages()).map(([name, lines]) => box(name, lines))];
     const some = new Set(made());
     shown[0].rows.forEach(
       row => row.classList.toggle("nothing", !some.has(Number(row.dataset.source))));
