@@ -111,6 +111,7 @@ def load_meter() -> None:
 
 def call(function: Any, inputs: dict, seconds: float = 10.0) -> Outcome:
     """Call once, on a copy of the inputs."""
+    load_meter()
     given, meter = clone(inputs), Meter()
     try:
         with time_limit(seconds):
