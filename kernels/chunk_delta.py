@@ -99,7 +99,9 @@ def inverse(b_l, C: tl.constexpr, EXACT: tl.constexpr, MERGE: tl.constexpr):
         # A step of Newton's method restores what merging lost, if I - (I + L) X is accurate. Its
         # large terms cancel, so they are added exactly; small ones round little, in any order.
         b_high, b_top = leading(b_l), leading(b_x)
-        b_rest = tl.where(o_i == o_j, 1.0, 0.0) - b_x - tl.dot(b_high, b_top, input_precision="ieee")
+        b_rest = (
+            tl.where(o_i == o_j, 1.0, 0.0) - b_x - tl.dot(b_high, b_top, input_precision="ieee")
+        )
         b_rest -= tl.dot(b_high, b_x - b_top, input_precision="ieee")
         b_rest -= tl.dot(b_l - b_high, b_x, input_precision="ieee")
         b_x = tl.dot(b_x, b_rest, b_x, input_precision="ieee")

@@ -34,16 +34,20 @@ pytestmark = [
 
 READY = """() => {
   const panel = window.jupyterapp?.shell?.currentWidget, session = panel?.sessionContext;
+  const kernel = session?.session?.kernel;
   return !!(panel?.content?.widgets?.length && session?.isReady
-    && session.session?.kernel?.connectionStatus === 'connected' && session.session.kernel.status === 'idle');
+    && kernel?.connectionStatus === 'connected' && kernel.status === 'idle');
 }"""
 RUN_ALL = """async () => {
   const app = window.jupyterapp, panel = app.shell.currentWidget;
-  await panel.revealed; await panel.sessionContext.ready; await panel.sessionContext.session.kernel.info;
+  await panel.revealed;
+  await panel.sessionContext.ready;
+  await panel.sessionContext.session.kernel.info;
   await app.commands.execute('notebook:run-all-cells');
   return panel.content.widgets.filter(c => c.model.type === 'code').map(c => ({
     n: c.model.executionCount,
-    errors: c.model.outputs.toJSON().filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`),
+    errors: c.model.outputs.toJSON()
+      .filter(o => o.output_type === 'error').map(o => `${o.ename}: ${o.evalue}`),
   }));
 }"""
 # The first widget with a slider, scrolled to, and what the figure in it draws.
@@ -52,7 +56,8 @@ DRAWN = """() => {
   const box = document.querySelector('.jupyter-widgets .noUi-handle').closest('.widget-vbox');
   const plot = box.querySelector('.js-plotly-plot');
   if (!plot?._fullLayout) return null;
-  const numbers = t => [t.type, Array.from(t.y ?? []).slice(0, 50), Array.from(t.z ?? [], row => Array.from(row))];
+  const rows = z => Array.from(z ?? [], row => Array.from(row));
+  const numbers = t => [t.type, Array.from(t.y ?? []).slice(0, 50), rows(t.z)];
   return JSON.stringify([plot._fullLayout.title.text, plot._fullData.map(numbers)]);
 }"""
 

@@ -86,15 +86,23 @@ EVERY_DIAL = """
 from ipywidgets import Dropdown, Output, VBox
 from ipywidgets.widgets.widget import _instances
 
-for _box in [w for w in _instances.values() if isinstance(w, VBox) and any(isinstance(c, Output) for c in w.children)]:
-    _out = next(c for c in _box.children if isinstance(c, Output))
-    for _control in [c for c in _box.children if hasattr(c, "value")]:
-        _start = _control.value
-        _ends = list(_control.options)[::max(1, len(_control.options) - 1)] if isinstance(_control, Dropdown) else None
-        for _value in _ends or [getattr(_control, "min", False), getattr(_control, "max", True), _start]:
-            _control.value = _value
-            _drawn = _out.outputs[0]["data"]
-            assert "application/vnd.plotly.v1+json" in _drawn, f"{_control.description} = {_value}: {_drawn}"
+FIGURE = "application/vnd.plotly.v1+json"
+
+
+def ends_of(control):
+    if isinstance(control, Dropdown):
+        options = list(control.options)
+        return options[:: max(1, len(options) - 1)]
+    return [getattr(control, "min", False), getattr(control, "max", True), control.value]
+
+
+for box in [w for w in _instances.values() if isinstance(w, VBox)]:
+    outputs = [child for child in box.children if isinstance(child, Output)]
+    for control in [child for child in box.children if outputs and hasattr(child, "value")]:
+        for value in ends_of(control):
+            control.value = value
+            drawn = outputs[0].outputs[0]["data"]
+            assert FIGURE in drawn, f"{control.description} = {value}: {drawn}"
 """
 
 

@@ -474,16 +474,9 @@ def test_deepseek_against_transformers(module, groups, normalise, float64_for_fl
     ours = make(DeepSeekV3Router, E, 3, scale=2.446, normalise=normalise, **sizes)
     x = draw().flatten(0, 1)
     ours.bias.uniform_(-0.5, 0.5)
-<<<<<<< HEAD
     theirs.weight.data = ours.score.weight.data
     theirs.e_score_correction_bias.data = ours.bias.clone()
-=======
-    theirs.weight.data, theirs.e_score_correction_bias.data = (
-        ours.score.weight.data,
-        ours.bias.clone(),
-    )
     float64_for_float32()
->>>>>>> 0cf5e50 (Compare routers with transformers in float64 on both sides)
     _, weights, experts = theirs(x)
     expected = torch.zeros(len(x), E, dtype=torch.float64).scatter(-1, experts, weights)
     torch.testing.assert_close(dense(ours(x)), expected, rtol=0, atol=1e-12)

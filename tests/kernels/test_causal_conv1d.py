@@ -171,8 +171,11 @@ def test_each_row_moves_once(launches_of, monkeypatch):
         )
     )
     x, state, weight, segments = 4 * B * T * D, 4 * B * (W - 1) * D, 4 * D * (W + 1), 2
-    small = [sum(t.traffic[name].bytes_read_again for name in ("p_w", "p_bias") if name in t.traffic)
-             for t in (forward, backward)]  # fmt: skip
+
+    def again(t):
+        return sum(t.traffic[n].bytes_read_again for n in ("p_w", "p_bias") if n in t.traffic)
+
+    small = [again(t) for t in (forward, backward)]
     assert forward.bytes - small[0] <= 1.2 * (2 * x + state + weight)
     assert backward.traffic["p_x"].bytes_in == x
     assert backward.bytes - small[1] <= 1.2 * (3 * x + 2 * state + weight + segments * weight)

@@ -116,7 +116,10 @@ def test_extreme_decays(decays, agree, poisoned):
 
 
 def repeated(beta, key):
-    """64 writes under one key: L is β below the diagonal. Its powers grow to 1e18, (I + L)⁻¹ to β."""
+    """64 writes under one key: L is β below the diagonal.
+
+    Its powers grow to 1e18, (I + L)⁻¹ to β.
+    """
     inputs = tensors(64, 16, 16, decay=False)
     return inputs | {"k": key.expand(1, 64, 1, 16), "beta": torch.full((1, 64, 1), beta)}
 
