@@ -272,7 +272,9 @@ def test_wrong_arguments_get_a_sentence():
     without = {name: x for name, x in inputs.items() if name != "beta"}
     with pytest.raises(ValueError, match=r"beta is missing: .*chunk_recurrence"):
         chunk_delta(**without)
-    with pytest.raises(ValueError, match=r"one per key channel use seqlab\.recurrence\.chunkwise"):
+    with pytest.raises(
+        ValueError, match=r"one per key channel use seqlab\.core\.recurrence\.chunkwise"
+    ):
         chunk_delta(**inputs | {"log_a": -torch.rand(1, 3, 1, 16)})
     with pytest.raises(ValueError, match="a log decay is at most 0"):
         chunk_delta(**inputs | {"log_a": -inputs["log_a"]})
