@@ -46,6 +46,18 @@ def test_project_gives_what_the_recurrence_reads_with_and_without_a_state():
         torch.testing.assert_close(ours, mixer(x)[1].S, rtol=0, atol=1e-9)
 
 
+def test_keys_have_length_1_and_queries_length_k_to_the_minus_half():
+    """And the direction of silu(conv(W x)): q, k and v pass through one convolution."""
+    mixer, x = KDA(D).double(), draw()
+    inputs, qkv = mixer.project(x), mixer.conv(mixer.qkv(x))[0].unflatten(-1, (3, 4, 8))
+    q, k, v = qkv.unbind(2)
+    for name, u, length in (("q", q, 8**-0.5), ("k", k, 1)):
+        # 1e-6 is added to the squared length.
+        unit = u / (u.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+        torch.testing.assert_close(inputs[name], length * unit, rtol=0, atol=1e-12)
+    torch.testing.assert_close(inputs["v"], v, rtol=0, atol=0)
+
+
 def test_negative_eigenvalues_double_the_write_strength():
     x, options = draw(), {"d_conv": 1}
     plain, doubled = KDA(D, **options).double(), KDA(D, **options, negative_eigenvalues=True)
