@@ -68,8 +68,7 @@ def _chunk(S, q, k, v, e, f, log_a):
     C = q.shape[2]
     since_start = log_a.cumsum(2).exp()  # (B, H, C, K)
     between = _between(log_a)  # (B, H, C, C, K)
-    # e_t meets the table as token t - 1 left it, so it reads as q_{t-1} does: with row t - 1 of the
-    # decays.
+    # e_t reads the table as token t - 1 left it, as q_{t-1} does: with row t - 1 of the decays.
     readers = torch.stack([q, F.pad(e[:, :, 1:], (0, 0, 0, 1))], dim=3)  # (B, H, C, 2, K)
     writers = torch.stack([k, f], dim=3)
     # All writers as token i sees them, (B, H, C, 2C, K).

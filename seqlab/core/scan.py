@@ -146,7 +146,11 @@ def linear_scan(a: Gates, b: Sequence, h0: Start | None = None) -> Sequence:
     """
     check_scan(a, b, h0)
     dtype = _common_dtype(a, b, h0)
-    return _LinearScan.apply(a.to(dtype), b.to(dtype), None if h0 is None else h0.to(dtype))
+    a, b = a.to(dtype), b.to(dtype)
+    h0 = None if h0 is None else h0.to(dtype)
+    if b.shape[1] == 1:  # decoding: one step is no scan
+        return torch.addcmul(b, a, torch.zeros_like(b) if h0 is None else h0[:, None])
+    return _LinearScan.apply(a, b, h0)
 
 
 class _LinearScan(torch.autograd.Function):

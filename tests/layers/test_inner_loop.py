@@ -53,6 +53,22 @@ def test_the_inner_norm_is_layer_norm_head_by_head():
         torch.testing.assert_close(mixer.layer_norm(z)[:, h], expected)
 
 
+@pytest.mark.parametrize("form", ["dual", "primal"])
+def test_parts_that_end_inside_a_mini_batch_are_the_whole(form):
+    mixer, x = TTTLinear(D, H, mini_batch=4, form=form).double(), torch.randn(2, 11, D, **F64)
+    y, last = mixer(x)
+    parts, state = [], None
+    for part in x.split([3, 2, 5, 1], dim=1):
+        y_part, state = mixer(part, state)
+        parts.append(y_part)
+    torch.testing.assert_close(torch.cat(parts, dim=1), y, rtol=1e-9, atol=1e-9)
+    for ours, theirs in zip(
+        (*state.weights, *state.sums), (*last.weights, *last.sums), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    assert state.position == last.position == 11
+
+
 def test_it_starts_as_the_authors_do():
     """W and the step sizes' weights have std 0.02; biases, and what is learned of e, start at 0."""
     mixer = TTTLinear(256, 4)
