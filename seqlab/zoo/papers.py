@@ -21,11 +21,14 @@ doi:10.1162/neco.1991.3.1.79 | 1991 | Jacobs | Adaptive Mixtures of Local Expert
 doi:10.1162/neco.1992.4.1.131 | 1992 | Schmidhuber | Learning to Control Fast-Weight Memories
 doi:10.1162/neco.1997.9.8.1735 | 1997 | Hochreiter | Long Short-Term Memory
 doi:10.1162/089976600300015015 | 2000 | Gers | Learning to Forget: Continual Prediction with LSTM
+doi:10.57967/hf/1595 | 2023 | Poli | StripedHyena
 arXiv:1406.1078 | 2014 | Cho | Learning Phrase Representations using RNN Encoder-Decoder
 arXiv:1701.06538 | 2017 | Shazeer | Outrageously Large Neural Networks
 arXiv:1706.03762 | 2017 | Vaswani | Attention Is All You Need
 arXiv:1805.02867 | 2018 | Milakov | Online normalizer calculation for softmax
+arXiv:1907.05242 | 2019 | Lample | Large Memory Layers with Product Keys
 arXiv:1910.07467 | 2019 | Zhang | Root Mean Square Layer Normalization
+arXiv:1910.09890 | 2019 | Gu | Improving the Gating Mechanism of Recurrent Neural Networks
 arXiv:1911.02150 | 2019 | Shazeer | Fast Transformer Decoding: One Write-Head is All You Need
 arXiv:2002.05202 | 2020 | Shazeer | GLU Variants Improve Transformer
 arXiv:2004.05150 | 2020 | Beltagy | Longformer: The Long-Document Transformer
@@ -56,7 +59,6 @@ arXiv:2210.10340 | 2022 | Qin | The Devil in Linear Transformer
 arXiv:2211.15841 | 2022 | Gale | MegaBlocks: Efficient Sparse Training with Mixture-of-Experts
 arXiv:2212.10554 | 2022 | Sun | A Length-Extrapolatable Transformer
 arXiv:2212.14052 | 2022 | Fu | Hungry Hungry Hippos
-doi:10.57967/hf/1595 | 2023 | Poli | StripedHyena
 arXiv:2302.10866 | 2023 | Poli | Hyena Hierarchy: Towards Larger Convolutional Language Models
 arXiv:2303.06349 | 2023 | Orvieto | Resurrecting Recurrent Neural Networks for Long Sequences
 arXiv:2305.13048 | 2023 | Peng | RWKV: Reinventing RNNs for the Transformer Era

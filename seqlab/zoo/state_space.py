@@ -50,7 +50,7 @@ ROWS = [
     Row(
         "DSS",
         partial(DSS, d_state=N),
-        gate="exp(dt Λ): Λ shared by all channels, dt one per channel",
+        gate="exp(dt₁ Re Λ + i dt₂ Im Λ): Λ shared by all channels, two steps dt per channel",
         state_floats=lambda T, D: 2 * D * N,
         forms=("convolution", "scan"),
         paper="arXiv:2203.14343",

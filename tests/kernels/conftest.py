@@ -14,7 +14,7 @@ from seqlab.kernels.launch import recorded
 
 @pytest.fixture
 def agree():
-    """The accuracy rule of the kernels (DESIGN §10), for a function and its reference on the same
+    """The accuracy rule of the kernels, for a function and its reference on the same
     inputs.
     """
 
