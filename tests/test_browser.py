@@ -100,13 +100,16 @@ def lab(tmp_path_factory):
         subprocess.Popen(command, env=env, stdout=log, stderr=log) as server,
     ):
         address = f"http://127.0.0.1:{port}"
-        for _ in range(120):
+        for _ in range(600):  # a busy machine may need a minute; a dead server is seen at once
             try:
-                urllib.request.urlopen(f"{address}/api", timeout=1)
+                urllib.request.urlopen(f"{address}/api", timeout=5)
                 break
             except OSError:
+                if server.poll() is not None:
+                    pytest.fail(f"JupyterLab stopped:\n{(home / 'log').read_text()[-2000:]}")
                 time.sleep(0.5)
         else:
+            server.terminate()
             pytest.fail(f"JupyterLab did not start:\n{(home / 'log').read_text()[-2000:]}")
         yield address
         server.terminate()

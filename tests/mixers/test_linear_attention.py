@@ -72,6 +72,11 @@ def test_1e_6_is_added_to_the_normaliser():
     torch.testing.assert_close(mixer(x)[0], y, rtol=0, atol=1e-9)
 
 
+def test_by_default_it_has_four_heads_and_a_normaliser():
+    mixer = LinearAttention(D)
+    assert mixer.n_heads == 4 and mixer.normalize and mixer.phi.out_features(6) == 6
+
+
 def test_n_features_is_the_width_of_random_features():
     assert LinearAttention(D, H, feature_map="random").phi.out_features(8) == 64
     assert LinearAttention(D, H, feature_map="random", n_features=10).phi.out_features(8) == 10

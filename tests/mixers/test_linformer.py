@@ -35,6 +35,7 @@ def test_it_is_attention_over_projected_keys_and_values(length, share_kv):
 def test_changing_the_future_changes_the_past():
     """Why it has no causal form: every mixture of keys contains later tokens."""
     mixer, x = make(), draw()
+    assert mixer.causal is False
     changed = x.clone()
     changed[:, -1] += 1
     assert ((mixer(changed)[0] - mixer(x)[0])[:, :-1].abs() > 1e-6).any(-1).all()

@@ -26,6 +26,13 @@ def test_it_is_torch_nn_lstm_with_its_gradients(form):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+def test_only_the_fused_form_is_pytorchs_loop(monkeypatch):
+    monkeypatch.setattr(torch, "lstm", None)
+    LSTM(D, form="recurrent")(torch.randn(1, 2, D))
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        LSTM(D)(torch.randn(1, 2, D))
+
+
 @pytest.mark.parametrize("form", ["fused", "recurrent"])
 def test_without_a_state_h_and_c_start_at_zero(form):
     mixer, x, zero = LSTM(D, form=form), torch.randn(3, T, D), torch.zeros(3, D)
