@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's worked example of a mixer passes the contract and its own oracle test."""
+"""CONTRIBUTING.md's worked examples do what it says."""
 
 import inspect
 import re
@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from seqlab import mixers
+from seqlab.course.new_exercise import TEMPLATE
 from seqlab.zoo import Row
 from seqlab.zoo.papers import PAPERS
 from tests import test_mixers as contract
@@ -40,6 +41,12 @@ def example(monkeypatch):
     monkeypatch.setattr(mixers, "MinGRU", module.MinGRU, raising=False)
     exec(compile(oracle, "CONTRIBUTING.md", "exec"), names)
     return eval(row, names), names["test_it_is_the_papers_equation"]
+
+
+def test_the_exercise_is_what_new_exercise_writes():
+    section = PAGE[PAGE.index("## An exercise") : PAGE.index("## A mixer")]
+    (shown,) = re.findall(r"```python\n(.*?)```", section, re.S)
+    assert shown.strip() == TEMPLATE.replace("NAME", "log_gate").strip()
 
 
 def test_its_oracle_test_passes(example):

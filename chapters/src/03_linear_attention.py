@@ -1091,20 +1091,11 @@ timing_lines(
 #
 # In a terminal, `seqlab start 03` puts your own copy of the exercises into `work/`. `check("03.1", phi)` in that
 # notebook tells you which mistake you made, not only that there is one. About an hour and a half for all of them.
-#
-# | id | exercise | minutes | difficulty |
-# |---|---|---|---|
-# | 03.1 | A feature map that is never negative | 3 | ●○○ |
-# | 03.2 | Write one token into the memory | 5 | ●○○ |
-# | 03.3 | Read from the memory | 4 | ●○○ |
-# | 03.4 | Predict a smeared read | 5 | ●●○ |
-# | 03.5 | How many times larger is the cache? | 8 | ●●○ |
-# | 03.6 | The recurrent form | 12 | ●●○ |
-# | 03.7 | The parallel form | 12 | ●●○ |
-# | 03.8 | The normaliser is one more row of the state | 8 | ●●○ |
-# | 03.9 | Bug hunt: the model that knew the future | 12 | ●●○ |
-# | 03.10 | The chunkwise form | 25 | ●●● |
-#
+
+# %% [markdown] tags=["exercises"]
+# The table of exercises is made from their files.
+
+# %% [markdown]
 # The notebook is [exercises/03_linear_attention.ipynb](../exercises/03_linear_attention.ipynb); work on the copy in
 # `work/`.
 #

@@ -1192,19 +1192,11 @@ def head_20_needs_log1p():
 # In a terminal, `seqlab start 04` puts your own copy of the exercises into `work/`. `check("04.4", decay_mask)` in that
 # notebook tells you which mistake you made, not only that there is one (these functions take all heads at once). Less
 # than two hours for all of them.
-#
-# | id | exercise | minutes | difficulty |
-# |---|---|---|---|
-# | 04.1 | The decays of H heads | 4 | ●○○ |
-# | 04.2 | The half-life of a memory | 5 | ●○○ |
-# | 04.3 | One token with decay | 8 | ●○○ |
-# | 04.4 | The decay mask | 12 | ●●○ |
-# | 04.5 | Retention, all pairs at once | 8 | ●○○ |
-# | 04.6 | Norm each head alone | 6 | ●○○ |
-# | 04.7 | Turn a query by its position | 15 | ●●○ |
-# | 04.8 | Bug hunt: a decoder that drifts | 15 | ●●○ |
-# | 04.9 | Chunkwise retention with a carried state | 30 | ●●● |
-#
+
+# %% [markdown] tags=["exercises"]
+# The table of exercises is made from their files.
+
+# %% [markdown]
 # The notebook is [exercises/04_retnet.ipynb](../exercises/04_retnet.ipynb); work on the copy in `work/`.
 #
 # ## Recap, in five lines

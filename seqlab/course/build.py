@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from seqlab.course import masters, paths
+from seqlab.course import exercises, masters, paths
 from seqlab.course.sandbox import ThisPython
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -35,45 +35,68 @@ class BuildFailed(RuntimeError):
 
 
 def sources(chapters: list[str] | None = None) -> list[tuple[str, Path]]:
-    """("chapters" or "solutions", source) of the chosen chapters, or of all."""
-    root = paths.root()
-    found = []
-    for kind in ("chapters", "solutions"):
-        files = sorted((root / kind / "src").glob("[0-9]*.py"))
-        found += [(kind, p) for p in files if not chapters or p.name[:2] in chapters]
+    """("chapters" or "solutions", source) of the chosen chapters, or of all.
+
+    The source of the solutions, and of the exercises cleared of them, is `chNN/notebook.py` among
+    the exercises.
+    """
+    pages = sorted((paths.root() / "chapters/src").glob("[0-9]*.py"))
+    found = [("chapters", page) for page in pages]
+    found += [("solutions", exercises.notebook(chapter)) for chapter in exercises.chapters()]
+    found = [s for s in found if not chapters or _chapter(*s) in chapters]
     if not found:
         wanted = ", ".join(chapters or ["any chapter"])
-        raise BuildFailed(f"there is no source for {wanted} in chapters/src or solutions/src")
+        raise BuildFailed(f"there is no source for {wanted} in chapters/src or the exercises")
     return found
 
 
 def build(kind: str, source: Path, fresh: bool = False) -> list[Path]:
     """Build one source. Returns the notebooks written."""
-    target = paths.root() / kind / f"{source.stem}.ipynb"
+    target = _target(kind, source)
     notebook = _read(kind, source)
     written = [target]
     if kind == "solutions":
-        written.append(write(_cleared(source), _exercise_file(source)))
+        written.append(write(masters.unsolved(_chapter(kind, source)), _cleared(target)))
     stored = nbformat.read(target, 4) if target.exists() and not fresh else None
-    execute(notebook, target.parent, where=source.name)
+    execute(notebook, target.parent, where=_shown(source))
     freeze_widgets(notebook)
     clean(notebook)
     keep_measured(notebook, stored)
     write(notebook, target)
     if kind == "solutions":
-        _stubs_earn_nothing(source)
+        _stubs_earn_nothing(_chapter(kind, source), _cleared(target))
     return written
 
 
 def stale(kind: str, source: Path) -> list[str]:
     """One sentence for each notebook of `source` that differs from its source; runs nothing."""
-    target = paths.root() / kind / f"{source.stem}.ipynb"
+    target = _target(kind, source)
     found = [f"{paths.shown(target)} {why}" for why in _differences(_read(kind, source), target)]
     if kind == "solutions":
-        exercise = _exercise_file(source)
-        if not exercise.exists() or exercise.read_text(encoding="utf-8") != text(_cleared(source)):
-            found.append(f"{paths.shown(exercise)} is not what {source.name} gives")
+        cleared, wanted = _cleared(target), text(masters.unsolved(_chapter(kind, source)))
+        if not cleared.exists() or cleared.read_text(encoding="utf-8") != wanted:
+            found.append(f"{paths.shown(cleared)} is not what {_shown(source)} gives")
     return found
+
+
+def _chapter(kind: str, source: Path) -> str:
+    return source.name[:2] if kind == "chapters" else source.parent.name[2:]
+
+
+def _target(kind: str, source: Path) -> Path:
+    """The notebook that `source` gives; exercises bear the name of their chapter's page."""
+    page = source
+    if kind == "solutions":
+        page = paths.notebook_of(_chapter(kind, source), "chapters/src", ".py")
+    return paths.root() / kind / f"{page.stem}.ipynb"
+
+
+def _cleared(solutions: Path) -> Path:
+    return solutions.parents[1] / "exercises" / solutions.name
+
+
+def _shown(source: Path) -> str:
+    return source.name if source.name != "notebook.py" else f"{source.parent.name}/notebook.py"
 
 
 def execute(notebook: NotebookNode, folder: Path, where: str) -> None:
@@ -149,28 +172,17 @@ def write(notebook: NotebookNode, path: Path) -> Path:
 
 
 def _read(kind: str, source: Path) -> NotebookNode:
-    notebook = masters.read(source)
-    if kind == "solutions":
-        masters.validate(notebook, source.name[:2], source.name)
-    return notebook
+    return masters.read(source) if kind == "chapters" else masters.solved(_chapter(kind, source))
 
 
-def _cleared(source: Path) -> NotebookNode:
-    return masters.cleared(masters.read(source), source.name[:2], source.name)
-
-
-def _exercise_file(source: Path) -> Path:
-    return paths.root() / "exercises" / f"{source.stem}.ipynb"
-
-
-def _stubs_earn_nothing(source: Path) -> None:
+def _stubs_earn_nothing(chapter: str, notebook: Path) -> None:
     """Grade the unsolved notebook: its stubs must not earn points."""
     from seqlab.course.grade import grade
 
-    for report in grade(source.name[:2], _exercise_file(source)):
+    for report in grade(chapter, notebook):
         if report.earned:
             earned = f"the unsolved stub of {report.id} earns {report.earned} points"
-            raise BuildFailed(f"{source.name}: {earned}")
+            raise BuildFailed(f"ch{chapter}: {earned}")
 
 
 def _differences(fresh: NotebookNode, target: Path) -> Iterator[str]:

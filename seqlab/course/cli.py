@@ -270,6 +270,18 @@ def update() -> None:
         out.print("Its requirements have changed: run make lab (or pip install -e .) once.")
 
 
+@app.command("new-exercise")
+def new_exercise_(
+    chapter: ChapterArg,
+    name: Annotated[str, typer.Argument(help="The function that the learner will write.")],
+) -> None:
+    """For authors: write the file of a new exercise, with everything to fill in."""
+    from seqlab.course.new_exercise import new_exercise
+
+    for path in new_exercise(paths.chapter_number(chapter), name):
+        print(f"wrote {paths.shown(path)}")
+
+
 @app.command()
 def build(
     chapters: Annotated[

@@ -62,6 +62,16 @@ class Exercise:
     hints: tuple[str, ...] = ()
     reference: Callable | float | None = None
     cases: Callable[[torch.Generator], list[Case]] | None = None
+    # The name of its file.
+    file: str = ""
+    # The markdown under the heading.
+    text: str = ""
+    # The code of the solution's cell, with its marks.
+    cell: str = ""
+    # The explanation of the solution.
+    why: str = ""
+    # Diagnosis -> the edit of the solution that deserves it.
+    edits: dict[str, str] = field(default_factory=dict)
     # Diagnosis -> the answer that deserves it.
     mistakes: dict[str, Callable | float] = field(default_factory=dict)
     # Right answers, written differently.
@@ -87,6 +97,10 @@ class Exercise:
     @property
     def numeric(self) -> bool:
         return isinstance(self.reference, int | float)
+
+    @property
+    def stars(self) -> str:
+        return "●" * self.difficulty + "○" * (3 - self.difficulty)
 
     def time_axis_of(self, output: str) -> int | None:
         return self.time_axis.get(output) if isinstance(self.time_axis, dict) else self.time_axis

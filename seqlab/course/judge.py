@@ -43,12 +43,37 @@ class _Verdict:
     broken: Property | None = None
 
 
-def judge(exercise: Exercise, cases: list[Case], outcomes: list[Outcome]) -> Report:
-    """The report on `outcomes`, one for each input set of `answer.plan`, in its order."""
-    tried = [_try(exercise, case, outcome) for case, outcome in zip(cases, outcomes, strict=False)]
+class Trusted:
+    """What the reference and the mistakes of one exercise return, each asked once per input set."""
+
+    def __init__(self, exercise: Exercise):
+        self.exercise = exercise
+        self.known: dict[tuple[int, int], tuple[Outcome, Any, dict]] = {}
+
+    def __call__(self, function: Any, inputs: dict) -> Outcome:
+        key = id(function), id(inputs)
+        if key not in self.known:
+            # Kept with what it was asked: an id may be used again once its object is gone.
+            self.known[key] = right_answer(self.exercise, function, inputs), function, inputs
+        return self.known[key][0]
+
+
+def judge(
+    exercise: Exercise,
+    cases: list[Case],
+    outcomes: list[Outcome],
+    trusted: Trusted | None = None,
+) -> Report:
+    """The report on `outcomes`, one for each input set of `answer.plan`, in its order.
+
+    Pass one `trusted` to judge many answers to the same cases.
+    """
+    ask = trusted or Trusted(exercise)
+    pairs = zip(cases, outcomes, strict=False)
+    tried = [_try(exercise, case, outcome, ask) for case, outcome in pairs]
     wrong = [_Wrong(t.case, t.right, t.outcome, t.fault) for t in tried if t.fault]
     notes = _notes(exercise, outcomes)
-    verdict = _verdict(exercise, cases, outcomes, tried, wrong)
+    verdict = _verdict(exercise, cases, outcomes, tried, wrong, ask)
     passed = verdict.kind == Kind.PASSED
     return Report(
         id=exercise.id,
@@ -77,17 +102,19 @@ def right_answer(exercise: Exercise, function: Any, inputs: dict) -> Outcome:
     torch.set_default_dtype(torch.float32)
     try:
         with torch.enable_grad():
-            return call(function, inputs)
+            return call(function, inputs, seconds=None)
     finally:
         torch.set_default_dtype(dtype)
 
 
-def _verdict(e: Exercise, cases, outcomes, tried: list[_Tried], wrong: list[_Wrong]) -> _Verdict:
+def _verdict(
+    e: Exercise, cases, outcomes, tried: list[_Tried], wrong: list[_Wrong], ask: Trusted
+) -> _Verdict:
     if not wrong:
         return (
             _broken_property(e, cases, outcomes) or _another_way(e, tried, outcomes) or _praise(e)
         )
-    verdict = _diagnose(e, tried, wrong)
+    verdict = _diagnose(e, tried, wrong, ask)
     if verdict.kind == Kind.VALUE and not e.numeric:
         also = _broken_property(e, cases, outcomes)
         if also:
@@ -100,8 +127,8 @@ def _praise(e: Exercise) -> _Verdict:
     return _Verdict(Kind.PASSED, f"Right: {e.name} {said}")
 
 
-def _try(e: Exercise, case: Case, outcome: Outcome) -> _Tried:
-    reference = right_answer(e, e.reference, case.inputs)
+def _try(e: Exercise, case: Case, outcome: Outcome, ask: Trusted) -> _Tried:
+    reference = ask(e.reference, case.inputs)
     if reference.kind != Came.RETURNED:
         said = f"the reference fails in case {case.name!r}: {reference.message}"
         raise ValueError(f"exercise {e.id}: {said}")
@@ -116,7 +143,7 @@ def _try(e: Exercise, case: Case, outcome: Outcome) -> _Tried:
 _PLAIN = (Kind.TYPE, Kind.SHAPE, Kind.DTYPE, Kind.NAN)
 
 
-def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Wrong]) -> _Verdict:
+def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Wrong], ask: Trusted) -> _Verdict:
     """The first of these that explains the wrong answers."""
     first = {t.fault.kind: t for t in reversed(wrong)}
     if Kind.NOT_STARTED in first:
@@ -124,11 +151,10 @@ def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Wrong]) -> _Verdict
     if Kind.MISSING in first:
         sentence = f"{e.name} is not defined: run (or write) the cell that defines it."
         return _Verdict(Kind.MISSING, sentence)
-    if sentence := _named_mistake(e, tried):
+    if sentence := _named_mistake(e, tried, ask):
         return _Verdict(Kind.MISTAKE, sentence)
     if Kind.SLOW in first:
-        when = f"was still running when its time was up{_in(first[Kind.SLOW])}"
-        return _Verdict(Kind.SLOW, f"{e.name} {when}: does a loop never end?")
+        return _Verdict(Kind.SLOW, _slow_sentence(e, _in(first[Kind.SLOW])))
     if Kind.EXCEPTION in first:
         return _Verdict(Kind.EXCEPTION, _exception_sentence(e, first[Kind.EXCEPTION]))
     for kind in (Kind.NONE, Kind.COUNT):
@@ -161,14 +187,18 @@ def _number_sentence(e: Exercise, fault: Fault) -> str:
     return f'{fault.words}. Write the formula down first; hint("{e.id}") opens a hint.'
 
 
-def _named_mistake(e: Exercise, tried: list[_Tried]) -> str | None:
+def _slow_sentence(e: Exercise, where: str) -> str:
+    return f"{e.name} was still running when its time was up{where}: does a loop never end?"
+
+
+def _named_mistake(e: Exercise, tried: list[_Tried], ask: Trusted) -> str | None:
     """The mistake that gives these very answers, wherever it differs from the reference.
 
     A mistake that agrees in every case comes before one that agrees only where it differs.
     """
     partly = None
     for sentence, function in e.mistakes.items():
-        made = [right_answer(e, function, t.case.inputs) for t in tried]
+        made = [ask(function, t.case.inputs) for t in tried]
         differs = [fault_of(e, t.right, m) is not None for t, m in zip(tried, made, strict=True)]
         if not _explains(made, tried, differs):
             continue
@@ -316,6 +346,8 @@ def _broken_property(e: Exercise, cases: list[Case], outcomes: list[Outcome]) ->
             n = len(p.variants(clone(case.inputs)))
             family, rest = [own, *rest[:n]], rest[n:]
             bad = next((o for o in family if o.kind != Came.RETURNED), None)
+            if bad is not None and bad.kind == Came.SLOW:
+                return _Verdict(Kind.SLOW, _slow_sentence(e, f", in the case {case.name!r}"))
             if bad is not None:
                 why = f" ({bad.type}: {bad.message})" if bad.type else ""
                 return _Verdict(Kind.PROPERTY, f"{p.message}{why}", p)

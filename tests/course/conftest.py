@@ -12,13 +12,15 @@ import fake_course
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """An empty course folder, with the exercises of chapter 90."""
-    for folder in ("chapters/src", "solutions/src", "exercises"):
+    for folder in ("chapters/src", "solutions", "exercises"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.setenv("SEQLAB_HOME", str(tmp_path))
     for name in ("SEQLAB_WORK", "SEQLAB_STRICT", "SEQLAB_GRADING"):
         monkeypatch.delenv(name, raising=False)
+    (tmp_path / "chapters/src/90_test.py").write_text("# %%\nprint(90)\n")
     fake_course.install(monkeypatch)
-    return tmp_path
+    yield tmp_path
+    fake_course.forget()
 
 
 @pytest.fixture

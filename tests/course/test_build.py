@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import fake_course
 import nbformat
 import pytest
 
-from seqlab.course import build, masters, paths
+from seqlab.course import build, exercises, masters, paths
 
 HERE = Path(__file__).parent
 
@@ -29,88 +30,15 @@ w.VBox([w.IntSlider(), out])
 print(random.random())
 """
 
-NBGRADER = (
-    '"grade_id": "{id}", "schema_version": 3, "task": false, '
-    '"locked": {locked}, "grade": {grade}, "solution": {solution}'
-)
-
-
-def exercise(id, title, meta, name, body, points):
-    solution = NBGRADER.format(id=f"solution-{id}", locked="false", grade="false", solution="true")
-    check = NBGRADER.format(id=f"check-{id}", locked="true", grade="true", solution="false")
-    return f"""
-# %% [markdown]
-# ## {id}  {title}
-#
-# *Objective · {meta}*
-
-# %% nbgrader={{{solution}}}
-{body}
-
-# %% tags=["check"] nbgrader={{{check}, "points": {points}}}
-check("{id}", {name})
-
-# %% [markdown] tags=["explanation"]
-# Why {id} is so.
-"""
-
-
-FIRST = exercise(
-    "90.1",
-    "Write into the memory",
-    "5 min · ●○○ · 2 points",
-    "write",
-    "def write(S, k, v):\n    ### BEGIN SOLUTION\n"
-    "    vk = v[..., :, None] * k[..., None, :]\n    return S + vk\n    ### END SOLUTION",
-    2,
-)
-SECOND = exercise(
-    "90.2",
-    "A running sum in chunks",
-    "10 min · ●●○ · 3 points",
-    "running_sum",
-    "def running_sum(x, state=None, chunk_size=4):\n    ### BEGIN SOLUTION\n"
-    "    y = x.cumsum(1) + (0 if state is None else state[:, None])\n    return y, y[:, -1]\n"
-    "    ### END SOLUTION",
-    3,
-)
-THIRD = exercise(
-    "90.3",
-    "The bytes of a state",
-    "3 min · ●○○ · 1 point",
-    "n_bytes",
-    "### BEGIN SOLUTION\nn_bytes = 4 * 64 * 64\n### END SOLUTION",
-    1,
-)
-MASTER = (
-    f"""# %% [markdown]
-# # Exercises
-
-# %%
-import sys
-sys.path.insert(0, {str(HERE)!r})
-import fake_course
-fake_course.install()
-from seqlab.course import check
-"""
-    + FIRST
-    + SECOND
-    + THIRD
-)
-
 
 @pytest.fixture
 def master(home):
-    """Write the master of chapter 90, with some text replaced."""
+    """A copy of chapter 90's exercises, with some text replaced."""
 
     def made(*changes):
-        text = MASTER
-        for old, new in changes:
-            assert old in text
-            text = text.replace(old, new)
-        path = home / "solutions/src/90_test.py"
-        path.write_text(text)
-        return path
+        source = fake_course.copied(home / "fake", *changes)
+        exercises.__path__ = [str(home / "fake")]
+        return source
 
     return made
 
@@ -173,7 +101,8 @@ def test_a_master_gives_solutions_and_cleared_exercises(master, home):
     cells = nbformat.read(exercises, 4).cells
     by_start = {c.source.split("(")[0].split("\n")[0]: c for c in cells}
     assert by_start["def write"].source == (
-        'def write(S, k, v):\n    raise NotImplementedError("exercise 90.1: your code here")'
+        'def write(S, k, v):\n    """S + v kᵀ."""\n'
+        '    raise NotImplementedError("exercise 90.1: your code here")'
     )
     assert by_start["n_bytes = ..."].source == "n_bytes = ..."
     assert all(
@@ -185,8 +114,8 @@ def test_a_master_gives_solutions_and_cleared_exercises(master, home):
 
 
 def test_solving_only_adds_lines(master):
-    source = master()
-    solved, cleared = masters.read(source), masters.cleared(masters.read(source), "90", "x")
+    master()
+    solved, cleared = masters.solved("90"), masters.unsolved("90")
     lines = {line for c in solved.cells for line in c.source.splitlines()}
     stubs = {'    raise NotImplementedError("exercise 90.1: your code here")', "n_bytes = ..."}
     stubs |= {'    raise NotImplementedError("exercise 90.2: your code here")'}
@@ -194,14 +123,16 @@ def test_solving_only_adds_lines(master):
 
 
 def test_a_wrong_solution_fails_the_build(master):
-    with pytest.raises(build.BuildFailed, match=r"CheckFailed: 90\.1: The write is subtracted"):
-        build.build("solutions", master(("return S + vk", "return S - vk")))
+    with pytest.raises(build.BuildFailed, match=r"CheckFailed: 90\.1: S is off"):
+        build.build(
+            "solutions", master(("return S + vk\n    ### END", "return S + vk * -1\n    ### END"))
+        )
 
 
 def test_a_stub_that_earns_points_fails_the_build(master):
     early = (
-        "def write(S, k, v):\n",
-        "def write(S, k, v):\n    return S + v[..., :, None] * k[..., None, :]\n",
+        '"""S + v kᵀ."""\n',
+        '"""S + v kᵀ."""\n    return S + v[..., :, None] * k[..., None, :]\n',
     )
     with pytest.raises(build.BuildFailed, match=r"the unsolved stub of 90\.1 earns 2 points"):
         build.build("solutions", master(early))
@@ -210,36 +141,32 @@ def test_a_stub_that_earns_points_fails_the_build(master):
 @pytest.mark.parametrize(
     "old, new, words",
     [
-        ("Write into the memory", "Something else", "90.1 lacks the title 'Write into the memory'"),
-        ("5 min · ", "", "90.1 lacks 5 min"),
-        ("●○○ · 2 points", "2 points", "90.1 lacks the difficulty ●○○"),
-        (" · 2 points", "", "90.1 lacks 2 points"),
-        ('"points": 2', '"points": 4', "90.1 lacks nbgrader's points 2"),
-        ("    ### END SOLUTION", "    # end", "are needed, each on its own line"),
+        ("· 5 minutes · ", "· ", r"under the heading a line '\*objective · 8 minutes"),
+        ("●○○ · 2 points", "easy · 2 points", "under the heading a line"),
+        ("    ### END SOLUTION\n\n\nWHY", "    # end\n\n\nWHY", "and one '### END SOLUTION'"),
+        ("S + vk → vk", "S + vv → vk", "'S \\+ vv' occurs 0 times in the solution"),
         (
-            "    vk = v[..., :, None] * k[..., None, :]\n    return S + vk\n",
-            "",
-            "there is nothing between",
+            "S + vk → vk",
+            "None → 0",
+            "'None' occurs 2 times in the solution: an edit must fit exactly once",
         ),
-        (FIRST, "", "exercise 90.1 is missing in x"),
-        ("90.3", "90.4", "exercise 90.3 is missing in x"),
-        ('check("90.1", write)', 'check("90.1", wrote)', r'lacks check\("90.1", write\)'),
-        ('check("90.1", write)', 'check("90.2", write)', "is under the heading"),
-        ('check("90.1", write)', "pass", "has no check cell"),
-        (FIRST, FIRST + FIRST, "needs its own heading and its own solution cell"),
-        (
-            '# %% [markdown] tags=["explanation"]\n# Why 90.1 is so.',
-            "",
-            "90.1 lacks an explanation",
-        ),
-        ("# # Exercises", "# # Exercises\n#\n# ### BEGIN SOLUTION", "a solution marker is left"),
+        ("S + vk → vk", "S + vk", r"the edit 'S \+ vk' must look like: right → wrong"),
+        ("    The write replaces the state.\n", "", "the mistake 'S \\+ vk → vk' has no sentence"),
+        ("    The write is subtracted.", "    The write counts twice.", "is said of two mistakes"),
+        ("n_bytes = 4 * 64 * 64", "print(4)", "the last line of the solution must give a name"),
     ],
 )
-def test_a_broken_master_fails_with_one_sentence(master, old, new, words):
-    notebook = masters.read(master((old, new)))
+def test_a_broken_file_fails_with_one_sentence(master, old, new, words):
+    master((old, new))
     with pytest.raises(ValueError, match=words) as caught:
-        masters.cleared(notebook, "90", "x")
-    assert "\n" not in str(caught.value)
+        masters.unsolved("90")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("exercise 90.")
+
+
+def test_a_mark_in_another_cell_never_reaches_the_learner(master):
+    master(("# # Exercises", "# # Exercises\n#\n# ### BEGIN SOLUTION"))
+    with pytest.raises(ValueError, match=r"ch90/notebook\.py: a solution's mark is left in"):
+        masters.unsolved("90")
 
 
 def test_stale_notebooks_are_named(master, home, monkeypatch):
@@ -247,18 +174,17 @@ def test_stale_notebooks_are_named(master, home, monkeypatch):
     source = master()
     assert build.stale("solutions", source) == [
         "solutions/90_test.ipynb is not built yet",
-        "exercises/90_test.ipynb is not what 90_test.py gives",
+        "exercises/90_test.ipynb is not what ch90/notebook.py gives",
     ]
     build.build("solutions", source)
-    exercises = paths.root() / "exercises/90_test.ipynb"
-    exercises.write_text(exercises.read_text().replace("your code here", "mine"))
+    cleared = paths.root() / "exercises/90_test.ipynb"
+    cleared.write_text(cleared.read_text().replace("your code here", "mine"))
     assert build.stale("solutions", source) == [
-        "exercises/90_test.ipynb is not what 90_test.py gives"
+        "exercises/90_test.ipynb is not what ch90/notebook.py gives"
     ]
-    source.write_text(MASTER.replace("# Why 90.1 is so.", "# Why 90.1 is different."))
-    assert "solutions/90_test.ipynb has other cells than its source" in build.stale(
-        "solutions", source
-    )
+    source = master(("Why 90.1 is so.", "Why 90.1 is different."))
+    found = build.stale("solutions", source)
+    assert "solutions/90_test.ipynb has other cells than its source" in found
 
 
 def test_unknown_chapters_are_told_so(home):

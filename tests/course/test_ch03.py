@@ -9,7 +9,7 @@ import seqlab.core.recurrence as core
 from seqlab.course import exercises
 from seqlab.course.answer import answers, plan
 from seqlab.course.checking import report_on
-from seqlab.course.exercises import ch03
+from seqlab.course.exercises.ch03 import shared as ch03
 
 
 def fold(q, k, v, state=None, chunk_size=4):

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 
+import fake_course
 import nbformat
 import pytest
 from fake_course import EXERCISES
 
-from seqlab.course import cli, doctor, lab, paths
+from seqlab.course import cli, doctor, exercises, lab, paths
+from seqlab.course.checking import report_on
 
 WRITE = "def write(S, k, v):\n    return S + v[..., :, None] * k[..., None, :]"
 
@@ -234,3 +236,20 @@ def test_a_terminated_grader_leaves_no_kernel(course):
     grader.wait(60)
     _, alive = psutil.wait_procs(kernels, timeout=60)
     assert not alive
+
+
+def test_a_new_exercise_is_complete_and_overwrites_nothing(seqlab, home):
+    to = fake_course.copied(home / "fake").parent
+    exercises.__path__ = [str(home / "fake")]
+    code, said, _ = seqlab("new-exercise", "90", "halved")
+    assert code == 0 and "ch90/halved.py" in said
+    fake_course.forget()
+    e = exercises.find("90.4")
+    assert e.name == "halved" and report_on(e, e.reference).passed
+    for sentence, wrong in e.mistakes.items():
+        assert report_on(e, wrong).message == sentence
+    (to / "halved.py").write_text("mine")
+    code, _, said = seqlab("new-exercise", "90", "halved")
+    assert code == 2 and "exists already" in said and (to / "halved.py").read_text() == "mine"
+    code, _, said = seqlab("new-exercise", "90", "two words")
+    assert code == 2 and "is no name for a function" in said

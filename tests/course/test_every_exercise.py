@@ -1,17 +1,26 @@
 """Every exercise of the course is proven: right answers pass, each mistake is named, each misuse
 gets a sentence.
+
+Each reference, alternative and mistake is asked once per seed: `Proof` judges all answers from that
+table.
 """
 
+import ast
 import pickle
+import random
+from functools import cache
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqlab.course import exercises
-from seqlab.course.answer import plan
+from seqlab.course.answer import answers, number, plan
 from seqlab.course.checking import report_on
+from seqlab.course.exercise_file import BEGIN, END, answer, stub
 from seqlab.course.grade import SEED
+from seqlab.course.judge import Trusted, judge
+from seqlab.course.report import Kind
 
 ALL = [e for chapter in exercises.chapters() for e in exercises.of_chapter(chapter)]
 FUNCTIONS = [e for e in ALL if not e.numeric]
@@ -19,27 +28,6 @@ NUMBERS = [e for e in ALL if e.numeric]
 every = pytest.mark.parametrize("e", ALL, ids=lambda e: e.id)
 every_function = pytest.mark.parametrize("e", FUNCTIONS, ids=lambda e: e.id)
 seeds = pytest.mark.parametrize("seed", [0, SEED], ids=["check", "grade"])
-
-
-@seeds
-@every
-def test_the_reference_and_every_alternative_pass(e, seed):
-    for answer in (e.reference, *e.alternatives):
-        report = report_on(e, answer, seed)
-        assert report.passed, report
-        assert not report.notes, report.notes  # and they change no input
-
-
-@seeds
-@pytest.mark.parametrize(
-    "e, sentence",
-    [(e, s) for e in ALL for s in e.mistakes],
-    ids=lambda x: getattr(x, "id", None) or x[:40],
-)
-def test_every_named_mistake_fails_with_its_own_sentence(e, sentence, seed):
-    report = report_on(e, e.mistakes[sentence], seed)
-    assert report.earned == 0
-    assert (report.kind, report.message) == ("mistake", sentence)
 
 
 class Work(TorchDispatchMode):
@@ -55,69 +43,111 @@ class Work(TorchDispatchMode):
         return made
 
 
+class Proof:
+    """One exercise with one seed: its inputs, drawn once, and what is judged on them."""
+
+    def __init__(self, e, seed):
+        self.e, self.trusted = e, Trusted(e)
+        self.cases, self.inputs = plan(e, seed)
+
+    def report(self, given):
+        if self.e.numeric:
+            return judge(self.e, self.cases, [number(given)], self.trusted)
+        outcomes = answers(given, self.inputs, seconds=None)
+        return judge(self.e, self.cases, outcomes, self.trusted)
+
+    def raises(self, given):
+        """The exceptions of `given` over the cases."""
+        if self.e.numeric:
+            return set()
+        return {self.trusted(given, case.inputs).type for case in self.cases} - {""}
+
+
+@cache
+def proof(id, seed):
+    return Proof(exercises.find(id), seed)
+
+
+@seeds
+@every
+def test_the_reference_and_every_alternative_pass(e, seed):
+    for given in (e.reference, *e.alternatives):
+        report = proof(e.id, seed).report(given)
+        assert report.passed, report
+        assert not report.notes, report.notes  # and they change no input
+
+
+@seeds
+@every
+def test_every_named_mistake_fails_with_its_own_sentence(e, seed):
+    wrong = {}
+    for sentence, given in e.mistakes.items():
+        report = proof(e.id, seed).report(given)
+        if (report.kind, report.message, report.earned) != (Kind.MISTAKE, sentence, 0):
+            wrong[sentence] = report.message
+        # A slip in an edit must not pass for the learner's mistake.
+        slips = {"NameError", "UnboundLocalError", "SyntaxError", "AttributeError"}
+        assert not slips & proof(e.id, seed).raises(given), sentence
+    assert wrong == {}
+
+
 @every
 def test_a_check_costs_little_work(e):
     """A check should answer in a second or two. Counted, not timed, so that the processor does not
     matter: an operation of torch costs some 10 µs, a number that it makes some 5 ns.
     """
-    for answer in (
-        e.reference,
-        *list(e.mistakes.values())[-1:],
-        0.5 if e.numeric else lambda **inputs: None,
-    ):
-        with Work() as work:
-            report_on(e, answer)
-        assert work.calls <= 150_000 and work.numbers <= 100_000_000
+    with Work() as work:
+        report_on(e, 0.5 if e.numeric else lambda **inputs: None)
+    assert work.calls <= 150_000 and work.numbers <= 100_000_000
 
 
 def first(e, change):
     """The right answer with its first output changed."""
 
-    def answer(**inputs):
+    def changed(**inputs):
         right = e.reference(**inputs)
         return (change(right[0]), *right[1:]) if isinstance(right, tuple) else change(right)
 
-    return answer
+    return changed
 
 
 def on_all(e, change):
-    def answer(**inputs):
+    def changed(**inputs):
         right = e.reference(**inputs)
         return tuple(change(x) for x in right) if isinstance(right, tuple) else change(right)
 
-    return answer
+    return changed
 
 
 def wrong_answers(e):
     """(what, the kinds that may be said, words in the sentence, the answer)."""
 
-    def stub(**inputs):
+    def stubbed(**inputs):
         raise NotImplementedError(f"exercise {e.id}: your code here")
 
     def crash(**inputs):
         raise KeyError("no such thing")
 
-    name = e.outputs[0]
-    yield "stub", {"not started"}, "Not started", stub
-    yield "exception", {"exception"}, "KeyError: 'no such thing'", crash
-    yield (
-        "other parameters",
-        {"exception"},
-        "keep the names of its parameters",
-        lambda nothing_like_it: None,
-    )
-    yield "None", {"none"}, "returned None", lambda **inputs: None
-    yield "nan", {"nan"}, f"{name} holds NaN", first(e, lambda x: x * float("nan"))
-    yield "shape", {"shape"}, f"{name} has shape", first(e, lambda x: x[None])
-    yield "dtype", {"dtype"}, "int64", first(e, lambda x: x.long())
-    yield "zeros", {"constant", "mistake", "handed back"}, "", on_all(e, lambda x: 0 * x)
+    def renamed(nothing_like_it):
+        return None
+
+    name, kept = e.outputs[0], "keep the names of its parameters"
+    yield "stub", {Kind.NOT_STARTED}, "Not started", stubbed
+    yield "exception", {Kind.EXCEPTION}, "KeyError: 'no such thing'", crash
+    yield "other parameters", {Kind.EXCEPTION}, kept, renamed
+    yield "None", {Kind.NONE}, "returned None", lambda **inputs: None
+    yield "nan", {Kind.NAN}, f"{name} holds NaN", first(e, lambda x: x * float("nan"))
+    yield "shape", {Kind.SHAPE}, f"{name} has shape", first(e, lambda x: x[None])
+    yield "dtype", {Kind.DTYPE}, "int64", first(e, lambda x: x.long())
+    nothing = {Kind.CONSTANT, Kind.MISTAKE, Kind.HANDED_BACK}
+    yield "zeros", nothing, "", on_all(e, lambda x: 0 * x)
 
 
 @every_function
 def test_every_misuse_gets_a_clear_sentence_of_its_own(e):
     sentences = []
-    for what, kinds, words, answer in wrong_answers(e):
-        report = report_on(e, answer)
+    for what, kinds, words, given in wrong_answers(e):
+        report = proof(e.id, 0).report(given)
         assert report.kind in kinds and report.earned == 0, f"{what}: {report}"
         assert words in report.message, f"{what}: {report}"
         sentences.append(report.message)
@@ -126,28 +156,91 @@ def test_every_misuse_gets_a_clear_sentence_of_its_own(e):
 
 @every_function
 def test_an_input_handed_back_is_never_right(e):
-    _, inputs = plan(e, 0)
-    for name in (name for name, x in inputs[0].items() if isinstance(x, torch.Tensor)):
-        report = report_on(e, lambda name=name, **inputs: inputs[name])
-        assert report.kind in {"handed back", "count", "mistake"} and report.earned == 0, report
+    for name in (n for n, x in proof(e.id, 0).inputs[0].items() if isinstance(x, torch.Tensor)):
+        report = proof(e.id, 0).report(lambda name=name, **inputs: inputs[name])
+        kinds = {Kind.HANDED_BACK, Kind.COUNT, Kind.MISTAKE}
+        assert report.kind in kinds and report.earned == 0, report
 
 
 @pytest.mark.parametrize("e", NUMBERS, ids=lambda e: e.id)
 def test_a_number_that_is_missing_or_wrong_is_told_so(e):
-    assert report_on(e, ...).kind == "not started"
-    for answer, kind in (
-        (float("nan"), "nan"),
-        (e.reference * 1.37 + 11, "value"),
-        ("many", "type"),
-        (None, "type"),
+    assert report_on(e, ...).kind == Kind.NOT_STARTED
+    for given, kind in (
+        (float("nan"), Kind.NAN),
+        (e.reference * 1.37 + 11, Kind.VALUE),
+        ("many", Kind.TYPE),
+        (None, Kind.TYPE),
     ):
-        report = report_on(e, answer)
+        report = report_on(e, given)
         assert report.kind == kind and report.message and report.earned == 0, report
+
+
+SWAPS = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
+}  # fmt: skip
+
+
+def one_node_changes(e):
+    """The solution with one operator or one number changed: (what, the code of the cell)."""
+    tree = ast.parse(e.cell)
+    first_line = e.cell[: e.cell.index(BEGIN)].count("\n") + 1
+    for node in ast.walk(tree):
+        if getattr(node, "lineno", 0) < first_line:
+            continue  # a default of the signature
+        if isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
+            old, node.op = node.op, SWAPS[type(node.op)]()
+            yield f"{type(old).__name__} at line {node.lineno}", ast.unparse(tree)
+            node.op = old
+        elif isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+            old, node.ops[0] = node.ops[0], SWAPS[type(node.ops[0])]()
+            yield f"{type(old).__name__} at line {node.lineno}", ast.unparse(tree)
+            node.ops[0] = old
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            old, node.value = node.value, node.value + 1
+            yield f"{old} at line {node.lineno}", ast.unparse(tree)
+            node.value = old
+
+
+# One-node changes that give the right answer all the same, each with its reason.
+EQUIVALENT = {
+    ("04.8", "1 at line 13"): "one token more is sliced, and only the first is read",
+}
+
+
+@every
+def test_a_solution_with_one_node_changed_does_not_pass(e, record_property):
+    """The check is strict: no operator and no number of the solution is without effect."""
+    from importlib import import_module
+
+    module = import_module(f"seqlab.course.exercises.ch{e.id[:2]}.{e.file}")
+    passed, named, tried = [], 0, 0
+    changes = list(one_node_changes(e))
+    random.Random(0).shuffle(changes)
+    for what, code in changes[:16]:
+        try:
+            report = proof(e.id, 0).report(answer(code, e.name, module))
+        except Exception:
+            continue  # it does not even define the name
+        tried += 1
+        named += report.kind == Kind.MISTAKE
+        if report.passed and (e.id, what) not in EQUIVALENT:
+            passed.append(what)
+    record_property("named", f"{named} of {tried}")
+    assert passed == []
 
 
 @every
 def test_inputs_can_be_sent_to_the_graders_kernel(e):
     pickle.loads(pickle.dumps(plan(e, SEED)[1]))
+
+
+@every
+def test_a_stub_holds_nothing_of_the_solution(e):
+    body = e.cell.partition(BEGIN)[2].partition(END)[0]
+    hidden = {line.strip() for line in body.splitlines() if len(line.strip()) > 12}
+    assert hidden and not hidden & {line.strip() for line in stub(e).splitlines()}
+    assert BEGIN not in stub(e) and END not in stub(e)
 
 
 @pytest.mark.parametrize("chapter", exercises.chapters())

@@ -1,0 +1,228 @@
+"""Read an exercise from its file, exercises/chNN/name.py, which says everything about it once.
+
+* The docstring: the heading; a line `*objective · 8 minutes · ●○○ · 1 point*`; the text.
+* The solution: a function, or a value, between `### BEGIN SOLUTION` and `### END SOLUTION`. The
+  learner sees the same lines with a stub in their place.
+* WHY explains the solution. HINTS are three.
+* `reference` and `cases(rng)`, and where needed PROPERTIES, `effort`, `parts_hint`, OUTPUTS,
+  TIME_AXIS, KEEPS_INPUTS and TOLERANCE: see `Exercise`. ALTERNATIVES are right answers written
+  differently.
+* MISTAKES is a table of edits of the solution, each with the sentence to say:
+
+      gamma * S → S
+          Your state is not decayed: this is linear attention. Look for γ S.
+
+  Several edits of one mistake are joined by ` ; `. `⏎` is a line break with its indentation, and
+  `*` on the left is the whole solution. Each edit must fit the solution exactly once.
+* ALSO lists entries of `vocabulary`: mistakes that many exercises share.
+"""
+
+import ast
+import inspect
+import math
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+from seqlab.course.exercise import Exercise
+
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+FACTS = re.compile(r"\*(.+) · (\d+) minutes? · (●*○*) · (\d+) points?\*")
+TOOLS = {"F": F, "einsum": torch.einsum, "math": math, "rearrange": rearrange, "torch": torch}
+OPTIONS = {  # what a module may define -> the field of Exercise
+    "HINTS": "hints",
+    "WHY": "why",
+    "ALTERNATIVES": "alternatives",
+    "PROPERTIES": "properties",
+    "OUTPUTS": "outputs",
+    "TIME_AXIS": "time_axis",
+    "KEEPS_INPUTS": "keeps_inputs",
+    "TOLERANCE": "tolerance",
+    "reference": "reference",
+    "cases": "cases",
+    "effort": "effort",
+    "parts_hint": "parts_hint",
+}
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An edit of the solution, and what to say to an answer that gives the same numbers."""
+
+    edit: str
+    sentence: str
+
+
+def exercise(module: ModuleType, id: str) -> Exercise:
+    """The exercise in `module`. Raises ValueError, in one sentence, if the file is incomplete."""
+    file = module.__name__.rpartition(".")[2]
+    where = f"exercise {id} ({file}.py)"
+    title, facts, text = _heading(module, where)
+    cell, name = _solution(inspect.getsource(module), where)
+    answers: dict[str, Any] = {}
+    edits: dict[str, str] = {}
+    for mistake in mistakes(getattr(module, "MISTAKES", ""), where):
+        if mistake.sentence in answers:
+            raise ValueError(f"{where}: {mistake.sentence[:40]!r} is said of two mistakes")
+        answers[mistake.sentence] = answer(edited(cell, mistake.edit, where), name, module)
+        edits[mistake.sentence] = mistake.edit
+    solution = getattr(module, name)
+    for word in getattr(module, "ALSO", ()):
+        answers[word.sentence] = word.wrong(solution)
+    given = {field: getattr(module, n) for n, field in OPTIONS.items() if hasattr(module, n)}
+    given["alternatives"] = (solution, *given.get("alternatives", ()))
+    given.setdefault("cases", None)
+    return Exercise(
+        id=id,
+        title=title,
+        name=name,
+        file=file,
+        text=text,
+        cell=cell,
+        mistakes=answers,
+        edits=edits,
+        **facts,
+        **given,
+    )
+
+
+def mistakes(table: str, where: str) -> Iterator[Mistake]:
+    """The entries of MISTAKES: an edit at the margin, its sentence indented below."""
+    edit, sentence = "", []
+    for line in [*table.strip("\n").splitlines(), "end"]:
+        if not line.strip():
+            continue
+        if line[0].isspace():
+            sentence.append(line.strip())
+            continue
+        if edit:
+            if not sentence:
+                raise ValueError(f"{where}: the mistake {edit!r} has no sentence below it")
+            yield Mistake(edit, " ".join(sentence))
+        edit, sentence = line.strip(), []
+
+
+def edited(cell: str, edit: str, where: str) -> str:
+    """`cell` with each part of `edit` made between the solution's marks."""
+    before, body, after = _parted(cell)
+    changes = [_place(body, part, where) for part in edit.split(" ; ")]
+    for start, stop, wrong in sorted(changes, reverse=True):
+        body = body[:start] + wrong + body[stop:]
+    return before + body + after
+
+
+def _place(body: str, part: str, where: str) -> tuple[int, int, str]:
+    """Where the left side of `right → wrong` stands in `body`, and the code to put there."""
+    if part.count("→") != 1:
+        raise ValueError(f"{where}: the edit {part!r} must look like: right → wrong")
+    right, wrong = (side.strip() for side in part.split("→"))
+    pattern = r"(?s)\S.*\S" if right == "*" else _pattern(right)
+    places = list(re.finditer(pattern, body))
+    if len(places) != 1:
+        raise ValueError(
+            f"{where}: {right!r} occurs {len(places)} times in the solution: "
+            "an edit must fit exactly once"
+        )
+    start, stop = places[0].span()
+    line = body[:start].rpartition("\n")[2]
+    indent = line[: len(line) - len(line.lstrip())]
+    return start, stop, _broken_lines(wrong, indent)
+
+
+def answer(cell: str, name: str, module: ModuleType) -> Any:
+    """What the code of `cell` defines under `name`, run among the names of the exercise's file.
+
+    An edit may also use TOOLS, and `solution`, the right answer.
+    """
+    names = TOOLS | vars(module) | {"solution": getattr(module, name)}
+    exec(compile(cell, f"<an answer to {name}>", "exec"), names)
+    return names[name]
+
+
+def _heading(module: ModuleType, where: str) -> tuple[str, dict[str, Any], str]:
+    title, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
+    line, _, text = rest.strip().partition("\n\n")
+    found = FACTS.fullmatch(" ".join(line.split()))
+    if found is None:
+        raise ValueError(
+            f"{where}: under the heading a line '*objective · 8 minutes · ●○○ · 1 point*' is needed"
+        )
+    objective, minutes, stars, points = found.groups()
+    facts = {
+        "objective": objective,
+        "minutes": int(minutes),
+        "difficulty": stars.count("●"),
+        "points": int(points),
+    }
+    return title.strip(), facts, text.strip()
+
+
+def _solution(source: str, where: str) -> tuple[str, str]:
+    """The code of the solution's cell, marks included, and the name it defines."""
+    lines = source.splitlines()
+    marks = [[i for i, line in enumerate(lines) if line.strip() == m] for m in (BEGIN, END)]
+    if [len(found) for found in marks] != [1, 1] or marks[1][0] < marks[0][0]:
+        raise ValueError(f"{where}: one {BEGIN!r} and one {END!r} after it are needed")
+    (begin,), (end,) = marks
+    for node in ast.parse(source).body:
+        inside = node.lineno - 1 <= begin and end <= (node.end_lineno or 0)
+        if isinstance(node, ast.FunctionDef) and (
+            inside or node.lineno - 1 <= begin <= (node.end_lineno or 0)
+        ):
+            return "\n".join(lines[node.lineno - 1 : end + 1]), node.name
+    cell = "\n".join(lines[begin : end + 1])
+    last = ast.parse(cell).body[-1]
+    if not (isinstance(last, ast.Assign) and isinstance(last.targets[0], ast.Name)):
+        raise ValueError(f"{where}: the last line of the solution must give a name its value")
+    return cell, last.targets[0].id
+
+
+def _parted(cell: str) -> tuple[str, str, str]:
+    """The lines up to the first mark and with it, those between the marks, and the rest."""
+    lines = cell.splitlines(keepends=True)
+    begin, end = (next(i for i, x in enumerate(lines) if x.strip() == m) for m in (BEGIN, END))
+    parts = lines[: begin + 1], lines[begin + 1 : end], lines[end:]
+    return tuple("".join(part) for part in parts)  # pyright: ignore[reportReturnType]
+
+
+def _pattern(right: str) -> str:
+    """The code to be replaced, as a pattern: white space matches any other, ⏎ a line break."""
+    pieces = [r"\s+".join(map(re.escape, piece.split())) for piece in right.split("⏎")]
+    word = re.compile(r"\w")
+    before = r"(?<!\w)" if word.match(right[0]) else ""
+    after = r"(?!\w)" if word.match(right[-1]) else ""
+    return before + r"\s*\n\s*".join(pieces) + after
+
+
+def _broken_lines(wrong: str, indent: str) -> str:
+    first, *rest = (piece.rstrip() for piece in wrong.split("⏎"))
+    return "\n".join([first, *(indent + piece.removeprefix(" ") for piece in rest)])
+
+
+def stub(e: Exercise) -> str:
+    """The cell as the learner gets it: one line in place of the solution."""
+    before, body, _ = _parted(e.cell)
+    above = before.splitlines()[:-1]
+    indent = body[: len(body) - len(body.lstrip())]
+    line = f'raise NotImplementedError("exercise {e.id}: your code here")'
+    return "\n".join([*above, indent + (f"{e.name} = ..." if e.numeric else line)])
+
+
+def solved_code(e: Exercise) -> str:
+    """The code of the solution without its marks."""
+    lines = e.cell.splitlines()
+    return textwrap.dedent("\n".join(x for x in lines if x.strip() not in (BEGIN, END)))
+
+
+def heading(e: Exercise) -> str:
+    """The markdown above the exercise."""
+    points = f"{e.points} point{'s' * (e.points > 1)}"
+    facts = f"*{e.objective} · {e.minutes} minutes · {e.stars} · {points}*"
+    return f"## {e.id}  {e.title}\n\n{facts}\n\n{e.text}"
