@@ -46,6 +46,7 @@ lab: setup
 test: setup-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/seqlab build --check
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 	$(TEST_ENV) SEQLAB_STRICT=1 SEQLAB_WORK=$$(mktemp -d) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q \
