@@ -21,7 +21,9 @@ WORKER = """
 import json, sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
+import seqlab
 from seqlab.zoo import ZOO
+assert seqlab.__file__.startswith(sys.argv[1]), f"there is no seqlab in {sys.argv[1]}"
 torch.set_num_threads(1)
 rows, layers = {r.name: r for r in ZOO}, {}
 print(json.dumps(list(rows)), flush=True)

@@ -32,7 +32,7 @@ def test_no_committed_notebook_is_stale(kind, source):
 
 
 def test_every_notebook_has_a_source():
-    made = {(kind, source.stem) for kind, source in build.sources()}
+    made = {(kind, build.notebook_of(kind, source).stem) for kind, source in build.sources()}
     made |= {("exercises", stem) for kind, stem in made if kind == "solutions"}
     assert {(p.parent.name, p.stem) for p in NOTEBOOKS} == made
 

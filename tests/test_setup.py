@@ -146,18 +146,6 @@ def test_every_command_is_documented():
 
     names = [c.name or c.callback.__name__ for c in app.registered_commands]
     page = (ROOT / "docs/install.md").read_text()
-    assert [n for n in names if f"`seqlab {n}" not in page] == ["build"]  # for authors
-
-
-def test_contributings_exercise_works_as_it_says():
-    """Its reference, alternatives and named mistakes, through the check that a learner calls."""
-    from seqlab.course.checking import report_on
-
-    (block,) = (b for b in python_blocks("CONTRIBUTING.md") if "EXERCISES = [" in b)
-    names = {}
-    exec(compile(block, "CONTRIBUTING.md", "exec"), names)
-    for exercise in names["EXERCISES"]:
-        for right in (exercise.reference, *exercise.alternatives):
-            assert report_on(exercise, right).passed
-        for diagnosis, mistake in exercise.mistakes.items():
-            assert report_on(exercise, mistake).message == diagnosis
+    assert [n for n in names if f"`seqlab {n}" not in page] == ["new-exercise", "build"]
+    authors = (ROOT / "CONTRIBUTING.md").read_text()
+    assert all(f"seqlab {n}" in authors for n in ("new-exercise", "build"))

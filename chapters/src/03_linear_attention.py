@@ -281,9 +281,9 @@ def parallel(q, k, v):
 
 
 # %% [markdown]
-# Third, both. Inside a chunk, token $i$ meets token $j$ as a pair. What came before the chunk is met through the
-# state. The state a chunk starts from is the sum of what all earlier chunks wrote: a cumulative sum. So not even the
-# chunks have to wait for one another.
+# The third form combines the two. Inside a chunk, token $i$ reads token $j$ as a pair. It reads everything before the
+# chunk through the state. The state at the start of a chunk is the sum of what all earlier chunks wrote, a cumulative
+# sum, so not even the chunks have to wait for one another.
 
 
 # %%
@@ -465,7 +465,7 @@ def orthonormal_keys_read_back_exactly():
 #
 # About 100 %. The square of the cosine between two random directions in $K$ dimensions is $1/K$ on average. The
 # $N - 1$ smears have independent signs, so their squares add: error² ≈ $(N - 1)/K$. At $N = K$ the noise is as large
-# as the value. Answering 0 would have been as good.
+# as the value. In mean square, answering 0 every time would have done just as well.
 #
 # </details>
 
@@ -911,8 +911,8 @@ figures.moved(
 
 # %% [markdown]
 # *What to see.* A column is one experiment: token $j$ was replaced. The colour is the change of each output, relative
-# to the largest one. Right of the orange stairs lies the past of that token ($i < j$), which must not move. It stays
-# white for linear attention. For Linformer it does not.
+# to the largest one. Cells to the right of the orange staircase belong to earlier tokens ($i < j$); they must not
+# change. They stay white for linear attention, but not for Linformer.
 #
 # No mask mends this. Each of the $r$ summaries is a sum over *all* tokens. Once the future is in the sum, hiding a
 # summary from token $i$ hides the past as well. Linear attention also squeezes the sequence through a bottleneck, but
@@ -987,9 +987,9 @@ microscope_frames(observe(layer, x, 2 * words))
 # *What to see.* Top: the state, and what the current token adds to it. Every key has only positive features, so every
 # token writes into every column, and the bottom row, the normaliser $z$, only grows. Bottom left: the weights that
 # this state implies; each row is spread widely, as section 6 predicted for elu + 1. Bottom right: what each key
-# returns, against the value that was stored. The title counts a value as come back when their cosine is at least 0.9,
-# the dashed line. No bar reaches it, since every read is a mean of nearly everything. The second round adds the same
-# pairs again. The mean of equal things is the same, so the reads do not improve.
+# returns, compared with the value that was stored. The title counts a value as recovered if its cosine with the stored
+# value is at least 0.9 (the dashed line). No bar reaches it, because every read is a mean of nearly everything. The
+# second round adds the same pairs again. The mean of equal things is the same, so the reads do not improve.
 #
 # In a running notebook, compare with the identity map. Its keys can be nearly orthogonal, and most values come back,
 # though the state has no more columns:

@@ -183,7 +183,8 @@ def linear_attention_cannot_see_the_order_of_the_pairs():
 # %% [markdown]
 # Reading any model of this kind, we can only learn *which* values stand under a key, and how often each. The last one
 # is any of them with equal chance. So the best answer is the most frequent value: a vote. It is right as often as its
-# share of the votes. No training can do better, but for luck. We compute this ceiling from the data, without a model.
+# share of the votes. Apart from chance, no amount of training can beat this vote. We compute this ceiling from the
+# data, without a model.
 
 
 # %%
@@ -241,9 +242,9 @@ def mean(xs):
 # %% tags=["nbval-check-output"]
 shares = ceiling[batch.targets != IGNORE]
 # two standard deviations of the vote's own score
-luck = 2 * (shares * (1 - shares)).sum().sqrt() / len(shares)
+noise = 2 * (shares * (1 - shares)).sum().sqrt() / len(shares)
 print(
-    f"luck moves a score on these {len(batch.tokens):,} sequences by up to about {luck:.0%}"
+    f"sampling noise moves a score on these {len(batch.tokens):,} sequences by up to about {noise:.0%}"
 )
 
 # %% tags=["measured"]
@@ -263,8 +264,8 @@ figures.accuracy(
 # %% [markdown]
 # *What to see.* The grey band is the ceiling of a vote; linear attention lies on it. With no older value it is always
 # right. With one, it is right about half of the time. The more often a key is corrected, the worse the answer. It
-# has learned all that it can learn: in the title it may stand a point above or below the vote, which is the luck just
-# printed. **Old pairs drown the new.**
+# has learned all that it can learn: the number in the title may differ from the vote by a point or so, which is the
+# sampling noise printed above. **Old pairs drown the new.**
 #
 # One training of each, to save your time. With `SEEDS = (0, 1)` thin bars reach from the lower to the higher of two
 # trainings; most are too short to see.
@@ -277,8 +278,8 @@ figures.accuracy(
 # RetNet multiplies its state by γ before each write, with γ a little below 1. Write down two numbers, in tokens. They
 # will appear in the figures of section 10.
 #
-# - Two values stand under one key, the newer written some tokens after the older (1: right after it). How many, so that
-#   the newer one wins nearly always?
+# - Two values were written under one key, the newer some tokens after the older (1: right after it). How many steps of
+#   decay does it take for the newer value to win almost every time?
 # - One value was written once and never again. How many tokens later is it gone?
 
 # %%
@@ -775,14 +776,15 @@ def xpos_with_one_magnitude_for_all_pairs_is_the_decay_mask():
 
 
 # %% [markdown]
-# So do not add xPos's magnitudes to RetNet: the decay is already there. (This check factors the decay. It may, with 64
-# tokens in float64.)
+# So do not add xPos's magnitudes to RetNet: the decay is already there. (This check factors the decay into two
+# exponentials. That is safe here: 64 tokens, in float64.)
 #
 # ## 7 · The whole layer
 #
 # Project. Turn $q$ and $k$. Decay, write, read. Norm each head. Multiply by a gate, $\mathrm{silu}(x W_G)$, and project
-# back. The norm gives every read the same size, also one that found nothing; the gate lets each token turn such a read
-# down, channel by channel. And $k$ is scaled by $1/\sqrt K$, as in attention: the norm cancels it, up to its eps.
+# back. The norm rescales every read to the same size, even a read that found nothing. The gate then lets each token
+# turn that read down, channel by channel. And $k$ is scaled by $1/\sqrt K$, as in attention: the norm cancels it, up
+# to its eps.
 
 
 # %%

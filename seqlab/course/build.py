@@ -52,7 +52,7 @@ def sources(chapters: list[str] | None = None) -> list[tuple[str, Path]]:
 
 def build(kind: str, source: Path, fresh: bool = False) -> list[Path]:
     """Build one source. Returns the notebooks written."""
-    target = _target(kind, source)
+    target = notebook_of(kind, source)
     notebook = _read(kind, source)
     written = [target]
     if kind == "solutions":
@@ -70,7 +70,7 @@ def build(kind: str, source: Path, fresh: bool = False) -> list[Path]:
 
 def stale(kind: str, source: Path) -> list[str]:
     """One sentence for each notebook of `source` that differs from its source; runs nothing."""
-    target = _target(kind, source)
+    target = notebook_of(kind, source)
     found = [f"{paths.shown(target)} {why}" for why in _differences(_read(kind, source), target)]
     if kind == "solutions":
         cleared, wanted = _cleared(target), text(masters.unsolved(_chapter(kind, source)))
@@ -83,7 +83,7 @@ def _chapter(kind: str, source: Path) -> str:
     return source.name[:2] if kind == "chapters" else source.parent.name[2:]
 
 
-def _target(kind: str, source: Path) -> Path:
+def notebook_of(kind: str, source: Path) -> Path:
     """The notebook that `source` gives; exercises bear the name of their chapter's page."""
     page = source
     if kind == "solutions":

@@ -157,6 +157,7 @@ def test_a_browser_plays_it_pauses_it_and_turns_to_a_page(tmp_path):
         rail = page.locator(".slider-rail-touch-rect").bounding_box()
         page.mouse.click(rail["x"] + rail["width"] - 2, rail["y"] + rail["height"] / 2)
         page.wait_for_function(f"{active} == {PROGRAMS - 1}")
-        title = page.evaluate("document.querySelector('.js-plotly-plot')._fullLayout.title.text")
-        assert title.startswith(f"add_bias, program {PROGRAMS - 1}:")
+        # The slider is moved before the page is drawn: wait for what a reader sees.
+        title = "document.querySelector('.js-plotly-plot')._fullLayout.title.text"
+        page.wait_for_function(f"{title}.startsWith('add_bias, program {PROGRAMS - 1}:')")
         browser.close()

@@ -2,7 +2,7 @@
 
 *Make a dot product depend on distance, as RetNet does it. · 15 minutes · ●●○ · 2 points*
 
-A decay knows how far away a pair is, not in which direction of the key it lies. RetNet also turns q and k by their
+A decay depends on how old a pair is, but not on its key. RetNet also turns q and k by their
 position, so that q_i · k_j depends on i - j. Channels (0, 1) are a pair, (2, 3) the next, and so on. Pair p turns
 by θ_p per position.
 
