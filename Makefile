@@ -13,6 +13,9 @@ TEST_ENV := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::DeprecationWarning
 # Tests that run again with every shape on every public signature checked.
 SHAPED := tests/core tests/layers tests/mixers tests/ffn $(patsubst %,tests/test_%.py,mixers model blocks identities)
 
+# An int passes for a float, as type checkers have it.
+CHECKED := seqlab,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+
 .PHONY: lab test seeds build format setup setup-test clean
 .DEFAULT_GOAL := help
 
@@ -51,7 +54,7 @@ test: setup-test
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 	$(TEST_ENV) SEQLAB_STRICT=1 SEQLAB_WORK=$$(mktemp -d) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q \
 		--nbval-lax chapters solutions --nbval-current-env --nbval-cell-timeout=120
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(SHAPED) --jaxtyping-packages=seqlab,beartype.beartype \
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(SHAPED) --jaxtyping-packages='$(CHECKED)' \
 		-k "not clear_sentence" # those pass wrong shapes on purpose
 
 # Numbers drawn anew: N seeds from FIRST on, of the tests that draw any. No seed may fail.

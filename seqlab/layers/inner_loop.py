@@ -183,7 +183,7 @@ class InnerLoop(Mixer):
         sums = [torch.zeros_like(W) if A is None else A for W, A in zip(weights, sums, strict=True)]
         return torch.cat(zs, dim=2), weights, sums
 
-    def layer_norm(self, z: Float[Tensor, "B H C K"]) -> Float[Tensor, "B H C K"]:
+    def layer_norm(self, z: Float[Tensor, "*B H C K"]) -> Float[Tensor, "*B H C K"]:
         """LN with a weight and a bias per head."""
         if not self.inner_norm:
             return z
