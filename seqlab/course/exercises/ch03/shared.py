@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, einsum
+from torch import Tensor
 
 from seqlab.course.exercise import Case, Property
 
@@ -44,14 +44,6 @@ def _start(q, k, v, state):
         if state is None
         else state
     )
-
-
-def _outer(v, k):
-    return einsum("bhv,bhk->bhvk", v, k)
-
-
-def _apply(S, q):
-    return einsum("bhvk,bhk->bhv", S, q)
 
 
 def _tuple(output):
