@@ -1,9 +1,9 @@
 """The machinery of the course: checks in notebooks, and the command line around them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["check", "hint", "progress", "show_solution", "when_written"]
+__all__ = ["check", "hint", "holds", "predict", "progress", "show_solution", "when_written"]
 
 # The modules are imported by the first call, so that `import seqlab.course` costs nothing.
 
@@ -27,6 +27,22 @@ def show_solution(id: str) -> None:
     from seqlab.course.checking import show_solution
 
     show_solution(id)
+
+
+def holds(claim: Callable[[], object]) -> None:
+    """Run a claim as soon as it is defined, and say that it holds: its name is the claim."""
+    from seqlab.course.theorem import holds
+
+    holds(claim)
+
+
+def predict(
+    id: str, question: str, show: Callable[[], Any], choices: Sequence[str] | None = None
+) -> Any:
+    """Ask `question` (one of `choices`, or a number); then show what `show()` makes."""
+    from seqlab.course.prediction import predict
+
+    return predict(id, question, show, choices)
 
 
 def progress() -> None:

@@ -14,15 +14,7 @@ def load() -> dict[str, dict]:
 
     A damaged file is renamed, never overwritten.
     """
-    path = paths.work() / "progress.json"
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))["exercises"]
-        return {id: _blank() | record for id, record in records.items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        os.replace(path, path.with_name(f"progress.damaged-{now()}.json"))
-        return {}
+    return _whole()["exercises"]
 
 
 def of(id: str) -> dict:
@@ -48,6 +40,19 @@ def state(earned: int, points: int, attempts: int) -> str:
     if earned >= points:
         return "✓ done"
     return "… tried" if attempts else "not started"
+
+
+def guess(id: str) -> str | float | None:
+    """What the learner predicted at the question `id`, before its figure appeared."""
+    return _whole()["guesses"].get(id)
+
+
+def keep_guess(id: str, guess: str | float) -> str | float:
+    """Keep a first guess, and return the first one there was."""
+    whole = _whole()
+    first = whole["guesses"].setdefault(id, guess)
+    _write(whole)
+    return first
 
 
 def open_hint(id: str, n: int) -> None:
@@ -78,7 +83,25 @@ def _blank() -> dict:
 
 
 def _save(id: str, **changes) -> None:
-    records = load()
-    records[id] = records.get(id, _blank()) | changes
-    text = json.dumps({"exercises": records}, indent=1, sort_keys=True) + "\n"
+    whole = _whole()
+    whole["exercises"][id] = whole["exercises"].get(id, _blank()) | changes
+    _write(whole)
+
+
+def _whole() -> dict[str, dict]:
+    """All that is kept, by kind."""
+    path = paths.work() / "progress.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        exercises = {id: _blank() | record for id, record in kept["exercises"].items()}
+        return kept | {"exercises": exercises, "guesses": dict(kept.get("guesses", {}))}
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError, AttributeError):
+        os.replace(path, path.with_name(f"progress.damaged-{now()}.json"))
+    return {"exercises": {}, "guesses": {}}
+
+
+def _write(whole: dict[str, dict]) -> None:
+    text = json.dumps(whole, indent=1, sort_keys=True) + "\n"
     write_whole(paths.work() / "progress.json", text)

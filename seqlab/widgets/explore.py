@@ -24,7 +24,9 @@ def explore(draw: Callable[..., go.Figure], **controls: Any) -> w.VBox:
 
     def redraw(_=None):
         try:
-            shown = _figure(draw(**{name: control.value for name, control in controls.items()}))
+            shown = shown_figure(
+                draw(**{name: control.value for name, control in controls.items()})
+            )
             # So that the page does not jump.
             out.layout.min_height = f"{shown[PLOTLY]['layout'].get('height', 320)}px"
         except Exception as error:
@@ -71,7 +73,8 @@ def _labelled(widget: w.Widget, look: dict[str, Any]) -> Any:
     return labelled
 
 
-def _figure(fig: Any) -> dict[str, Any]:
+def shown_figure(fig: Any) -> dict[str, Any]:
+    """What an Output holds to show the figure."""
     if not isinstance(fig, go.Figure):
         raise TypeError(f"draw returned a {type(fig).__name__}: return a plotly go.Figure")
     data: Any = fig.to_json()
