@@ -3,7 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["check", "hint", "holds", "predict", "progress", "show_solution", "when_written"]
+__all__ = [
+    "check",
+    "hint",
+    "holds",
+    "open_question",
+    "predict",
+    "progress",
+    "show_solution",
+    "when_written",
+]
 
 # The modules are imported by the first call, so that `import seqlab.course` costs nothing.
 
@@ -34,6 +43,13 @@ def holds(claim: Callable[[], object]) -> None:
     from seqlab.course.theorem import holds
 
     holds(claim)
+
+
+def open_question(id: str) -> Any:
+    """A field to write an answer in; then the points of a good one, to mark oneself by."""
+    from seqlab.course.question import open_question
+
+    return open_question(id)
 
 
 def predict(

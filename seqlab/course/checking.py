@@ -1,8 +1,11 @@
 """What a learner calls in a notebook: check, hint, show_solution, progress. None of them raises."""
 
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from html import escape
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -12,8 +15,6 @@ from seqlab.course.answer import Came, Outcome, answers, number, plan
 from seqlab.course.exercise import Exercise
 from seqlab.course.judge import failure, judge
 from seqlab.course.report import Kind, Parting, Report
-
-SECONDS = 10.0
 
 
 class CheckFailed(AssertionError):
@@ -28,17 +29,21 @@ def check(id: str, answer: Any) -> None:
     if exercise is None:
         _fail_if_strict(f"there is no exercise {id!r}")
         return
-    report = report_on(exercise, answer)
+    with _saying_so(exercise):
+        report = report_on(exercise, answer)
     _show(report)
     if report.parting is not None:
         _show_parting(report.parting)
     if report.kind != Kind.NOT_STARTED and not _strict():
-        _recorded(records.attempt, exercise.id, report.earned)
+        mistake = report.message if report.kind == Kind.MISTAKE else None
+        _recorded(records.attempt, exercise.id, report.earned, mistake)
     if not report.passed:
         _fail_if_strict(f"{exercise.id}: {report.message}")
 
 
-def report_on(exercise: Exercise, answer: Any, seed: int = 0, seconds: float = SECONDS) -> Report:
+def report_on(
+    exercise: Exercise, answer: Any, seed: int = 0, seconds: float | None = None
+) -> Report:
     """The report on an answer of this process: a function, or the number of a numeric question."""
     cases, inputs = plan(exercise, seed)
     if exercise.numeric:
@@ -48,17 +53,17 @@ def report_on(exercise: Exercise, answer: Any, seed: int = 0, seconds: float = S
     if not callable(answer):
         passed = f"a {type(answer).__name__} was passed to check"
         return failure(exercise, Kind.TYPE, f"{exercise.name} should be a function; {passed}.")
-    return judge(exercise, cases, answers(answer, inputs, seconds))
+    return judge(exercise, cases, answers(answer, inputs, seconds or exercise.seconds))
 
 
 def hint(id: str) -> None:
-    """Open one more hint each call."""
+    """Open one more hint each call; the second after a named mistake also shows its mend."""
     exercise = _find(id)
     if exercise is None:
         return
-    before = _recorded(records.of, exercise.id, default={"hints": 0})["hints"]
+    done = _recorded(records.of, exercise.id, default={"hints": 0, "asked": 0, "mistake": None})
     n_hints = len(exercise.hints)
-    opened = min(before + 1, n_hints)
+    opened = min(done["hints"] + 1, n_hints)
     _recorded(records.open_hint, exercise.id, opened)
     lines = [
         f"Hint {i} of {n_hints}: {text}" for i, text in enumerate(exercise.hints[:opened], start=1)
@@ -66,7 +71,20 @@ def hint(id: str) -> None:
     if opened == n_hints:
         then = f'After an attempt, show_solution("{exercise.id}") explains the answer.'
         lines.append(f"That was the last one. {then}")
+    if done["asked"] and (mend := mend_of(exercise.edits.get(done["mistake"]))):
+        lines.append(mend)
     _show(Text(lines))
+
+
+def mend_of(edit: str | None) -> str:
+    """What was probably written, and what is asked for; "" if the edit replaces the whole."""
+    said = []
+    for part in edit.split(" ; ") if edit else []:
+        right, wrong = (" ".join(x.replace("⏎", " ").split()) for x in part.split("→"))
+        if right == "*":
+            return ""
+        said.append(f"`{wrong}` where `{right}` is needed" if wrong else f"nothing for `{right}`")
+    return f"You probably wrote {', and '.join(said)}." if said else ""
 
 
 def show_solution(id: str) -> None:
@@ -115,6 +133,34 @@ def progress_rows() -> list[tuple]:
             earned = min(r["earned"], e.points)
             rows.append((e.id, e.title, earned, e.points, r["attempts"], r["hints"]))
     return rows
+
+
+@contextmanager
+def _saying_so(exercise: Exercise) -> Iterator[None]:
+    """Say, once a check has taken a second, that it still works; and each second how long."""
+    if _strict():  # a build keeps its output
+        yield
+        return
+    done, told = Event(), False
+
+    def tell() -> None:
+        nonlocal told
+        began = time.monotonic()
+        while not done.wait(1.0):
+            told = True
+            print(
+                f"\rChecking {exercise.name} … {time.monotonic() - began:.0f} s", end="", flush=True
+            )
+
+    watch = Thread(target=tell, daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watch.join()
+        if told:
+            print("\r" + " " * 60 + "\r", end="", flush=True)
 
 
 class Text:

@@ -33,6 +33,20 @@ class Property:
 
 
 @dataclass(frozen=True)
+class Requirement:
+    """What a project must reach, however it is written.
+
+    `measure(inputs, values)` gets the input sets and what the function returned for each, and
+    returns whether the requirement is met, and what was measured, in a few words. `says` is the
+    sentence for whoever does not meet it.
+    """
+
+    name: str
+    measure: Callable[[list[dict], list[Any]], tuple[bool, str]]
+    says: str
+
+
+@dataclass(frozen=True)
 class Effort:
     """What one call cost, on any machine."""
 
@@ -46,7 +60,10 @@ class Effort:
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise. With a number as `reference` it is a numeric question and has no cases."""
+    """One exercise. With a number as `reference` it is a numeric question and has no cases.
+
+    With `requirements` it is a project: they are measured, and there is no reference.
+    """
 
     id: str
     _: KW_ONLY
@@ -77,6 +94,9 @@ class Exercise:
     # Right answers, written differently.
     alternatives: tuple[Callable | float, ...] = ()
     properties: tuple[Property, ...] = ()
+    requirements: tuple[Requirement, ...] = ()
+    # Seconds of processor time for all calls of one check.
+    seconds: float = 10.0
     # Names of the returned tensors, in order.
     outputs: tuple[str, ...] = ("y",)
     # Which axis of an output is time; None: no time.
@@ -134,9 +154,19 @@ def _problems(e: Exercise) -> Iterator[str]:
         yield f"{len(e.mistakes)} named mistakes: at least four are needed"
     if not e.alternatives:
         yield "no alternative: at least one right answer written differently is needed"
-    if not e.numeric and not callable(e.reference):
+    if e.requirements:
+        yield from _project_problems(e)
+    elif not e.numeric and not callable(e.reference):
         yield "reference is missing: a function, or a number for a numeric question"
     if not e.numeric and e.cases is None:
         yield "cases are missing: a function from a torch.Generator to a list of Case"
     if e.numeric and e.cases is not None:
         yield "a numeric question has no cases"
+
+
+def _project_problems(e: Exercise) -> Iterator[str]:
+    if e.reference is not None or e.properties or e.effort:
+        yield "a project has requirements, and neither reference, properties nor effort"
+    unsaid = set(e.mistakes) - {r.says for r in e.requirements}
+    for sentence in sorted(unsaid):
+        yield f"no requirement says {sentence[:60]!r}"

@@ -7,6 +7,8 @@
 * `reference` and `cases(rng)`, and where needed PROPERTIES, `effort`, `parts_hint`, OUTPUTS,
   TIME_AXIS, KEEPS_INPUTS and TOLERANCE: see `Exercise`. ALTERNATIVES are right answers written
   differently.
+* A project has REQUIREMENTS instead of a reference: they are measured, and each sentence in
+  MISTAKES is that of the requirement which the edit breaks. SECONDS bounds a check.
 * MISTAKES is a table of edits of the solution, each with the sentence to say:
 
       gamma * S → S
@@ -41,6 +43,8 @@ OPTIONS = {  # what a module may define -> the field of Exercise
     "WHY": "why",
     "ALTERNATIVES": "alternatives",
     "PROPERTIES": "properties",
+    "REQUIREMENTS": "requirements",
+    "SECONDS": "seconds",
     "OUTPUTS": "outputs",
     "TIME_AXIS": "time_axis",
     "KEEPS_INPUTS": "keeps_inputs",

@@ -68,6 +68,10 @@ def judge(
 
     Pass one `trusted` to judge many answers to the same cases.
     """
+    if exercise.requirements:
+        from seqlab.course.project import judge_project
+
+        return judge_project(exercise, cases, outcomes)
     ask = trusted or Trusted(exercise)
     pairs = zip(cases, outcomes, strict=False)
     tried = [_try(exercise, case, outcome, ask) for case, outcome in pairs]
@@ -91,6 +95,16 @@ def judge(
 def failure(exercise: Exercise, kind: Kind, message: str) -> Report:
     """A report on an answer that could not even be called."""
     return Report(exercise.id, exercise.title, exercise.points, 0, kind, message)
+
+
+def unanswered(e: Exercise, case: Case, outcome: Outcome) -> tuple[Kind, str] | None:
+    """The kind and the sentence of a call that returned nothing; None if it returned."""
+    if outcome.kind == Came.RETURNED:
+        return None
+    fault = fault_of(e, (), outcome)
+    assert fault is not None
+    verdict = _diagnose(e, [], [_Wrong(case, (), outcome, fault)], Trusted(e))
+    return verdict.kind, verdict.sentence
 
 
 def right_answer(exercise: Exercise, function: Any, inputs: dict) -> Outcome:

@@ -3,8 +3,9 @@
 A source is a percent script. In `exercises/chNN/notebook.py` a markdown cell tagged `exercise`
 names the file whose exercise belongs there: heading, solution, check and explanation replace the
 cell. If something belongs between heading and solution (the given code of a bug hunt), a cell
-tagged `heading` with the same name comes first. In a chapter's page, a markdown cell tagged
-`exercises` becomes the table of them. So a fact is written down once.
+tagged `heading` with the same name comes first. A cell tagged `question` names an open question.
+In a chapter's page, a markdown cell tagged `exercises` becomes the table of them. So a fact is
+written down once.
 """
 
 from collections.abc import Iterator
@@ -46,12 +47,12 @@ def table(chapter: str) -> str:
 
 def solved(chapter: str) -> NotebookNode:
     """The exercises of `chapter` with their solutions and explanations."""
-    return _assembled(chapter, _with_solution)
+    return _assembled(chapter, _with_solution, lambda q: [new_markdown_cell(q.answer)])
 
 
 def unsolved(chapter: str) -> NotebookNode:
     """The learner's copy: stubs in place of the solutions, and no explanations."""
-    notebook = _assembled(chapter, _with_stub)
+    notebook = _assembled(chapter, _with_stub, lambda q: [])
     for cell in notebook.cells:
         if BEGIN in cell.source or END in cell.source:
             where = exercises.notebook(chapter)
@@ -60,13 +61,22 @@ def unsolved(chapter: str) -> NotebookNode:
     return notebook
 
 
-def _assembled(chapter, cells_of) -> NotebookNode:
-    """The notebook around the exercises, with cells_of(exercise) in place of its cell."""
+def _assembled(chapter, cells_of, points_of) -> NotebookNode:
+    """The notebook around the exercises, with cells_of(exercise) in place of its cell.
+
+    An open question gets its widget, and points_of(question) below it.
+    """
+    asked = exercises.questions(chapter)
     known = {e.file: e for e in exercises.of_chapter(chapter)}
     notebook = read(exercises.notebook(chapter))
     cells, headed = [], set()
     for cell in notebook.cells:
         tags = _tags(cell)
+        if "question" in tags:
+            q = asked[cell.source.strip()]
+            cells += [new_markdown_cell(q.heading), new_code_cell(f'open_question("{q.id}")')]
+            cells += points_of(q)
+            continue
         if not ({"heading", "exercise"} & set(tags)):
             cells.append(_filled_in(cell, known.values()))
             continue

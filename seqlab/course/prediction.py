@@ -18,6 +18,8 @@ def predict(
     Whoever has answered before sees the answer and the figure at once. In a build, where nobody
     can answer, the figure is drawn below the question.
     """
+    if os.environ.get("SEQLAB_GRADING"):
+        return None
     import ipywidgets as w
 
     field = _field(choices)

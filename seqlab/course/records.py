@@ -10,7 +10,9 @@ from seqlab.course import paths
 
 
 def load() -> dict[str, dict]:
-    """Exercise id -> {attempts, earned, hints, first, last, solved}.
+    """Exercise id -> {attempts, earned, hints, first, last, solved, mistake, asked}.
+
+    `mistake` is the diagnosis of the last attempt, `asked` the hints asked for since.
 
     A damaged file is renamed, never overwritten.
     """
@@ -21,8 +23,8 @@ def of(id: str) -> dict:
     return load().get(id, _blank())
 
 
-def attempt(id: str, earned: int) -> None:
-    """Count one attempt. Points once earned stay."""
+def attempt(id: str, earned: int, mistake: str | None = None) -> None:
+    """Count one attempt, with the named mistake in it, if it was one. Points once earned stay."""
     record = of(id)
     today = datetime.now().isoformat(timespec="seconds")
     _save(
@@ -32,6 +34,8 @@ def attempt(id: str, earned: int) -> None:
         first=record["first"] or today,
         last=today,
         solved=record["solved"] or (today if earned else None),
+        mistake=mistake,
+        asked=0,
     )
 
 
@@ -55,8 +59,20 @@ def keep_guess(id: str, guess: str | float) -> str | float:
     return first
 
 
+def words(id: str) -> dict:
+    """What the learner wrote to an open question: {text, ticked}."""
+    return {"text": "", "ticked": []} | _whole()["questions"].get(id, {})
+
+
+def keep_words(id: str, **changes) -> None:
+    whole = _whole()
+    whole["questions"][id] = words(id) | changes
+    _write(whole)
+
+
 def open_hint(id: str, n: int) -> None:
-    _save(id, hints=n)
+    """Keep that `n` hints are open, and count that one was asked for since the last attempt."""
+    _save(id, hints=n, asked=of(id)["asked"] + 1)
 
 
 def now() -> str:
@@ -79,7 +95,8 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _blank() -> dict:
-    return {"attempts": 0, "earned": 0, "hints": 0, "first": None, "last": None, "solved": None}
+    counts = dict.fromkeys(("attempts", "earned", "hints", "asked"), 0)
+    return counts | dict.fromkeys(("first", "last", "solved", "mistake"))
 
 
 def _save(id: str, **changes) -> None:
@@ -94,12 +111,13 @@ def _whole() -> dict[str, dict]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         exercises = {id: _blank() | record for id, record in kept["exercises"].items()}
-        return kept | {"exercises": exercises, "guesses": dict(kept.get("guesses", {}))}
+        others = {kind: dict(kept.get(kind, {})) for kind in ("guesses", "questions")}
+        return kept | {"exercises": exercises} | others
     except FileNotFoundError:
         pass
     except (ValueError, KeyError, TypeError, AttributeError):
         os.replace(path, path.with_name(f"progress.damaged-{now()}.json"))
-    return {"exercises": {}, "guesses": {}}
+    return {"exercises": {}, "guesses": {}, "questions": {}}
 
 
 def _write(whole: dict[str, dict]) -> None:

@@ -22,6 +22,7 @@ def install(monkeypatch=None, folder=FILES):
 def forget():
     """Drop what was read of chapter 90."""
     exercises._read.cache_clear()
+    exercises.questions.cache_clear()
     for name in [n for n in sys.modules if n.startswith("seqlab.course.exercises.ch90")]:
         del sys.modules[name]
 

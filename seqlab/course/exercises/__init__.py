@@ -1,7 +1,8 @@
 """The exercises of the course: chNN/ holds those of chapter NN, one file each.
 
 `chNN/notebook.py` is the notebook around them, a percent script in which a markdown cell tagged
-`exercise` names the file that belongs there. So it gives the order, and with it the numbers.
+`exercise` names the file that belongs there. So it gives the order, and with it the numbers. A cell
+tagged `question` names the file of an open question in the same way.
 """
 
 import re
@@ -12,8 +13,10 @@ from pathlib import Path
 
 from seqlab.course.exercise import Exercise
 from seqlab.course.exercise_file import exercise
+from seqlab.course.question import Question, question
 
 PLACE = re.compile(r"^# %% \[markdown\] tags=\[\"exercise\"\]\n# (\w+)$", re.MULTILINE)
+ASKED = re.compile(r"^# %% \[markdown\] tags=\[\"question\"\]\n# (\w+)$", re.MULTILINE)
 
 
 def folders() -> dict[str, Path]:
@@ -53,6 +56,26 @@ def _read(path: Path) -> list[Exercise]:
         module = import_module(f"{__name__}.ch{chapter}.{file}")
         found.append(exercise(module, f"{chapter}.{number}"))
     return found
+
+
+@cache
+def questions(chapter: str) -> dict[str, Question]:
+    """The open questions of a chapter, by the name of their file; their ids are 03.A, 03.B, …"""
+    files = ASKED.findall(notebook(chapter).read_text(encoding="utf-8"))
+    return {
+        file: question(
+            import_module(f"{__name__}.ch{chapter}.{file}"), f"{chapter}.{letter}"
+        )
+        for file, letter in zip(files, "ABCDEFGH", strict=False)
+    }
+
+
+def question_of(id: str) -> Question:
+    """The open question called `id`. Raises ValueError, in one sentence."""
+    for q in questions(str(id)[:2]).values():
+        if q.id == id:
+            return q
+    raise ValueError(f"there is no open question {str(id)[:40]!r}")
 
 
 def find(id: str) -> Exercise:
