@@ -18,7 +18,7 @@ from seqlab.course.answer import Came, Outcome, plan
 from seqlab.course.exercise import Exercise
 from seqlab.course.judge import failure, judge
 from seqlab.course.report import Kind, Report
-from seqlab.course.sandbox import Sandbox
+from seqlab.course.sandbox import PATIENCE, Sandbox
 
 CHECK = re.compile(r"""^[^#\n]*\bcheck\(\s*(['"])(\d\d\.\d+)\1""", re.MULTILINE)
 BIGGEST_FILE = 200 * 2**20
@@ -32,7 +32,9 @@ class NotGradable(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds for one cell (and for all calls of one exercise) and for the notebook, and GiB."""
+    """Seconds of processor time for one cell (and for all calls of one exercise) and for the
+    notebook, and GiB. What waits instead of computing has ten times as long.
+    """
 
     cell: float = 10.0
     total: float = 180.0
@@ -94,7 +96,8 @@ class _Grading:
         self.folder = folder
         self.cells = cells
         self.limits = limits
-        self.stop = time.monotonic() + limits.total
+        self.used = 0.0
+        self.stop = time.monotonic() + PATIENCE * limits.total
         self.good: list[str] = []
         # Of the cells since the last check cell: they say why a function is missing.
         self.faults: list[str] = []
@@ -132,7 +135,7 @@ class _Grading:
         if not source.strip() or self._left() <= 0:
             return
         kernel = self._kernel()
-        fault = kernel.run(source, min(self.limits.cell, self._left()))
+        fault = self._timed(kernel, source, min(self.limits.cell, self._left()))
         self.faults += [fault] if fault else []
         # What a cell did before it raised stays, so such a cell is replayed too.
         if not fault or kernel.alive:
@@ -161,8 +164,9 @@ class _Grading:
         )
         torch.save(inputs, given)
         Path(taken).unlink(missing_ok=True)
-        args = (e.name, given, taken, e.numeric, self.limits.cell)
-        fault = self._kernel().run(_calling("ask", *args), self.limits.cell + 2)
+        seconds = max(self.limits.cell, e.seconds if e.requirements else 0.0)
+        args = (e.name, given, taken, e.numeric, seconds)
+        fault = self._timed(self._kernel(), _calling("ask", *args), seconds + 2)
         if fault:
             return fault, []
         try:
@@ -176,8 +180,15 @@ class _Grading:
             return "gave too few answers", []
         return "", outcomes
 
+    def _timed(self, kernel: Sandbox, source: str, seconds: float) -> str:
+        """Run `source`, and count what it took."""
+        fault = kernel.run(source, seconds)
+        self.used += kernel.used
+        return fault
+
     def _left(self) -> float:
-        return self.stop - time.monotonic()
+        """Seconds of processor time that remain; none once PATIENCE by the clock is at its end."""
+        return self.limits.total - self.used if time.monotonic() < self.stop else 0.0
 
     def _kernel(self) -> Sandbox:
         """The kernel; if the last one is gone, a fresh one in which the good cells ran again."""

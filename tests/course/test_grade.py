@@ -1,6 +1,9 @@
 """Grading runs one file, and whatever a cell does costs its own exercise and nothing else."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 
 import psutil
@@ -8,6 +11,7 @@ import pytest
 from fake_course import EXERCISES
 
 from seqlab.course import grade as grading
+from seqlab.course.checking import report_on
 from seqlab.course.grade import Limits, NotGradable, Sandbox, grade, read_cells, summary
 
 WRITE = "def write(S, k, v):\n    return S + v[..., :, None] * k[..., None, :]"
@@ -66,11 +70,18 @@ def test_checks_are_not_needed_and_do_nothing(graded, home):
     assert not (home / "work/progress.json").exists()
 
 
+# A thread computes, so the processor time runs out; the main one swallows every interrupt.
+SWALLOWED = """import threading, time
+threading.Thread(target=lambda: any(iter(int, 1)), daemon=True).start()
+while True:
+  try: time.sleep(9)
+  except BaseException: pass
+"""
+
 MISDEEDS = {
     "an endless loop": ("while True: pass\n" + WRITE, "ran longer than 1.5 s"),
     "a swallowed interrupt": (
-        "import time\nwhile True:\n  try:\n    time.sleep(9)\n  except BaseException: pass\n"
-        + WRITE,
+        SWALLOWED + WRITE,
         "would not stop",
     ),
     "os._exit": ("import os; os._exit(0)", "ended the Python process"),
@@ -100,8 +111,8 @@ def test_a_misdeed_in_a_cell_costs_its_own_exercise(graded, what):
 CALLS = {
     "an endless loop": ("while True: pass", "still running when its time was up"),
     "a swallowed interrupt": (
-        "import time\n    while True:\n      try: time.sleep(9)\n      except BaseException: pass",
-        "would not stop",
+        SWALLOWED.replace("\n", "\n    "),
+        "ran longer than 3.5 s",
     ),
     "os._exit": ("import os; os._exit(0)", "ended the Python process"),
     "a memory hog": ("return torch.empty(2**30)", "RuntimeError"),
@@ -177,11 +188,19 @@ def test_processes_that_a_cell_starts_do_not_outlive_the_grading(graded):
     ]
 
 
+def test_a_cell_that_waits_is_stopped_too_but_later(graded):
+    """It takes no processor time, so it has PATIENCE times its limit by the clock."""
+    marks = graded(write="import time\ntime.sleep(60)\n" + WRITE, limits=Limits(cell=0.5))
+    assert "waited longer than 5 s and was stopped" in marks["90.1"][1]
+    assert others_are_graded(marks)
+
+
 def test_the_whole_notebook_has_a_time_limit_too(graded):
-    """Five cells would sleep for 45 s, each within its own limit."""
-    start = time.perf_counter()
-    marks = graded(write=["import time\ntime.sleep(9)"] * 5, limits=Limits(cell=10, total=6))
-    assert time.perf_counter() - start < 5 * 9
+    """Five cells would compute for 45 s, each within its own limit."""
+    cell = "import time\nstop = time.process_time() + 9\nwhile time.process_time() < stop: pass"
+    start = time.process_time()
+    marks = graded(write=[cell] * 5, limits=Limits(cell=10, total=6))
+    assert time.process_time() - start < 5 * 9
     assert all(earned == 0 for earned, _ in marks.values())
     assert "used up its 6 s" in marks["90.3"][1]
 
@@ -229,3 +248,27 @@ def test_a_missing_file_and_a_folder_are_told_so(tmp_path):
         read_cells(tmp_path / "nope.ipynb")
     with pytest.raises(NotGradable, match="is a folder"):
         read_cells(tmp_path)
+
+
+@pytest.fixture
+def crowded():
+    """One core for this process and its children, shared with four that only compute."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system cannot give a process one core")
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    yield
+    for process in busy:
+        process.kill()
+        process.wait()
+    os.sched_setaffinity(0, cores)
+
+
+def test_on_a_crowded_core_marks_and_diagnoses_are_the_same(graded, crowded):
+    """Whatever computes takes five times as long by the clock there."""
+    assert [earned for earned, _ in graded().values()] == [2, 3, 1]
+    for e in EXERCISES:
+        for sentence, mistake in e.mistakes.items():
+            given = mistake if e.numeric else lambda mistake=mistake, **inputs: mistake(**inputs)
+            assert report_on(e, given).message == sentence
