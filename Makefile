@@ -1,5 +1,5 @@
 # make lab   install if needed, then open the course in JupyterLab
-# make test  install if needed, then run everything CI runs
+# make test  install if needed, then run everything CI runs; CHAPTER=05: one chapter, in minutes
 # make seeds run the numeric tests with other numbers: N=20 seeds, from FIRST=0 on
 # make build rebuild every notebook from its source (authors)
 
@@ -16,7 +16,7 @@ SHAPED := tests/core tests/layers tests/mixers tests/ffn $(patsubst %,tests/test
 # An int passes for a float, as type checkers have it.
 CHECKED := seqlab,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
-.PHONY: lab test seeds build format setup setup-test clean
+.PHONY: lab test lint tests tests-models tests-kernels tests-course notebooks shapes seeds build format setup setup-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -46,15 +46,51 @@ $(VENV)/.installed-test: $(VENV)/.installed
 lab: setup
 	@$(BIN)/seqlab lab
 
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+NBVAL := SEQLAB_STRICT=1 SEQLAB_WORK=$$(mktemp -d) $(PYTEST) -q build/nbval --nbval-lax --nbval-current-env \
+	--nbval-cell-timeout=120 --junitxml=build/notebooks.xml
+
+# The parts of `make test`, which CI runs side by side.
+MODELS := tests/core tests/layers tests/mixers tests/ffn tests/hub $(filter-out tests/test_notebooks.py tests/test_browser.py,$(wildcard tests/test_*.py))
+KERNELS := tests/kernels tests/gpu
+COURSE := tests/course tests/figures tests/test_notebooks.py tests/test_browser.py
+
+ifdef CHAPTER
 test: setup-test
+	$(BIN)/ruff check chapters seqlab/course/exercises
+	$(BIN)/ruff format --check chapters seqlab/course/exercises
+	$(PYTEST) tests/course/test_every_exercise.py tests/test_notebooks.py $(wildcard tests/course/test_ch$(CHAPTER).py) \
+		-k "$(CHAPTER)_ or $(CHAPTER). or ch$(CHAPTER)" --junitxml=build/tests.xml
+	$(BIN)/python tests/notebooks.py build/nbval $(CHAPTER)
+	$(NBVAL)
+	@$(BIN)/python tests/table.py build/tests.xml build/notebooks.xml
+else
+test: lint tests notebooks shapes
+	@$(BIN)/python tests/table.py build/tests.xml build/notebooks.xml
+endif
+
+lint: setup-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/seqlab build --check
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
-	$(TEST_ENV) SEQLAB_STRICT=1 SEQLAB_WORK=$$(mktemp -d) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q \
-		--nbval-lax chapters solutions --nbval-current-env --nbval-cell-timeout=120
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q $(SHAPED) --jaxtyping-packages='$(CHECKED)' \
+
+tests: setup-test
+	$(PYTEST) --junitxml=build/tests.xml
+
+tests-models: setup-test
+	$(PYTEST) $(MODELS)
+tests-kernels: setup-test
+	$(PYTEST) $(KERNELS)
+tests-course: setup-test
+	$(PYTEST) $(COURSE)
+
+notebooks: setup-test
+	$(BIN)/python tests/notebooks.py build/nbval
+	$(NBVAL)
+
+shapes: setup-test
+	$(PYTEST) -q $(SHAPED) --jaxtyping-packages='$(CHECKED)' \
 		-k "not clear_sentence" # those pass wrong shapes on purpose
 
 # Numbers drawn anew: N seeds from FIRST on, of the tests that draw any. No seed may fail.
@@ -62,7 +98,7 @@ N ?= 20
 FIRST ?= 0
 DRAWN := tests/core tests/layers tests/mixers tests/ffn tests/kernels tests/hub $(patsubst %,tests/test_%.py,mixers model blocks identities extremes)
 seeds: setup-test
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q -r fE $(DRAWN) --seeds $(N) --first-seed $(FIRST)
+	$(PYTEST) -q -r fE $(DRAWN) --seeds $(N) --first-seed $(FIRST)
 
 build: setup-test
 	$(BIN)/seqlab build

@@ -1,7 +1,7 @@
 """The stored notebooks: built from their sources, small, clean; and unsolved exercises fail exactly
 where they should.
 
-`make test` also runs chapters and solutions through nbval, cell by cell.
+`make notebooks` runs chapters and solutions through nbval, cell by cell (see notebooks.py).
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from seqlab.course import build, masters
+from seqlab.course import build
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(
@@ -80,40 +80,3 @@ def test_unsolved_only_the_marked_cells_fail(path, tmp_path):
     }
     assert failed == {i for i, c in enumerate(code) if "check" in c.metadata.get("tags", [])}
     assert failed
-
-
-EVERY_DIAL = """
-from ipywidgets import Dropdown, Output, VBox
-from ipywidgets.widgets.widget import _instances
-
-FIGURE = "application/vnd.plotly.v1+json"
-
-
-def ends_of(control):
-    if isinstance(control, Dropdown):
-        options = list(control.options)
-        return options[:: max(1, len(options) - 1)]
-    return [getattr(control, "min", False), getattr(control, "max", True), control.value]
-
-
-for box in [w for w in _instances.values() if isinstance(w, VBox)]:
-    outputs = [child for child in box.children if isinstance(child, Output)]
-    for control in [child for child in box.children if outputs and hasattr(child, "value")]:
-        for value in ends_of(control):
-            control.value = value
-            drawn = outputs[0].outputs[0]["data"]
-            assert FIGURE in drawn, f"{control.description} = {value}: {drawn}"
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "chapters" / "src").glob("*.py")), ids=lambda p: p.stem
-)
-def test_every_dial_still_draws_after_the_whole_chapter_has_run(path):
-    """A figure redrawn at the end sees the names as the last cells left them: each dial goes to
-    both its ends.
-    """
-    notebook = masters.read(path)
-    notebook.cells.append(nbformat.v4.new_code_cell(EVERY_DIAL))
-    build.execute(notebook, path.parents[1], path.name)

@@ -49,12 +49,31 @@ def test_triton_is_asked_for_on_linux_only():
     assert "platform_system == 'Linux'" in triton
 
 
-def test_ci_and_the_workflow_call_what_the_readme_says():
+def test_ci_runs_the_readmes_command_and_the_workflow_all_its_parts():
     assert re.search(r"^make test$", (ROOT / ".ci/run").read_text(), re.M)
-    (job,) = read_yaml(ROOT / ".github/workflows/test.yml")["jobs"].values()
-    assert {"run": "make test"} in job["steps"]
     readme = (ROOT / "README.md").read_text()
     assert "make lab" in readme and "make test" in readme
+    (job,) = read_yaml(ROOT / ".github/workflows/test.yml")["jobs"].values()
+    assert {"run": "make ${{ matrix.part }}"} in job["steps"]
+    parts = set(job["strategy"]["matrix"]["part"])
+    makefile = (ROOT / "Makefile").read_text()
+    (all_of_them,) = re.findall(r"^test: (lint .*)$", makefile, re.M)
+    split = {f"tests-{name}" for name in ("models", "kernels", "course")}
+    assert (parts - split) | {"tests"} == set(all_of_them.split()) and split <= parts
+
+
+def test_the_parts_of_the_tests_are_all_of_them():
+    """Three jobs side by side run what `make tests` runs, each test once."""
+    shown = subprocess.run(
+        ["make", "-n", "tests-models", "tests-kernels", "tests-course"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    ).stdout
+    named = re.findall(r"\btests/\S+", shown)
+    here = ROOT / "tests"
+    folders = {f"tests/{p.parent.name}" for p in here.glob("*/test_*.py")}
+    assert sorted(named) == sorted(folders | {f"tests/{p.name}" for p in here.glob("test_*.py")})
 
 
 def test_every_package_is_listed_for_installation():
