@@ -23,9 +23,13 @@ from seqlab.course.judge import Trusted, judge
 from seqlab.course.report import Kind
 
 ALL = [e for chapter in exercises.chapters() for e in exercises.of_chapter(chapter)]
-FUNCTIONS = [e for e in ALL if not e.numeric]
+PROJECTS = [e for e in ALL if e.requirements]
+FUNCTIONS = [e for e in ALL if not e.numeric and not e.requirements]
 NUMBERS = [e for e in ALL if e.numeric]
 every = pytest.mark.parametrize("e", ALL, ids=lambda e: e.id)
+every_but_projects = pytest.mark.parametrize(
+    "e", [e for e in ALL if not e.requirements], ids=lambda e: e.id
+)
 every_function = pytest.mark.parametrize("e", FUNCTIONS, ids=lambda e: e.id)
 seeds = pytest.mark.parametrize("seed", [0, SEED], ids=["check", "grade"])
 
@@ -71,7 +75,7 @@ def proof(id, seed):
 @seeds
 @every
 def test_the_reference_and_every_alternative_pass(e, seed):
-    for given in (e.reference, *e.alternatives):
+    for given in e.alternatives if e.requirements else (e.reference, *e.alternatives):
         report = proof(e.id, seed).report(given)
         assert report.passed, report
         assert not report.notes, report.notes  # and they change no input
@@ -154,6 +158,26 @@ def test_every_misuse_gets_a_clear_sentence_of_its_own(e):
     assert len(set(sentences)) == len(sentences)
 
 
+@pytest.mark.parametrize("e", PROJECTS, ids=lambda e: e.id)
+def test_a_project_not_begun_or_misused_says_so(e):
+    def stubbed(**inputs):
+        raise NotImplementedError(f"exercise {e.id}: your code here")
+
+    def renamed(nothing_like_it):
+        return None
+
+    for given, kind, words in (
+        (stubbed, Kind.NOT_STARTED, "Not started"),
+        (renamed, Kind.EXCEPTION, "keep the names of its parameters"),
+        (lambda **inputs: 1 / 0, Kind.EXCEPTION, "ZeroDivisionError"),
+        (lambda **inputs: None, Kind.NONE, "is a return missing?"),
+        (lambda **inputs: ((),) * 7, Kind.COUNT, "is needed"),
+    ):
+        report = proof(e.id, 0).report(given)
+        assert report.kind == kind and words in report.message and not report.earned, report
+    assert {r.says for r in e.requirements} >= set(e.mistakes)
+
+
 @every_function
 def test_an_input_handed_back_is_never_right(e):
     for name in (n for n, x in proof(e.id, 0).inputs[0].items() if isinstance(x, torch.Tensor)):
@@ -208,7 +232,7 @@ EQUIVALENT = {
 }
 
 
-@every
+@every_but_projects
 def test_a_solution_with_one_node_changed_does_not_pass(e, record_property):
     """The check is strict: no operator and no number of the solution is without effect."""
     from importlib import import_module

@@ -35,6 +35,8 @@ import seqlab.core.recurrence as core
 from seqlab.course import (
     check,
     hint,
+    open_question,
+    predict,
     progress,
     show_solution,
     when_written,
@@ -227,8 +229,7 @@ when_written(lambda: moved_by_the_last_key(stream))
 
 # %% [markdown]
 # Three forms, one answer, three costs. The cell measures your own functions on this machine, with one head of width
-# 64 and both axes logarithmic. Look at the slopes: `all_pairs` gets steep, because its work grows with T². The other
-# two grow about as T does, and the chunks lie well below the loop.
+# 64. But say first what you expect: the figure appears once you have.
 
 
 # %% tags=["measured"]
@@ -242,7 +243,6 @@ def seconds(function):
     return min(times[1:])
 
 
-@when_written
 def picture_of_times():
     lengths = [256, 512, 1024, 2048, 4096]
     forms = {
@@ -272,6 +272,24 @@ def picture_of_times():
         type="log", dtick=1
     )
 
+
+predict(
+    "03-times",
+    "From 2,048 to 4,096 tokens: by what factor does the time of all_pairs grow?",
+    picture_of_times,
+    choices=["about 2", "about 4", "about 8"],
+)
+
+# %% [markdown]
+# Both axes are logarithmic, so look at the slopes. About 4 is a good guess: `all_pairs` has T² weights to compute, so
+# twice the tokens cost four times the work, and its line gets as steep as that once the work outweighs the fixed cost
+# of a call. The other two grow about as T does, and the chunks lie well below the loop.
+
+# %% [markdown] tags=["question"]
+# made_fast
+
+# %% [markdown] tags=["exercise"]
+# features
 
 # %% [markdown]
 # ## How far you are

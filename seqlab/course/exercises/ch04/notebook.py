@@ -37,6 +37,8 @@ from seqlab.core import position
 from seqlab.course import (
     check,
     hint,
+    open_question,
+    predict,
     progress,
     show_solution,
     when_written,
@@ -181,13 +183,11 @@ when_written(lambda: symptoms(mended))
 # chunkwise
 
 # %% [markdown]
-# The cell measures your own function on this machine, for 2,048 tokens and chunks of different size. The answer is
-# the same for all of them. Small chunks pay for many turns of the loop, large ones for pairs; the lowest point lies
-# in between.
+# The answer is the same for every chunk size, but not the time. The cell measures your own function on this machine,
+# for 2,048 tokens. Say first which size you expect to be the fastest.
 
 
 # %% tags=["measured"]
-@when_written
 def picture_of_chunk_sizes():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 2048, 4, 32)
@@ -210,6 +210,24 @@ def picture_of_chunk_sizes():
         type="log", dtick=1, title_text="ms"
     )
 
+
+predict(
+    "04-chunk-size",
+    "Which chunk size is the fastest?",
+    picture_of_chunk_sizes,
+    choices=["1", "64", "2048"],
+)
+
+# %% [markdown]
+# Small chunks pay for many turns of the loop, each with its fixed cost. Large ones pay for pairs: within a chunk of C
+# tokens there are C² weights. The lowest point lies in between, and 64 is a good guess on most machines. 2048 would be
+# right if loops alone were slow, and 1 if pairs alone were.
+
+# %% [markdown] tags=["question"]
+# when_not
+
+# %% [markdown] tags=["exercise"]
+# window
 
 # %% [markdown]
 # ## How far you are
