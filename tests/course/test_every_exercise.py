@@ -77,7 +77,8 @@ def proof(id, seed):
 def test_the_reference_and_every_alternative_pass(e, seed):
     for given in e.alternatives if e.requirements else (e.reference, *e.alternatives):
         report = proof(e.id, seed).report(given)
-        assert report.passed, report
+        # The reference may take a way that the learner may not: a loop over pairs, say.
+        assert report.passed or (given is e.reference and report.kind == Kind.EFFORT), report
         assert not report.notes, report.notes  # and they change no input
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from seqlab.course.exercise import Effort
+
 Answer = Callable[..., Any]
 
 
@@ -198,3 +200,22 @@ def softmaxed(name: str, axis: int = -1, says: str = "") -> Word:
     """A softmax over an input where none belongs."""
     says = says or f"A softmax is taken over {name}: none belongs here."
     return input_(name, lambda x: x.softmax(axis), says)
+
+
+def pairs_at_once(inputs: dict, effort: Effort) -> str | None:
+    """The `effort` of a parallel form: no loop over tokens, and scores of all T × T pairs."""
+    T = inputs["q"].shape[1]
+    if T < 64:
+        return None
+    if effort.calls >= T:
+        walks = f"{effort.calls:,} torch operations for {T} tokens"
+        return (
+            f"The values are right, but this walks token by token: {walks}. Compute all pairs at once: scores (T, T), "
+            "a mask, times v."
+        )
+    if effort.largest < T * T:
+        return (
+            f"The values are right, but no tensor of T × T scores was made: the largest had {effort.largest:,} numbers. "
+            "This stacks states, or works in pieces. Compute all pairs at once: scores (T, T), a mask, times v."
+        )
+    return None

@@ -8,7 +8,7 @@ $$y_t = \frac{\sum_{j \le t} (q_t \cdot k_j)\, v_j}{\sum_{j \le t} q_t \cdot k_j
 
 The sum below the line is what the recurrence would give for values that are all 1. So append a column of ones to v,
 run the recurrence once, and divide. `core.recurrent(q, k, v, state=state)` is `seqlab`'s own `fold`; use it or yours.
-It takes its state by name only. Features are positive here, so no eps is needed.
+It takes its state by name only. Features are positive here, however small: add nothing to the normaliser.
 """
 
 import torch
@@ -75,10 +75,16 @@ def cases(rng):
     return [
         *cases,
         Case("small features", small | {"q": small["q"] / 4, "k": small["k"] / 4}),
+        Case("tiny features", small | {"q": small["q"] * 1e-6, "k": small["k"] * 1e-6}),
     ]
 
 
 def _where_the_quotient_parts(t, inputs):
+    if inputs["q"].max() < 1e-3:
+        return (
+            "here all features are tiny, so whatever is added to the normaliser, or bounds it from below, outweighs the "
+            "sum of the weights. Is y divided by the sum itself?"
+        )
     if t > 0:
         return "is y_t divided by the sum of the weights up to t, and no further?"
     if "state" in inputs:
@@ -101,13 +107,12 @@ OUTPUTS = ("y", "S")
 TIME_AXIS = {"y": 1, "S": None}
 
 
-def _guarded(q, k, v, state=None):
-    """A guard far below any sum of weights."""
+def _by_pairs(q, k, v, state=None):
     y, S = core.parallel(q, k, F.pad(v, (0, 1), value=1.0), state=state)
-    return y[..., :-1] / (y[..., -1:] + 1e-6), S
+    return y[..., :-1] / y[..., -1:], S
 
 
-ALTERNATIVES = (_guarded,)
+ALTERNATIVES = (_by_pairs,)
 
 MISTAKES = """
 y[..., :-1] / y[..., -1:] → y[..., :-1]
@@ -135,6 +140,10 @@ torch.cat([v, ones], dim=-1) → v ; y[..., :-1] / y[..., -1:] → y
 ones_like → zeros_like
     The appended column holds zeros, so you divide by 0. Append ones: torch.ones_like(v[..., :1]),
     or F.pad with value=1.0.
+y[..., :-1] / y[..., -1:] → y[..., :-1] / (y[..., -1:] + 1e-6)
+    Something small is added to the normaliser, or it is kept above something small: where all
+    features are tiny, that outweighs the sum of the weights. They are positive: divide by the sum
+    itself.
 y[..., :-1] / y[..., -1:] → y[..., :-1] / y[..., -1:].clamp(min=1)
     The normaliser is kept at 1 or more: y is wrong where the weights sum to less. Divide by the sum
     itself.

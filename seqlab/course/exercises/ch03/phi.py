@@ -6,6 +6,8 @@ Softmax weighs a pair with exp(q·k), which is always positive. Linear attention
 feature is positive, so is every weight. The usual choice is
 
 $$φ(x) = \mathrm{elu}(x) + 1.$$
+
+A model trains through φ, so its gradient must be finite too, for an x of 200 as well.
 """
 
 import torch
@@ -42,7 +44,7 @@ HINTS = (
 
 
 def reference(x):
-    return torch.where(x > 0, x + 1, x.exp())
+    return x.clamp(max=0).exp() + x.clamp(min=0)
 
 
 def cases(rng):
@@ -51,14 +53,24 @@ def cases(rng):
         Case("T = 1", {"x": _numbers(rng, 1, 1, 1, 4)}),
         Case("odd T, two heads", {"x": 2 * _numbers(rng, 2, 5, 2, 3)}),
         Case("all negative", {"x": -_numbers(rng, 1, 4, 2, 3).abs() - 0.1}),
+        Case("from -200 to 200", {"x": torch.linspace(-200, 200, 8).requires_grad_()}),
     ]
+
+
+def effort(inputs, effort):
+    if effort.gradient_finite:
+        return None
+    return (
+        "The values are right, but the gradient is not finite where x is large: exp(x) overflows there, and "
+        "torch.where multiplies its infinite slope by 0, which is NaN. F.elu has no such trap; or clamp x before exp."
+    )
 
 
 OUTPUTS = ("φ(x)",)
 
 TIME_AXIS = None
 
-ALTERNATIVES = (lambda x: x.clamp(max=0).exp() + x.clamp(min=0),)
+ALTERNATIVES = (lambda x: torch.where(x > 0, x + 1, x.clamp(max=0).exp()),)
 
 MISTAKES = """
 F.elu(x) + 1 → F.elu(x)

@@ -6,7 +6,7 @@ With D the whole of retention is one line for each head:
 
 $$Y = (Q\,K^\top \odot D)\,V .$$
 
-⊙ multiplies entry by entry. D is given, so this does not depend on your answer to 04.4.
+⊙ multiplies entry by entry. All tokens are read at once, without a loop over them. D is given, so this does not depend on your answer to 04.4.
 """
 
 import torch
@@ -19,7 +19,11 @@ from seqlab.course.exercises.ch04.shared import (
     _retnet_gammas,
     decay_mask_reference,
 )
-from seqlab.course.exercises.vocabulary import decay_squared, first_head
+from seqlab.course.exercises.vocabulary import (
+    decay_squared,
+    first_head,
+    pairs_at_once,
+)
 
 
 def parallel(q, k, v, D):
@@ -79,7 +83,11 @@ def cases(rng):
         case("T = H", (2, 3, 3, 4, 6), _gammas(rng, 3)),
         case("the decays of the paper", (2, 19, 4, 6, 3), _retnet_gammas(4)),
         case("γ near 0", (1, 30, 2, 4, 4), torch.tensor([1e-3, 0.05])),
+        case("T = 64", (1, 64, 1, 3, 2), _gammas(rng, 1)),
     ]
+
+
+effort = pairs_at_once
 
 
 PROPERTIES = (CAUSAL,)
