@@ -25,7 +25,7 @@ from seqlab.course.compare import (
 from seqlab.course.exercise import Exercise
 from seqlab.course.report import Kind
 
-# A number with a smaller relative error than this is right but for its digits.
+# A number with a smaller relative error than this may be right but for its digits.
 NEARLY = 0.01
 
 
@@ -116,7 +116,14 @@ def _of_number(e: Exercise, name: str, right: float, got: Any) -> Fault | None:
     error = abs(got - right) / (abs(right) or 1.0)
     if error <= e.tolerance:
         return None
-    if error < NEARLY:
+    if error < NEARLY and _rounded(right, got):
         words = f"{name} = {got:.6g} is nearly right: give more digits"
         return Fault(Kind.VALUE, words, nearly=True)
     return Fault(Kind.VALUE, f"{name} = {got:.6g} is not right")
+
+
+def _rounded(right: float, got: float) -> bool:
+    """Whether `got` is `right` with fewer digits, rounded or cut off; another formula's is not."""
+    digits = len(f"{abs(got):.15g}".partition("e")[0].replace(".", "").strip("0"))
+    exponent = math.floor(math.log10(abs(got))) if got else 0
+    return abs(got - right) < 10.0 ** (exponent - digits + 1)

@@ -256,9 +256,12 @@ def _exception_sentence(e: Exercise, t: _Tried) -> str:
         asked = f"{e.name}({', '.join(f'{name}=…' for name in t.case.inputs)})"
         advice = f"keep the names of its parameters ({o.message})"
         return f"{e.name} is called as {asked}, and that fails: {advice}."
+    return f"{e.name} raises {_raised(o)}{_in(t)}."
+
+
+def _raised(o: Outcome) -> str:
     said = f"{o.type}: {o.message}" if o.message else o.type
-    line = f" ({o.line})" if o.line else ""
-    return f"{e.name} raises {said}{line}{_in(t)}."
+    return f"{said} ({o.line})" if o.line else said
 
 
 def _handed_back(e: Exercise, tried: list[_Tried]) -> str | None:
@@ -363,8 +366,8 @@ def _broken_property(e: Exercise, cases: list[Case], outcomes: list[Outcome]) ->
             if bad is not None and bad.kind == Came.SLOW:
                 return _Verdict(Kind.SLOW, _slow_sentence(e, f", in the case {case.name!r}"))
             if bad is not None:
-                why = f" ({bad.type}: {bad.message})" if bad.type else ""
-                return _Verdict(Kind.PROPERTY, f"{p.message}{why}", p)
+                asked = f", asked with other inputs for {p.name!r} (case {case.name!r})."
+                return _Verdict(Kind.EXCEPTION, f"{e.name} raises {_raised(bad)}{asked}", p)
             if not _holds(p, case, family):
                 return _Verdict(Kind.PROPERTY, p.message, p)
     return None

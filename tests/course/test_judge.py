@@ -389,7 +389,13 @@ def test_a_mistake_that_always_raises_is_named_by_the_same_exception_only():
         (None, "answer is None: a number is needed."),
         (True, "answer is True or False: a number is needed."),
         ([17], "answer is a tuple or list: a number is needed."),
-        (21.7, "answer = 21.7 is nearly right: give more digits."),
+        (21.8, "answer = 21.8 is nearly right: give more digits."),
+        (22, "answer = 22 is nearly right: give more digits."),
+        # Near, but 21.834 does not round to it: another formula's number.
+        (
+            21.7,
+            'answer = 21.7 is not right. Write the formula down first; hint("90.1") opens a hint.',
+        ),
     ],
 )
 def test_a_number_that_is_none_or_nearly_right(value, message):
