@@ -35,8 +35,7 @@ def check(id: str, answer: Any) -> None:
     if report.parting is not None:
         _show_parting(report.parting)
     if report.kind != Kind.NOT_STARTED and not _strict():
-        mistake = report.message if report.kind == Kind.MISTAKE else None
-        _recorded(records.attempt, exercise.id, report.earned, mistake)
+        _recorded(records.attempt, exercise.id, report.earned, report.edit)
     if not report.passed:
         _fail_if_strict(f"{exercise.id}: {report.message}")
 
@@ -71,15 +70,17 @@ def hint(id: str) -> None:
     if opened == n_hints:
         then = f'After an attempt, show_solution("{exercise.id}") explains the answer.'
         lines.append(f"That was the last one. {then}")
-    if done["asked"] and (mend := mend_of(exercise.edits.get(done["mistake"]))):
+    if done["asked"] and (mend := mend_of(done["mistake"])):
         lines.append(mend)
     _show(Text(lines))
 
 
 def mend_of(edit: str | None) -> str:
     """What was probably written, and what is asked for; "" if the edit replaces the whole."""
+    if "→" not in (edit or ""):
+        return ""
     said = []
-    for part in edit.split(" ; ") if edit else []:
+    for part in str(edit).split(" ; "):
         right, wrong = (" ".join(x.replace("⏎", " ").split()) for x in part.split("→"))
         if right == "*":
             return ""

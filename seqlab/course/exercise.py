@@ -87,6 +87,8 @@ class Exercise:
     cell: str = ""
     # The explanation of the solution.
     why: str = ""
+    # What the code of a changed cell defines: an answer. None: slips are not looked for.
+    defined_by: Callable[[str], Any] | None = None
     # Diagnosis -> the edit of the solution that deserves it.
     edits: dict[str, str] = field(default_factory=dict)
     # Diagnosis -> the answer that deserves it.
@@ -105,8 +107,6 @@ class Exercise:
     parts_hint: Callable[[int, dict], str] | None = None
     # (inputs, effort) -> why a correct value is still refused
     effort: Callable[[dict, Effort], str | None] | None = None
-    # An answer that changes its inputs in place fails; otherwise the report only notes it.
-    keeps_inputs: bool = False
     # Largest error allowed, relative to the largest value of the reference.
     tolerance: float = 1e-4
 

@@ -5,7 +5,7 @@
   learner sees the same lines with a stub in their place.
 * WHY explains the solution. HINTS are three.
 * `reference` and `cases(rng)`, and where needed PROPERTIES, `effort`, `parts_hint`, OUTPUTS,
-  TIME_AXIS, KEEPS_INPUTS and TOLERANCE: see `Exercise`. ALTERNATIVES are right answers written
+  TIME_AXIS and TOLERANCE: see `Exercise`. ALTERNATIVES are right answers written
   differently.
 * A project has REQUIREMENTS instead of a reference: they are measured, and each sentence in
   MISTAKES is that of the requirement which the edit breaks. SECONDS bounds a check.
@@ -26,6 +26,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -47,7 +48,6 @@ OPTIONS = {  # what a module may define -> the field of Exercise
     "SECONDS": "seconds",
     "OUTPUTS": "outputs",
     "TIME_AXIS": "time_axis",
-    "KEEPS_INPUTS": "keeps_inputs",
     "TOLERANCE": "tolerance",
     "reference": "reference",
     "cases": "cases",
@@ -92,6 +92,7 @@ def exercise(module: ModuleType, id: str) -> Exercise:
         cell=cell,
         mistakes=answers,
         edits=edits,
+        defined_by=partial(answer, name=name, module=module),
         **facts,
         **given,
     )

@@ -5,8 +5,9 @@ Pure: it calls the reference and the mistakes, never the learner's code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -17,6 +18,11 @@ from seqlab.course.compare import close, first_along, outputs_of, wrong_at
 from seqlab.course.exercise import Case, Exercise, Property
 from seqlab.course.fault import Fault, fault_of
 from seqlab.course.report import Kind, Parting, Report, Row
+from seqlab.course.slip import Slip, slips
+from seqlab.course.slip import sentence as sentence_of_slips
+
+# Processor time of one call of a slip, which may never end.
+SLIP_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class _Verdict:
     kind: Kind
     sentence: str
     broken: Property | None = None
+    edit: str = ""
 
 
 class Trusted:
@@ -89,6 +96,7 @@ def judge(
         rows=() if verdict.kind == Kind.NOT_STARTED else _rows(exercise, tried, verdict),
         notes=() if verdict.kind == Kind.IN_PLACE else notes,
         parting=_parting(exercise, wrong) if wrong and not exercise.numeric else None,
+        edit=verdict.edit,
     )
 
 
@@ -107,7 +115,9 @@ def unanswered(e: Exercise, case: Case, outcome: Outcome) -> tuple[Kind, str] | 
     return verdict.kind, verdict.sentence
 
 
-def right_answer(exercise: Exercise, function: Any, inputs: dict) -> Outcome:
+def right_answer(
+    exercise: Exercise, function: Any, inputs: dict, seconds: float | None = None
+) -> Outcome:
     """What a trusted function (reference, mistake) returns, with torch's own defaults."""
     if exercise.numeric:
         number: Any = function() if callable(function) else function
@@ -116,7 +126,7 @@ def right_answer(exercise: Exercise, function: Any, inputs: dict) -> Outcome:
     torch.set_default_dtype(torch.float32)
     try:
         with torch.enable_grad():
-            return call(function, inputs, seconds=None)
+            return call(function, inputs, seconds)
     finally:
         torch.set_default_dtype(dtype)
 
@@ -154,7 +164,7 @@ def _try(e: Exercise, case: Case, outcome: Outcome, ask: Trusted) -> _Tried:
 
 
 # Kinds that need no closer look, in the order in which they are reported.
-_PLAIN = (Kind.TYPE, Kind.SHAPE, Kind.DTYPE, Kind.NAN)
+_PLAIN = (Kind.TYPE, Kind.SHAPE, Kind.DTYPE)
 
 
 def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Wrong], ask: Trusted) -> _Verdict:
@@ -166,11 +176,13 @@ def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Wrong], ask: Truste
         sentence = f"{e.name} is not defined: run (or write) the cell that defines it."
         return _Verdict(Kind.MISSING, sentence)
     if sentence := _named_mistake(e, tried, ask):
-        return _Verdict(Kind.MISTAKE, sentence)
+        return _Verdict(Kind.MISTAKE, sentence, edit=e.edits.get(sentence, ""))
     if Kind.SLOW in first:
         return _Verdict(Kind.SLOW, _slow_sentence(e, _in(first[Kind.SLOW])))
     if Kind.EXCEPTION in first:
         return _Verdict(Kind.EXCEPTION, _exception_sentence(e, first[Kind.EXCEPTION]))
+    if order := _other_order(e, tried):
+        return _Verdict(Kind.MISTAKE, order)
     for kind in (Kind.NONE, Kind.COUNT):
         if kind in first:
             return _plainly(kind, first)
@@ -179,6 +191,11 @@ def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Wrong], ask: Truste
     for kind in _PLAIN:
         if kind in first:
             return _plainly(kind, first)
+    if not any(t.fault.nearly for t in wrong) and (found := _slips(e, tried)):
+        edit = found[0].edit if len(found) == 1 else ""
+        return _Verdict(Kind.SLIP, sentence_of_slips(e, found), edit=edit)
+    if Kind.NAN in first:
+        return _plainly(Kind.NAN, first)
     if e.numeric:
         return _Verdict(Kind.VALUE, _number_sentence(e, wrong[0].fault))
     found = _constant(e, wrong) or _multiple(e, tried)
@@ -224,6 +241,24 @@ def _named_mistake(e: Exercise, tried: list[_Tried], ask: Trusted) -> str | None
     return partly
 
 
+def _slips(e: Exercise, tried: list[_Tried]) -> list[Slip]:
+    """The slips whose values are these in every case; none if an answer raises or is one number."""
+    if e.defined_by is None or not all(_returned(t) for t in tried) or _constant(e, tried):
+        return []
+    return [s for s in slips(e.cell) if _shows(e, s, tried)]
+
+
+def _shows(e: Exercise, slip: Slip, tried: list[_Tried]) -> bool:
+    """A slip may define nothing, or run for ever."""
+    assert e.defined_by is not None
+    try:
+        function = e.defined_by(slip.code)
+        made = (right_answer(e, function, t.case.inputs, SLIP_SECONDS) for t in tried)
+        return all(_alike(e, m, t.outcome) for m, t in zip(made, tried, strict=True))
+    except Exception:
+        return False
+
+
 def _explains(made: list[Outcome], tried: list[_Tried], differs: list[bool]) -> bool:
     """Whether a mistake can explain answers: a mistake that always raises explains the very same
     exceptions, and no others.
@@ -264,6 +299,24 @@ def _raised(o: Outcome) -> str:
     return f"{said} ({o.line})" if o.line else said
 
 
+def _other_order(e: Exercise, tried: list[_Tried]) -> str | None:
+    """A sentence if every output is right, but they are returned in another order."""
+    n = len(e.outputs)
+    for order in list(permutations(range(n)))[1:]:
+        if all(_right_in(order, e, t) for t in tried):
+            got = ", ".join(e.outputs[i] for i in order)
+            right = ", ".join(e.outputs)
+            return f"The outputs are right, but in another order: return ({right}), not ({got})."
+    return None
+
+
+def _right_in(order: tuple[int, ...], e: Exercise, t: _Tried) -> bool:
+    got = outputs_of(t.outcome.value) if _returned(t) else ()
+    return len(got) == len(order) and all(
+        close(t.right[i], g, e.tolerance) for i, g in zip(order, got, strict=True)
+    )
+
+
 def _handed_back(e: Exercise, tried: list[_Tried]) -> str | None:
     """The name of the input that every call returned as its (first) output, if that is wrong."""
     got = [(*outputs_of(t.outcome.value), None)[0] for t in tried if _returned(t)]
@@ -283,7 +336,7 @@ def _returned(t: _Tried) -> bool:
     return t.outcome.kind == Came.RETURNED
 
 
-def _constant(e: Exercise, wrong: list[_Wrong]) -> _Verdict | None:
+def _constant(e: Exercise, wrong: Sequence[_Tried]) -> _Verdict | None:
     """An output that is one number everywhere, if the right one is not."""
     for i, name in enumerate(e.outputs):
         got = [outputs_of(t.outcome.value)[i] for t in wrong]
@@ -388,7 +441,7 @@ def _another_way(e: Exercise, tried: list[_Tried], outcomes: list[Outcome]) -> _
             if sentence:
                 return _Verdict(Kind.EFFORT, sentence)
     notes = _notes(e, outcomes)
-    return _Verdict(Kind.IN_PLACE, notes[0]) if e.keeps_inputs and notes else None
+    return _Verdict(Kind.IN_PLACE, notes[0]) if notes else None
 
 
 def _rows(e: Exercise, tried: list[_Tried], verdict: _Verdict) -> tuple[Row, ...]:
@@ -407,7 +460,7 @@ def _notes(e: Exercise, outcomes: list[Outcome]) -> tuple[str, ...]:
     if not changed:
         return ()
     what = f"{e.name} changes its input {' and '.join(changed)} in place"
-    return (f"{what}: whoever calls it loses the old value.",)
+    return (f"{what}: whoever calls it loses the old value. Write x = x + …, not x += ….",)
 
 
 def _parting(e: Exercise, wrong: list[_Wrong]) -> Parting | None:

@@ -12,7 +12,8 @@ from seqlab.course import paths
 def load() -> dict[str, dict]:
     """Exercise id -> {attempts, earned, hints, first, last, solved, mistake, asked}.
 
-    `mistake` is the diagnosis of the last attempt, `asked` the hints asked for since.
+    `mistake` is what the last attempt probably wrote, an edit of the solution, and `asked` counts
+    the hints asked for since.
 
     A damaged file is renamed, never overwritten.
     """
@@ -24,7 +25,7 @@ def of(id: str) -> dict:
 
 
 def attempt(id: str, earned: int, mistake: str | None = None) -> None:
-    """Count one attempt, with the named mistake in it, if it was one. Points once earned stay."""
+    """Count one attempt, with the edit that gives its numbers if known. Points once earned stay."""
     record = of(id)
     today = datetime.now().isoformat(timespec="seconds")
     _save(

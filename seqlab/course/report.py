@@ -15,6 +15,8 @@ class Kind(StrEnum):
     MISSING = "missing"
     # One of the exercise's named mistakes.
     MISTAKE = "mistake"
+    # The numbers of the solution with one operator, term or number changed.
+    SLIP = "slip"
     SLOW = "slow"
     EXCEPTION = "exception"
     # The learner's process died.
@@ -69,6 +71,8 @@ class Report:
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     parting: Parting | None = None
+    # What was probably written, "right → wrong", where the numbers tell.
+    edit: str = ""
 
     @property
     def passed(self) -> bool:

@@ -196,6 +196,15 @@ def scaled(name: str = "q", power: float = -0.5, says: str = "") -> Word:
     return input_(name, lambda x: x * x.shape[-1] ** power, says)
 
 
+def unit_length(name: str, says: str = "") -> Word:
+    """An input scaled to length 1."""
+    says = (
+        says
+        or f"{name} is scaled to length 1: the text asks for no scale, so use it as it is."
+    )
+    return input_(name, lambda x: torch.nn.functional.normalize(x, dim=-1), says)
+
+
 def softmaxed(name: str, axis: int = -1, says: str = "") -> Word:
     """A softmax over an input where none belongs."""
     says = says or f"A softmax is taken over {name}: none belongs here."

@@ -92,8 +92,8 @@ MISTAKES = """
 .tril() → .tril(-1)
     The mask hides the diagonal: token t cannot read itself. Keep j = t: tril(), not tril(-1).
 tril → triu
-    The mask is the wrong way round: token t reads only itself and the later ones. Rows are queries,
-    keys: keep the lower triangle.
+    The mask is the wrong way round: token t reads only itself and the later ones. Rows are queries
+    and columns are keys: keep the lower triangle.
 .tril() → .tril(1)
     The mask lets one later token through: tril(1) keeps j ≤ t + 1. Use tril(), which keeps j ≤ t.
 .tril() → .triu(1)
@@ -147,6 +147,12 @@ scores @ v → scores / scores.sum(-1, keepdim=True) @ v
 scores @ v → scores.sum(1, keepdim=True) @ v
     The scores of all heads are summed: every head uses the same weights. Keep the axis h in the
     scores.
+(q @ k.mT).tril() → (q @ k.mT).masked_fill(torch.ones(q.shape[2], q.shape[2]).triu(1).bool(), -1e9)
+    The future is masked with -1e9. A large negative score vanishes only in an exp; here the score
+    itself is the weight, so a masked score must be 0.
+(q @ k.mT).tril() → (q @ k.mT).relu().tril()
+    Negative scores are set to 0. q and k come with their feature map, and the weight is q_t·k_j as
+    it is, negative or not.
 """
 
 ALSO = (

@@ -93,4 +93,6 @@ cache / state → cache - state
     This is the difference. How many times larger is a quotient: cache / state.
 cache / state → state / cache
     The fraction is upside down: this is state over cache. The question asks cache / state.
+(192 + 1) * 128 → 192 * (128 + 1)
+    The normaliser's 1 is counted as a column. It is appended to v, so it adds a row: (V + 1) × K.
 """

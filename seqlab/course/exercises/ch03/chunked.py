@@ -241,6 +241,14 @@ all_pairs(q_c, k_c, v_c) → masked_pairs(q_c, k_c, v_c, lambda s: s.tril() / K*
     The feature map is applied here, although q and k come with it already. Use q and k as they are.
 all_pairs(q_c, k_c, v_c) → masked_pairs(q_c, k_c, v_c, lambda s: causal_softmax(s))
     A softmax is left in inside the chunk. The weights are the scores themselves, 0 in the future.
+all_pairs(q_c, k_c, v_c) → masked_pairs(q_c, k_c, v_c, lambda s: s.masked_fill(torch.ones(s.shape[-2:]).triu(1).bool(), -1e9))
+    The future inside the chunk is masked with -1e9. A large negative score vanishes only in an exp;
+    here a masked score must be 0.
+einsum("bjhv,bjhk->bhvk", v_c, k_c) → einsum("bjhv,bjhk->bhvk", v_c, k_c) / v_c.shape[1]
+    The writes of a chunk are averaged. S is a plain sum of v_j k_jᵀ over all tokens.
+einsum("bjhv,bjhk->bhvk", v_c, k_c) → einsum("bjhv,blhk->bhvk", v_c, k_c)
+    The values of a chunk and its keys are summed first, then multiplied: every value is stored
+    under every key of the chunk. Multiply token by token, v_j k_jᵀ, then sum.
 """
 
 ALSO = (

@@ -61,7 +61,12 @@ HINTS = (
 
 
 def cases(rng):
-    cases = []
+    small = _positive_tokens(rng, 2, 5, 2, 3, 4)
+    # First: where an answer parts is told of the last case that parts earliest.
+    cases = [
+        Case("small features", small | {"q": small["q"] / 4, "k": small["k"] / 4}),
+        Case("tiny features", small | {"q": small["q"] * 1e-6, "k": small["k"] * 1e-6}),
+    ]
     for given in (False, True):
         for name, B, T, H, K, V in SIZES:
             state = (
@@ -71,12 +76,7 @@ def cases(rng):
             )
             inputs = _positive_tokens(rng, B, T, H, K, V) | state
             cases.append(Case(name + ", a state is given" * given, inputs))
-    small = _positive_tokens(rng, 2, 5, 2, 3, 4)
-    return [
-        *cases,
-        Case("small features", small | {"q": small["q"] / 4, "k": small["k"] / 4}),
-        Case("tiny features", small | {"q": small["q"] * 1e-6, "k": small["k"] * 1e-6}),
-    ]
+    return cases
 
 
 def _where_the_quotient_parts(t, inputs):
@@ -163,8 +163,8 @@ torch.cat([v, ones], dim=-1) → torch.cat([ones, v], dim=-1) ; y[..., :-1] / y[
     The 1 stands before v and its column is dropped, but the last column divides, an entry of v. Put
     the ones behind v.
 y[..., :-1] / y[..., -1:] → y[..., :-1] / y[..., -1]
-    `y[..., -1]` loses the last axis, so broadcasting lines up its heads with the entries of v. Keep
-    the axis: y[..., -1:].
+    The normaliser has lost its last axis, so broadcasting lines up its heads with the entries of v.
+    Keep the axis: y[..., -1:].
 y[..., :-1] / y[..., -1:] → y[..., :-1] / y[..., :1]
     y is divided by its first column, an entry of v. The ones were appended behind v: divide by
     y[..., -1:].
@@ -188,6 +188,9 @@ y[..., :-1] / y[..., -1:] → y / y[..., -1:]
 y[..., :-1] / y[..., -1:], S → y[..., :-1] / y[..., -1:], S[:, :, :-1]
     The row of the normaliser is cut off the returned state. Without it the next call cannot go on:
     return S as (B, H, V + 1, K).
+y[..., :-1] / y[..., -1:] → y[..., :-1] / y[..., -1:].mean(1, keepdim=True)
+    All y are divided by the mean of the normalisers over time. Divide each y_t by its own last
+    entry.
 """
 
 ALSO = (

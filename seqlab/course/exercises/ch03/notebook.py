@@ -14,6 +14,7 @@
 #   under it.
 # - `check("03.2", write)` says at once what is right. If something is wrong it says which mistake it is, where it
 #   can.
+# - An answer leaves the tensors that it is given as they are, and returns new ones.
 # - `hint("03.2")` opens one more of three hints: a direction, the key identity, nearly the code.
 # - `show_solution("03.2")` explains the answer once you have tried. `progress()` shows what is done.
 # - Opened with `seqlab start 03`, this notebook is your own copy in `work/`. No update ever touches it. `seqlab grade

@@ -10,7 +10,7 @@ $$y = S\,q, \qquad y_i = \sum_j S_{ij}\,q_j .$$
 from torch import einsum
 
 from seqlab.course.exercises.ch03.shared import _memory_cases
-from seqlab.course.exercises.vocabulary import softmaxed
+from seqlab.course.exercises.vocabulary import softmaxed, unit_length
 
 
 def read(S, q):
@@ -103,4 +103,5 @@ ALSO = (
         "q",
         says="A softmax is left on q. The memory is read with q as it is: that is what keeps it linear.",
     ),
+    unit_length("q"),
 )

@@ -47,8 +47,8 @@ MISTAKES = """
     This would be the read of orthogonal keys. The overlap is 0.6: what does (k₂, 5) add to a read
     at k₁?
 1.0 * 10 → 0.0 * 10
-    This is the read if the third write had overwritten the first. A memory that only adds keeps
-    both 10 and 4.
+    This is 0.6 · 5 + 4: the first write is missing, or taken as overwritten by the third. A memory
+    that only adds keeps both 10 and 4.
 1.0 * 10 + 0.6 * 5 + 1.0 * 4 → 4.0
     This is the last value written under k₁, as in a dictionary. The first write is still there; k₂
     leaks.

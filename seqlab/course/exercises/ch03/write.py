@@ -6,7 +6,7 @@ The memory is a table S. To store the value v under the key k, add the outer pro
 
 $$S \leftarrow S + v\,k^\top, \qquad (v\,k^\top)_{ij} = v_i\,k_j .$$
 
-This is one token, so there is no time axis. Return a new S and leave the one you were given as it is. Here and in
+This is one token, so there is no time axis. Here and in
 all exercises below, q and k come with the feature map already applied: use them as they are.
 """
 
@@ -15,6 +15,7 @@ from torch import einsum
 
 from seqlab.course.exercise import Case
 from seqlab.course.exercises.ch03.shared import _memory_cases, _numbers
+from seqlab.course.exercises.vocabulary import softmaxed, unit_length
 
 
 def write(S, k, v):
@@ -124,3 +125,5 @@ v[..., :, None] * k[..., None, :] → v[..., None] * k
 S + v[..., :, None] * k[..., None, :] → S.clone()
     S is returned unchanged: the token was not written. Return S + v kᵀ.
 """
+
+ALSO = (unit_length("k"), softmaxed("k"))

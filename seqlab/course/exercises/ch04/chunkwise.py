@@ -323,6 +323,19 @@ S = since_start[:, -1:] * S + vc.mT @ (to_end * kc) → before = S ⏎ S = since
 (qc @ kc.mT * D) → (qc @ kc.mT * (gamma[:, None, None] ** i[:, None] * gamma[:, None, None] ** -i).tril())
     The product γ^i · γ^(-j) overflows inside a chunk where γ is small, and y holds inf or nan. Take
     the difference i - j first, then the power.
+since_start[:, -1:] * S → (chunk_size * log_gamma[..., None]).exp() * S
+    Your state keeps γ^chunk_size over every chunk: the last may be shorter, and its own n tokens
+    decay it n times.
+n - 1 - i → chunk_size - 1 - i
+    Your writes count to the end of a full chunk, γ^(chunk_size-1-j): where the chunk is shorter, its
+    own n counts, γ^(n-1-j).
+since_start * (qc → (0 * i * log_gamma + log_gamma).exp()[..., None] * (qc
+    Every token reads the state with γ: token i stands i + 1 steps after it, so it needs γ^(i+1).
+since_start * (qc → ((n - i) * log_gamma).exp()[..., None] * (qc
+    Your powers on the read run the wrong way, γ^(n-i): token i stands i + 1 steps after the state.
+n - 1 - i → i + 1
+    Your powers on the writes run the wrong way, γ^(j+1), the oldest counts most: token j needs
+    γ^(n-1-j).
 """
 
 ALSO = (

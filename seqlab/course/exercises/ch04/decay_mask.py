@@ -125,7 +125,8 @@ MISTAKES = """
     The product γ^i · γ^(-j) overflows where γ is small: the answer holds inf or nan. Take the
     difference i - j first, then the power.
 -torch.inf → 0.0
-    1 stands above the diagonal: 0 was filled in before the exp, and exp(0) = 1; fill in -inf.
+    1 stands above the diagonal, where D is 0: an exponent of 0 there gives γ⁰ = 1. Close the future
+    with -inf in the exponent.
 distance = n[:, None] - n → distance = (n[:, None] - n).abs()
     Your mask is symmetric, γ^|i-j|: token i would read the future. Look at j > i.
 logs.masked_fill(distance < 0, -torch.inf) → logs
@@ -165,7 +166,10 @@ distance < 0 → distance > 0
     Your mask closes the past and leaves the future open: look at which side of the diagonal gets
     -inf.
 gamma.log() → gamma
-    The logarithm of γ is missing: this is exp((i - j) γ). Look for gamma.log().
+    The logarithm of γ is missing: this is exp((i - j) γ), not exp((i - j) ln γ).
 gamma.log() → gamma.log2()
     Two bases are mixed: exp undoes the natural logarithm, not log₂. Look at the logarithm of γ.
+distance = n[:, None] - n → distance = (T - 1 - n).expand(T, T) ; distance < 0 → n[:, None] < n
+    Your weights are counted from the end of the text, γ^(T-1-j): D depends on the distance from the
+    reader, γ^(i-j).
 """

@@ -60,8 +60,8 @@ ALTERNATIVES = (
 
 MISTAKES = """
 -5 - h → -6 - h
-    Your heads are counted from 1: the first must get 1 - 2⁻⁵ = 0.96875. Look at where the range
-    starts.
+    Your heads are counted from 1: the first must get 1 - 2⁻⁵ = 0.96875. Look at where the
+    counting starts.
 1 - 2.0 ** (-5 - h) → 2.0 ** (-5 - h)
     This is the share that is forgotten, 2^(-5-h): γ is what is kept, so look for the missing 1 -.
 -5 - h → 5 + h
@@ -86,4 +86,6 @@ MISTAKES = """
 2.0 ** (-5 - h) → (2**-5 - h)
     The brackets stand around your whole power, (2**-5 - h): they belong around the exponent, 2.0 **
     (-5 - h).
+-5 - h → -5 - h.flip(0)
+    Your heads are in reverse order: head 0 forgets fastest, with γ = 1 - 2⁻⁵.
 """

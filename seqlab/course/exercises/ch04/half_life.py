@@ -65,4 +65,6 @@ math.log(0.5) / math.log(1 - 2**-7) → math.ceil(math.log(0.5) / math.log(1 - 2
     This is rounded up to a whole token: the answer is asked for to within 0.1, so do not round.
 math.log(0.5) / math.log(1 - 2**-7) → 1 - 2**-7
     This is γ itself: it is the weight after one token. Look for the n with γⁿ = ½.
+math.log(0.5) / math.log(1 - 2**-7) → math.log(1 - 2**-7) / math.log(0.5)
+    The fraction is upside down: n ln γ = ln ½ gives n = ln ½ / ln γ.
 """

@@ -97,11 +97,11 @@ dim=-1 → dim=-2
 dim=-1 → dim=1
     Your mean runs over time: token i would see the future. Look at the axis of the mean.
 .mean( → .sum(
-    Your squares are summed, not averaged: y comes out √V too small. Look for sum.
+    Your squares are summed, not averaged: y comes out √V too small.
 torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + eps) → 1 / (y.square().mean(dim=-1, keepdim=True) + eps)
     The root is missing: y is divided by its mean square. Look for rsqrt or sqrt.
 return → y = y - y.mean(-1, keepdim=True) ⏎ return
-    Your mean is subtracted first, a LayerNorm: an RMS norm only divides. Look for y - y.mean(...).
+    Your mean is subtracted first, a LayerNorm: an RMS norm only divides.
 torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + eps) → 1 / (y.square().mean(dim=-1, keepdim=True).sqrt() + eps)
     The eps is added outside the root: it belongs under it, next to the mean square. Look at where
     eps stands.
@@ -132,4 +132,7 @@ dim=-1 → dim=(1, 3)
     Average y² over the V channels alone.
 dim=-1 → dim=(0, 1, 2, 3)
     One mean is taken over everything, batch and time as well: each head of each token has its own.
+dim=-1, keepdim=True → dim=-1
+    The mean square has lost its last axis, so broadcasting lines up its heads with the channels of
+    y. Keep the axis, with keepdim=True or [..., None].
 """

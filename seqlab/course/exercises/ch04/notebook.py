@@ -15,6 +15,7 @@
 # - Replace `raise NotImplementedError(...)` with your code, or `...` with a number. Then run the cell and the check
 #   under it.
 # - `check("04.3", step)` says at once what is right. If something is wrong it says which mistake it is, where it can.
+# - An answer leaves the tensors that it is given as they are, and returns new ones.
 # - `hint("04.3")` opens one more of three hints: a direction, the key identity, nearly the code.
 # - `show_solution("04.3")` explains the answer once you have tried. `progress()` shows what is done.
 # - `seqlab start 04` copies this notebook into `work/`: open that copy and work there. No update ever touches it.

@@ -108,7 +108,7 @@ scores * D → scores
 scores * D → scores + D
     D is added to the scores: it is a factor. Look for + between the scores and D.
 scores * D → scores * D.mT
-    Your D is transposed: row i of the scores and of D must be the reader. Look at the einsum.
+    Your D is transposed: row i of the scores and of D must be the reader.
 q, k) → k, q)
     Here q and k have changed places: score ij is q_i · k_j. Look at the order of i and j.
 scores * D → (scores * D).masked_fill(D.new_ones(D.shape[-2:]).triu(1).bool(), -torch.inf).softmax(-1)
@@ -145,6 +145,18 @@ return torch.einsum("bhij, bjhv -> bihv", scores * D, v) → return torch.einsum
 * → q, k, v = (x.reshape(len(x), x.shape[2], x.shape[1], -1) for x in (q, k, v)) ⏎ y = (q @ k.mT * D) @ v ⏎ return y.transpose(1, 2).reshape(len(y), y.shape[2], y.shape[1], -1)
     You reshape (B, T, H, K) into (B, H, T, K), which cuts the numbers up anew and mixes heads with
     tokens: transpose the two axes.
+* → return (q @ k.mT) @ v
+    The heads read each other, not the tokens, and without D: @ multiplies the last two axes, which
+    are H and K. Move time next to K first, to (B, H, T, K), and back at the end.
+scores * D → scores.masked_fill(D.new_ones(D.shape[-2:]).triu(1).bool(), -torch.inf) * D
+    The future is masked with -inf before D is multiplied in, and -inf · 0 is nan. D is 0 in the
+    future already: no mask is needed.
+scores * D → scores.masked_fill(D.new_ones(D.shape[-2:]).triu(1).bool(), -1e9)
+    The future is masked with -1e9, and D is left out. A large negative score vanishes only in an
+    exp; here the score is the weight. Multiply by D, which is 0 in the future.
+scores * D → scores.masked_fill(D.new_ones(D.shape[-2:]).triu(1).bool(), -torch.inf)
+    The future is masked with -inf, and D is left out. That is for scores which go through exp; here
+    the score is the weight. Multiply by D, which is 0 in the future.
 """
 
 ALSO = (

@@ -136,7 +136,8 @@ def parts_hint(t, inputs):
     return (
         "a token at position 0 is not turned at all. How are the pairs taken apart and put back?"
         if t + inputs["start"] == 0
-        else f"this token is at position {t + inputs['start']}. Print its angles: the first is the position itself."
+        else f"this token is at position {t + inputs['start']}. Which channels are a pair, by which angle does it turn "
+        "(the first pair by the position itself), and where is it put back?"
     )
 
 
@@ -159,14 +160,15 @@ start, start + T → T
     The start is left out: a token's angle comes from its position in the whole text. Look at the
     positions.
 start, start + T → start + 1, start + T + 1
-    Your positions count from 1: the first token of a text has position 0. Look at the arange.
+    Your positions count from 1: the first token of a text has position 0.
 [a * cos - b * sin, b * cos + a * sin] → [a * cos - b * sin, b * cos + (a * cos - b * sin) * sin]
     The second of your pair is made from the first already turned: keep both old values. Look for
     overwriting.
 theta = 10000 ** -torch.linspace(0, 1, K // 2) → theta = torch.ones(K // 2)
     All pairs turn at the same speed: look for θ_p in the angle.
 (p two) → (two p)
-    Your turned pairs are put back as two halves, firsts then seconds: look at the last reshape.
+    Your turned pairs are put back as two halves, firsts then seconds: channels 2p and
+    2p + 1 must be neighbours again.
 torch.linspace(0, 1 → torch.linspace(1, 0
     Your θ grow from 1/10000 up to 1: the first pair should turn fastest. Turn their order round.
 a, b = x[..., 0::2], x[..., 1::2] → a, b = x.chunk(2, dim=-1) ; (p two) → (two p) ; -torch.linspace(0, 1, K // 2) → -(torch.arange(0, K, 2) / K)
@@ -187,4 +189,19 @@ torch.arange(start, start + T)[:, None] * theta → theta.expand(T, -1)
 * → return solution(x.transpose(1, 2), start).transpose(1, 2)
     Your angle grows along the heads, not along time: positions (T, 1, 1) and θ (K/2,) line up with
     (B, T, H, K/2).
+[a * cos - b * sin, b * cos + a * sin] → [b * cos + a * sin, a * cos - b * sin]
+    The two of a turned pair have changed places: a cos φ - b sin φ comes first.
+a, b = x[..., 0::2], x[..., 1::2] → a, b = x.chunk(2, dim=-1)
+    The pairs are taken from two halves, (p, p + K/2), but put back as neighbours. RetNet pairs
+    (2p, 2p + 1) at both ends.
+-torch.linspace(0, 1, K // 2) → -(torch.arange(K // 2) / K)
+    Your θ falls as 10000^(-p/K), half as fast as RoPE's. Over the K/2 pairs the exponent goes from
+    0 to -1, both ends included.
+start, start + T → 2 * start, 2 * start + T
+    The start is added twice: the first token stands at start.
+10000 ** → math.pi / 180 * 10000 **
+    Your angles are taken as degrees. θ is in radians: the first pair turns by 1 per position.
+* → theta = 10000 ** -torch.linspace(0, 1, x.shape[-1] // 2) ⏎ angle = (torch.arange(start, start + x.shape[1])[:, None] * theta)[:, None] ⏎ angle = torch.cat([angle, angle], -1) ⏎ turned = torch.stack([-x[..., 1::2], x[..., 0::2]], -1).flatten(-2) ⏎ return x * angle.cos() + turned * angle.sin()
+    The angles are laid out as two halves, the channels as neighbours, so that the two of a pair
+    turn by different angles. Channels 2p and 2p + 1 both need θ_p: repeat each angle, not the row.
 """

@@ -6,7 +6,7 @@ One token arrives. Decay the state, write the new pair, then read:
 
 $$S_t = γ\,S_{t-1} + v\,k^\top, \qquad y = S_t\,q .$$
 
-This is one token, so there is no time axis. Return a new S and leave the one you were given as it is.
+This is one token, so there is no time axis.
 """
 
 import torch
@@ -17,6 +17,7 @@ from seqlab.course.exercises.vocabulary import (
     decay_as_its_log,
     decay_squared,
     first_head,
+    heads_mixed,
     old_state,
     one_minus,
     scaled,
@@ -100,8 +101,6 @@ OUTPUTS = ("y", "S")
 
 TIME_AXIS = None
 
-KEEPS_INPUTS = True
-
 ALTERNATIVES = (
     _step,
     lambda S, q, k, v, gamma: (
@@ -148,6 +147,8 @@ gamma[:, None, None] * S → gamma * S
 gamma[:, None, None] * S → gamma[:, None] * S
     Your decays line up with the rows of S, not with the heads: gamma (H,) needs two new axes after
     H, gamma[:, None, None].
+einsum("bhvk, bhk -> bhv", S, q) → einsum("bhvk, bhk -> bhv", gamma[:, None, None] * S, q)
+    Your read is decayed once more: y is γ times too small. After the write, y is S q as it is.
 """
 
 ALSO = (
@@ -167,6 +168,7 @@ ALSO = (
         "gamma",
         says="The decay is applied twice, γ²: look for a second product with gamma.",
     ),
+    heads_mixed("gamma", 0),
     old_state(),
     swapped("The outputs have changed places: return (y, S), not (S, y)."),
     scaled(
