@@ -32,9 +32,10 @@ class RecallBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Recall:
-    """Associative recall with overwriting: the *latest* value of a key counts.
+    """Associative recall: the *latest* value of a key counts.
 
-    Each of n_pairs tokens writes one (key, value) pair, drawn at random, so keys are written again.
+    Each of n_pairs tokens writes one (key, value) pair, drawn at random, so keys are written again
+    (with `overwrite=False` each key at most once; that needs n_pairs ≤ n_keys).
     Then every key is asked for once, in random order; the target is the value written last (IGNORE
     for a key that never occurred). One token holds the whole pair, so one layer of memory is enough
     and nothing but the memory is tested. Chance: 1 / n_values.
@@ -43,6 +44,14 @@ class Recall:
     n_keys: int = 8
     n_values: int = 8
     n_pairs: int = 32
+    overwrite: bool = True
+
+    def __post_init__(self):
+        if not self.overwrite and self.n_pairs > self.n_keys:
+            raise ValueError(
+                f"{self.n_pairs} pairs under {self.n_keys} keys: "
+                "without overwriting, n_pairs must be at most n_keys"
+            )
 
     @property
     def vocab(self) -> int:
@@ -52,6 +61,8 @@ class Recall:
     def batch(self, batch_size: int, generator: torch.Generator) -> RecallBatch:
         B, P, K = batch_size, self.n_pairs, self.n_keys
         keys = torch.randint(K, (B, P), generator=generator)
+        if not self.overwrite:
+            keys = torch.rand(B, K, generator=generator).argsort(-1)[:, :P]
         values = torch.randint(self.n_values, (B, P), generator=generator)
         asked = torch.rand(B, K, generator=generator).argsort(-1)  # each row permutes the keys
         same = keys[:, None, :] == asked[:, :, None]  # (B, K, P)

@@ -1,6 +1,8 @@
 """One plain training loop, and the accuracy of the trained model."""
 
+import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +90,30 @@ def evaluate(
     model.eval()
     batch = task.batch(n, torch.Generator().manual_seed(seed))
     return batch, _right(model(batch.tokens)[0], batch.targets)
+
+
+def seconds_per_step(
+    models: Mapping[str, nn.Module],
+    lengths: Sequence[int],
+    *,
+    tokens: int = 4096,
+    width: int = 64,
+    rounds: int = 4,
+) -> dict[str, dict[int, float]]:
+    """name -> {T: seconds of one forward and backward pass, the best of some rounds}.
+
+    Every pass reads the same number of tokens, cut into tokens / T sequences of T. A model gets x
+    (B, T, width) and returns (y, state).
+    """
+    batches = {T: torch.randn(tokens // T, T, width) for T in lengths}
+    best = {name: dict.fromkeys(lengths, math.inf) for name in models}
+    for _ in tqdm(range(rounds), desc="timing"):
+        for name, model in models.items():
+            for T, x in batches.items():
+                start = time.perf_counter()
+                model(x)[0].square().mean().backward()
+                best[name][T] = min(best[name][T], time.perf_counter() - start)
+    return best
 
 
 def _right(logits, targets) -> Bool[Tensor, "B T"]:

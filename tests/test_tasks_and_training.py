@@ -9,7 +9,7 @@ from seqlab.ffn import DeepSeekV3Router, MixtralRouter, MoE, auxiliary_loss
 from seqlab.mixers import LinearAttention, RetNet
 from seqlab.model import LanguageModel
 from seqlab.tasks import IGNORE, Recall
-from seqlab.train import evaluate, train
+from seqlab.train import evaluate, seconds_per_step, train
 
 
 def test_recall_asks_for_the_latest_value():
@@ -31,6 +31,25 @@ def test_recall_asks_for_the_latest_value():
                 expected = memory[key] + 20, t - written[key], count[key]
             assert (targets[t], age[t], overwrites[t]) == expected
         assert targets[:12] == [IGNORE] * 12
+
+
+def test_recall_without_overwriting_writes_each_key_at_most_once():
+    task = Recall(n_keys=6, n_values=3, n_pairs=4, overwrite=False)
+    batch = task.batch(50, torch.Generator().manual_seed(0))
+    keys = batch.tokens[:, :4] // 3
+    assert all(len(set(row)) == 4 for row in keys.tolist())
+    assert (batch.overwrites <= 0).all() and ((batch.targets != IGNORE).sum(1) == 4).all()
+    with pytest.raises(ValueError, match="7 pairs under 6 keys"):
+        Recall(n_keys=6, n_pairs=7, overwrite=False)
+
+
+def test_seconds_per_step_has_a_number_for_each_model_and_length():
+    from seqlab.mixers import GRU, Elman
+
+    models = {"Elman": Elman(4), "GRU": GRU(4)}
+    seconds = seconds_per_step(models, [2, 8], tokens=16, width=4, rounds=1)
+    assert list(seconds) == ["Elman", "GRU"] and all(list(s) == [2, 8] for s in seconds.values())
+    assert all(0 < t < float("inf") for s in seconds.values() for t in s.values())
 
 
 def test_training_is_reproducible_and_learns():

@@ -200,6 +200,29 @@ def recall_error(k: Float[Tensor, "N K"], v: Float[Tensor, "N V"]) -> Float[Tens
     return (k @ S.mT - v).norm(dim=-1) / v.norm(dim=-1)
 
 
+def random_keys(N: int, K: int, rng: torch.Generator) -> Float[Tensor, "N K"]:
+    """N random directions: unit keys."""
+    return torch.nn.functional.normalize(torch.randn(N, K, generator=rng), dim=-1)
+
+
+def capacity_curve(
+    loads: Sequence[float],
+    K: int,
+    rng: torch.Generator,
+    keys: Callable[[int, int, torch.Generator], Tensor] = random_keys,
+) -> tuple[Sequence[float], list[float]]:
+    """(N / K, root mean square of the read error) for each load, over new keys and values.
+
+    The values are random, of length 1. The more keys there are in one memory, the fewer memories.
+    """
+    errors = []
+    for load in loads:
+        N = round(load * K)
+        reads = [recall_error(keys(N, K, rng), random_keys(N, 32, rng)) for _ in range(4096 // K)]
+        errors.append(float(torch.stack(reads).square().mean().sqrt()))
+    return loads, errors
+
+
 def capacity(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], law: Callable[[float], float]
 ) -> go.Figure:
@@ -294,6 +317,36 @@ def kernels_at(
     fig.update_xaxes(title_text="s = q·k / √K", row=2)
     fig.update_yaxes(title_text="ln φ(q)·φ(k)", col=1)
     return dressed(fig, title, 520, showlegend=False)
+
+
+def kernels(
+    maps: Mapping[str, Callable[[Tensor], Tensor]],
+    sizes: Sequence[float],
+    K: int = 16,
+    start: int = 0,
+) -> go.Figure:
+    """`kernels_at` for 120 random pairs with entries of each size, with a slider over the sizes."""
+    pages = {}
+    for size in sizes:
+        q, k = size * torch.randn(2, 120, K, generator=torch.Generator().manual_seed(0))
+        dots = {name: (phi(q) * phi(k)).sum(-1) for name, phi in maps.items()}
+        title = f"φ(q)·φ(k) against exp(s), entries of size {size:g}, K = {K}"
+        pages[f"{size:g}"] = kernels_at((q * k).sum(-1) / K**0.5, dots, title)
+    return flip_book(pages, "size of the entries", start)
+
+
+def overlaps(keys: Mapping[str, Float[Tensor, "N K"]], title: str) -> go.Figure:
+    """The cosine of every two keys, a panel for each set of keys."""
+    fig = make_subplots(1, len(keys), subplot_titles=list(keys), horizontal_spacing=0.12)
+    for col, k in enumerate(keys.values(), start=1):
+        unit = torch.nn.functional.normalize(k, dim=-1)
+        look = {"colorscale": SIGNED, "zmin": -1, "zmax": 1, "showscale": col == len(keys)}
+        table = go.Heatmap(z=rounded(unit @ unit.mT), colorbar_title_text="cosine", **look)
+        fig.add_trace(table, 1, col)
+    fig.update_xaxes(title_text="key j", showgrid=False, zeroline=False)
+    fig.update_yaxes(autorange="reversed", showgrid=False, zeroline=False)
+    fig.update_yaxes(title_text="key i", row=1, col=1)
+    return dressed(fig, title, 400, showlegend=False)
 
 
 def growth(

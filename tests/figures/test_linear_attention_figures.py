@@ -24,6 +24,8 @@ FIGURES = {
     "kernels": lambda: figures.kernels_at(
         scores, {"exp": scores.exp(), "identity": scores}, "a finding"
     ),
+    "kernels of each size": lambda: figures.kernels({"exp": torch.exp}, (0.5, 1), K=4, start=1),
+    "overlaps": lambda: figures.overlaps({"before": k.abs(), "after": k}, "a finding"),
     "growth": lambda: figures.growth(
         [1, 2, 4], {"a": [1.0, 2.0, 4.0]}, title="a finding", y="size"
     ),
@@ -133,3 +135,14 @@ def test_forms_count_what_the_chapter_says():
 
 def test_figures_with_sliders_stay_small():
     assert len(json.dumps(FIGURES["memory"]().to_plotly_json(), default=str)) < 100_000
+
+
+def test_random_keys_err_by_the_root_of_their_load_and_orthonormal_keys_not_at_all():
+    """error² = (N - 1) / K in the mean; the 64 memories of 32 reads each leave 5 % of noise."""
+    own = torch.Generator().manual_seed(1)
+    loads, errors = figures.capacity_curve([0.5, 1.0], 64, own)
+    assert loads == [0.5, 1.0]
+    for load, error in zip(loads, errors, strict=True):
+        assert abs(error - math.sqrt((64 * load - 1) / 64)) < 0.05
+    _, exact = figures.capacity_curve([0.5], 64, own, lambda N, K, rng: torch.eye(K)[:N])
+    assert exact[0] < 1e-6

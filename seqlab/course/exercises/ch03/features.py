@@ -2,7 +2,7 @@ r"""Project: a memory three times too full
 
 *Design a feature map that finds 24 pairs again under keys of 8 numbers. · 30 minutes · ●●● · 3 points*
 
-The last section of the chapter found the limit: under random keys of K numbers, K pairs fill the memory. Here K = 8, and
+Section 5 of the chapter found the limit: under random keys of K numbers, K pairs fill the memory. Here K = 8, and
 24 pairs are stored, each with one of 8 values. Read with the keys as they are, the memory gives the right value
 back about six times in ten.
 
