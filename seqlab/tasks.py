@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 IGNORE = -100  # a target that does not count, as in torch's cross_entropy
 
 
@@ -75,3 +77,47 @@ class Recall:
         answers = (x.masked_fill(latest < 0, IGNORE) for x in (targets, age, overwrites))
         tokens = torch.cat([keys * self.n_values + values, first_question + asked], dim=1)
         return RecallBatch(tokens, *(torch.cat([no_answer, x], dim=1) for x in answers))
+
+    def word(self, token: int) -> str:
+        """What a token says. a7 writes value 7 under key a, a? asks for key a, =7 answers 7."""
+        n_writes = self.n_keys * self.n_values
+        if token < n_writes:
+            return LETTERS[token // self.n_values] + str(token % self.n_values)
+        asked = token - n_writes
+        return f"{LETTERS[asked]}?" if asked < self.n_keys else f"={asked - self.n_keys}"
+
+    def token(self, word: str) -> int:
+        """The token that says `word`. Raises ValueError if none does."""
+        words = [self.word(token) for token in range(self.vocab)]
+        if word not in words:
+            raise ValueError(f"no token says {word!r}: there are {words[0]} … {words[-1]}")
+        return words.index(word)
+
+    def vote(self, batch: RecallBatch) -> Float[Tensor, "B T"]:
+        """For each question, the share of the most frequent value among all written under its key.
+
+        A memory blind to order can do no better on average. NaN where nothing was written.
+        """
+        n_writes = self.n_keys * self.n_values
+        writes, questions = batch.tokens.split([self.n_pairs, self.n_keys], dim=1)
+        counts = F.one_hot(writes, n_writes).sum(1).unflatten(1, (self.n_keys, self.n_values))
+        share = (counts.amax(-1) / counts.sum(-1)).gather(1, questions - n_writes)
+        return F.pad(share, (self.n_pairs, 0))
+
+    def probe(self, between: int, *, older: bool = False, n: int = 250, seed: int = 1):
+        """n sequences with one question, about key a: a value is written under it, then `between`
+        pairs of other keys, then it is asked for. With `older`, another value is written under a
+        first, and the pairs lie between the two: does the newer value win?
+        """
+        rng = torch.Generator().manual_seed(seed)
+        value = torch.randint(self.n_values, (n, 1), generator=rng)
+        other = (value + torch.randint(1, self.n_values, (n, 1), generator=rng)) % self.n_values
+        n_writes = self.n_keys * self.n_values
+        pairs = torch.randint(self.n_values, n_writes, (n, between), generator=rng)
+        question = torch.full_like(value, n_writes)
+        parts = [other, pairs, value, question] if older else [value, pairs, question]
+        tokens = torch.cat(parts, dim=1)
+        targets = torch.full_like(tokens, IGNORE)
+        targets[:, -1:] = n_writes + self.n_keys + value
+        age = torch.full_like(tokens, 1 if older else between + 1)
+        return RecallBatch(tokens, targets, age, torch.full_like(tokens, int(older)))

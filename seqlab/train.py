@@ -92,6 +92,20 @@ def evaluate(
     return batch, _right(model(batch.tokens)[0], batch.targets)
 
 
+@torch.inference_mode()
+def accuracy(model: nn.Module, batch: Any) -> float:
+    """The share of right answers among the questions of a batch."""
+    model.eval()
+    asked = (batch.targets != IGNORE).sum().item()
+    return _right(model(batch.tokens)[0], batch.targets).sum().item() / asked
+
+
+def accuracy_by(right: Tensor, batch: Any, what: Tensor, values: Sequence[int]) -> list[float]:
+    """The mean of `right` over the questions of a batch, for each value of `what` (B, T)."""
+    asked = batch.targets != IGNORE
+    return [right[asked & (what == value)].float().mean().item() for value in values]
+
+
 def seconds_per_step(
     models: Mapping[str, nn.Module],
     lengths: Sequence[int],

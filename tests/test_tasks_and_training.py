@@ -9,7 +9,7 @@ from seqlab.ffn import DeepSeekV3Router, MixtralRouter, MoE, auxiliary_loss
 from seqlab.mixers import LinearAttention, RetNet
 from seqlab.model import LanguageModel
 from seqlab.tasks import IGNORE, Recall
-from seqlab.train import evaluate, seconds_per_step, train
+from seqlab.train import accuracy, accuracy_by, evaluate, seconds_per_step, train
 
 
 def test_recall_asks_for_the_latest_value():
@@ -105,3 +105,46 @@ def test_a_memory_that_never_forgets_cannot_tell_old_from_new():
         batch, right = evaluate(model, task)
         accuracy[name] = (right.sum() / (batch.targets != IGNORE).sum()).item()
     assert accuracy["retnet"] > accuracy["linear"] + 0.1
+
+
+def test_words_and_tokens_name_each_other():
+    task = Recall(n_keys=3, n_values=4, n_pairs=5)
+    words = [task.word(token) for token in range(task.vocab)]
+    assert words[:5] == ["a0", "a1", "a2", "a3", "b0"] and words[-5:-3] == ["c?", "=0"]
+    assert len(set(words)) == task.vocab
+    assert [task.token(word) for word in words] == list(range(task.vocab))
+    with pytest.raises(ValueError, match="no token says 'd1'"):
+        task.token("d1")
+
+
+def test_a_vote_is_the_share_of_the_most_frequent_value():
+    task = Recall(n_keys=3, n_values=4, n_pairs=5)
+    said = ["a1", "b0", "a1", "a2", "b3", "a?", "b?", "c?"]
+    tokens = torch.tensor([[task.token(word) for word in said]])
+    batch = task.batch(1, torch.Generator())._replace(tokens=tokens)
+    share = task.vote(batch)[0]
+    torch.testing.assert_close(share[5:7], torch.tensor([2 / 3, 1 / 2]))
+    assert share[7].isnan() and (share[:5] == 0).all()
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_probe_asks_for_the_value_that_was_written_last(older):
+    task = Recall(n_keys=3, n_values=4)
+    batch = task.probe(6, older=older, n=20)
+    for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
+        words = [task.word(token) for token in tokens]
+        assert words[-1] == "a?" and len(words) == 8 + older
+        of_a = [word[1] for word in words[:-1] if word[0] == "a"]
+        assert len(of_a) == 1 + older and len(set(of_a)) == len(of_a)
+        assert task.word(targets[-1]) == f"={of_a[-1]}" and set(targets[:-1]) == {IGNORE}
+
+
+def test_accuracy_counts_questions_only_and_can_be_split():
+    task = Recall(n_keys=3, n_values=4, n_pairs=5)
+    model = LanguageModel(task.vocab, 8, [partial(LinearAttention, n_heads=2)], ffn=None)
+    batch, right = evaluate(model, task, n=200)
+    asked = batch.targets != IGNORE
+    assert accuracy(model, batch) == pytest.approx(right[asked].double().mean().item())
+    split = accuracy_by(right, batch, batch.overwrites, [0, 1])
+    expected = [right[asked & (batch.overwrites == n)].double().mean().item() for n in (0, 1)]
+    assert split == pytest.approx(expected)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from seqlab.figures.panels import dressed, flip_book, hline
+from seqlab.figures.panels import dressed, flip_book
 from seqlab.figures.table import rounded
 from seqlab.figures.theme import COLORS, EMPTY, SIGNED, WEIGHTS, figure
 
@@ -158,40 +158,6 @@ def smear(v1, v2, degrees: Sequence[float], start: int = 0) -> go.Figure:
     return flip_book(
         {f"{d:g}°": smear_at(v1, v2, d) for d in degrees}, "angle between the keys", start
     )
-
-
-def recall_of_each_pair(k: Float[Tensor, "N K"], v: Float[Tensor, "N V"]) -> go.Figure:
-    """N pairs stored at once: k_i·k_j, all that a read can mix, and how far each read is off."""
-    error = recall_error(k, v)
-    fig = make_subplots(
-        1,
-        2,
-        column_widths=[0.45, 0.55],
-        horizontal_spacing=0.2,
-        subplot_titles=[
-            "k<sub>i</sub>·k<sub>j</sub>",
-            "error |S k<sub>i</sub> − v<sub>i</sub>| / |v<sub>i</sub>|",
-        ],
-    )
-    overlap = go.Heatmap(
-        z=rounded(k @ k.mT),
-        colorscale=SIGNED,
-        zmin=-1,
-        zmax=1,
-        colorbar={"x": 0.37},
-        xgap=0,
-        ygap=0,
-    )
-    fig.add_trace(overlap, 1, 1)
-    fig.add_trace(go.Bar(y=rounded(error), marker_color=COLORS["write"], showlegend=False), 1, 2)
-    hline(fig, 1.0, line_dash="dot", line_color=COLORS["decay"], row=1, col=2)
-    fig.update_xaxes(title_text="key j", row=1, col=1)
-    fig.update_yaxes(title_text="key i", autorange="reversed", row=1, col=1)
-    fig.update_xaxes(title_text="pair i", row=1, col=2)
-    N, K = k.shape
-    typical = float(error.square().mean().sqrt())
-    title = f"{N} pairs in a state with {K} columns: typical error {typical:.2f}"
-    return dressed(fig, title, 360)
 
 
 def recall_error(k: Float[Tensor, "N K"], v: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:

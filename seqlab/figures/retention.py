@@ -148,36 +148,6 @@ def rotation(scores: Float[Tensor, "T T"], decayed: Float[Tensor, "T T"]) -> go.
     )
 
 
-def reads(
-    weights: Mapping[str, Float[Tensor, "H T"]], labels: Sequence[str], *, title: str
-) -> go.Figure:
-    """One read, head by head: the weight of every token, scaled so that a head's largest is 1."""
-    fig = make_subplots(
-        len(weights), 1, vertical_spacing=0.16, subplot_titles=list(weights), shared_xaxes=True
-    )
-    tokens = list(range(len(labels)))
-    for row, W in enumerate(weights.values(), 1):
-        W = W / W.abs().amax(-1, keepdim=True)
-        hover = "head %{y}, token %{x}: %{z}<extra></extra>"
-        look = {
-            "colorscale": SIGNED,
-            "zmin": -1,
-            "zmax": 1,
-            "xgap": 1,
-            "ygap": 1,
-            "hovertemplate": hover,
-        }
-        fig.add_trace(go.Heatmap(z=rounded(W), showscale=row == 1, **look), row, 1)
-        fig.update_yaxes(
-            title_text="head", autorange="reversed", tickvals=list(range(len(W))), row=row, col=1
-        )
-    fig.update_xaxes(tickvals=tokens, ticktext=list(labels), showgrid=False, zeroline=False)
-    fig.update_xaxes(title_text="token that was read", row=len(weights), col=1)
-    fig.update_yaxes(showgrid=False, zeroline=False)
-    fig.update_annotations(font_size=13)
-    return dressed(fig, title, 400)
-
-
 def accuracy(
     curves: Mapping[str, tuple[Sequence[float], Sequence[Sequence[float]]]],
     *,

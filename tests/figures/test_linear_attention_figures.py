@@ -19,7 +19,6 @@ scores = torch.linspace(-2, 2, 9)
 FIGURES = {
     "memory": lambda: figures.memory(q, k, v, [f"token {t}" for t in range(T)]),
     "smear": lambda: figures.smear(v[0], v[1], (0, 60, 90, 120)),
-    "recall": lambda: figures.recall_of_each_pair(F.normalize(k, dim=-1), v),
     "capacity": lambda: figures.capacity({"random": ([0.5, 1], [0.7, 1.0])}, math.sqrt),
     "kernels": lambda: figures.kernels_at(
         scores, {"exp": scores.exp(), "identity": scores}, "a finding"

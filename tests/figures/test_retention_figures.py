@@ -58,13 +58,6 @@ def test_rotation_draws_the_last_row_along_the_distance():
     assert list(decayed.y) == [7.5, 7, 6.5, 6]
 
 
-def test_reads_are_scaled_head_by_head():
-    W = torch.tensor([[1.0, -2.0], [0.25, 0.5]])
-    fig = retention.reads({"a": W, "b": -W}, ["x", "y"], title="")
-    assert [list(row) for row in fig.data[0].z] == [[0.5, -1.0], [0.5, 1.0]]
-    assert [list(row) for row in fig.data[1].z] == [[-0.5, 1.0], [-0.5, -1.0]]
-
-
 def test_accuracy_shows_the_mean_and_reaches_to_the_extreme_seeds():
     curves = {"limit": ([1, 2], [[1, 1]]), "m": ([1, 2], [[0.2, 0.5], [0.4, 0.9]])}
     fig = retention.accuracy(curves, title="", x="n", chance=0.1, bound="limit")
@@ -110,7 +103,6 @@ FIGURES = [
     lambda: retention.mask([1, 8, math.inf]),
     lambda: retention.head_decays(torch.tensor([0.9, 0.99])),
     lambda: retention.rotation(torch.randn(8, 8), torch.randn(8, 8)),
-    lambda: retention.reads({"a": torch.randn(2, 3)}, "xyz", title="t"),
     lambda: retention.accuracy({"m": ([1], [[0.5]])}, title="t", x="n", chance=0.1),
     lambda: retention.chunk_dial({1: 1.0, 2: 0.5}, title="t"),
 ]
