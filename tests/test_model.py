@@ -347,7 +347,7 @@ def test_scale_and_cap_at_the_two_ends():
     logits = other(tokens)[0]
     plain.embedding.weight.data *= 4
     torch.testing.assert_close(logits, 0.1 * torch.tanh(plain(tokens)[0] / 0.1))
-    assert logits.abs().max() < 0.1
+    assert logits.abs().max() <= 0.1  # tanh rounds to 1
 
 
 @pytest.mark.oracle

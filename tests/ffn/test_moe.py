@@ -149,17 +149,23 @@ def test_the_auxiliary_loss_is_the_papers_sum_over_the_layers():
 
 
 def test_the_balance_loss_evens_the_load():
-    moe, x = make("Mixtral").train(), draw(4, 64)
-    x[..., 0] += 3  # everyone likes the same experts
-    optimizer = torch.optim.SGD(moe.router.parameters(), lr=100)
-    moe(x)
-    before = spread(moe.routing.load)
-    for _ in range(60):
-        optimizer.zero_grad()
-        auxiliary_loss(moe).backward()
-        optimizer.step()
+    """Its quotient to the spread before is 0.11 ± 0.15 over 60 layers; now and then one expert stays
+    without tokens. The mean of twelve is below a half with nine standard deviations to spare.
+    """
+    left = []
+    for _ in range(12):
+        moe, x = make("Mixtral").train(), draw(4, 64)
+        x[..., 0] += 3  # everyone likes the same experts
+        optimizer = torch.optim.SGD(moe.router.parameters(), lr=100)
         moe(x)
-    assert spread(moe.routing.load) < before / 2
+        before = spread(moe.routing.load)
+        for _ in range(60):
+            optimizer.zero_grad()
+            auxiliary_loss(moe).backward()
+            optimizer.step()
+            moe(x)
+        left.append(spread(moe.routing.load) / before)
+    assert torch.stack(left).mean() < 0.5
 
 
 def spread(load):

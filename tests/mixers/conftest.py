@@ -44,3 +44,10 @@ def drawn_from():
         assert (expected - found).abs().max() < 3 / len(expected) ** 0.5
 
     return check
+
+
+@pytest.fixture
+def wide_floats(monkeypatch):
+    """Other code drops to float32 whatever the model's dtype: make `float32` mean float64."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(torch, "float32", torch.float64)

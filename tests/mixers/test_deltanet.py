@@ -57,15 +57,18 @@ def test_on_orthonormal_keys_a_full_write_is_linear_attention():
 
 @pytest.mark.parametrize(("doubled", "low"), [(False, 0), (True, -1)])
 def test_the_eigenvalues_of_a_write(doubled, low):
-    """I - β k kᵀ has eigenvalue 1 - β, between `low` and 1, along k and 1 across it."""
+    """I - β k kᵀ has eigenvalue 1 - β |k|², between `low` and 1, along k and 1 across it. |k| is 1
+    or, by the eps of the norm, a little less.
+    """
     mixer, x = DeltaNet(D, H, negative_eigenvalues=doubled).double(), 30 * random(1, T, D)
     inputs = mixer.project(x)
     k, beta = inputs["k"][0, :, 0].detach(), inputs["beta"][0, :, 0].detach()
     for k_t, beta_t in zip(k, beta, strict=True):
         eigenvalues = torch.linalg.eigvalsh(torch.eye(8) - beta_t * torch.outer(k_t, k_t))
         torch.testing.assert_close(eigenvalues[1:], torch.ones(7, dtype=torch.float64))
-        assert eigenvalues[0] == pytest.approx(1 - beta_t.item(), abs=1e-4)
-        assert low - 1e-4 <= eigenvalues[0] < 1
+        assert k_t @ k_t <= 1
+        assert eigenvalues[0] == pytest.approx((1 - beta_t * k_t @ k_t).item(), abs=1e-9)
+        assert low - 1e-9 <= eigenvalues[0] <= 1  # a tiny β rounds 1 - β to 1
     assert (1 - beta).min() < low + 0.1  # the whole range is used
 
 

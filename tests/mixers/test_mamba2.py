@@ -50,6 +50,8 @@ def zamba2(transformers, bias):
 
     heads = {"n_mamba_heads": 4, "mamba_headdim": 6, "mamba_ngroups": 2, "chunk_size": 8}
     sizes = {"mamba_expand": 1, "mamba_d_state": 6, "mamba_d_conv": 3}
+    # Their prefill raises a Δ below this bound to it, their decoding does not: no bound here.
+    sizes["time_step_min"] = 0.0
     config = transformers.Zamba2Config(hidden_size=D, add_bias_linear=bias, **heads, **sizes)
     return Zamba2MambaMixer, config
 
@@ -60,13 +62,6 @@ def transformers():
         warnings.simplefilter("ignore")
         needed = "needs transformers: pip install -e '.[test]'"
         return pytest.importorskip("transformers", reason=needed)
-
-
-@pytest.fixture
-def wide_floats(monkeypatch):
-    """transformers drops to float32 whatever the model's dtype: make `float32` mean float64."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    monkeypatch.setattr(torch, "float32", torch.float64)
 
 
 @pytest.mark.oracle

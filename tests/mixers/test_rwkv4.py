@@ -159,9 +159,10 @@ def test_it_is_transformers_attention_in_prefill_and_token_by_token(transformers
 
 
 @pytest.mark.oracle
-def test_against_the_rwkv_package(rwkv_package):
-    mixer, x = RWKV4(D, layer=1, n_layers=3), torch.randn(T, D)
-    ones, zeros, start = torch.ones(D), torch.zeros(D), torch.full((D,), -1e38)
+def test_against_the_rwkv_package(rwkv_package, wide_floats):
+    mixer = RWKV4(D, layer=1, n_layers=3).double()
+    x, start = torch.randn(T, D, dtype=torch.float64), torch.full((D,), -1e38).double()
+    ones, zeros = torch.ones_like(start), torch.zeros_like(start)
     r, k, v, out = (W.weight.T for W in (mixer.r, mixer.k, mixer.v, mixer.out))
     mu_r, mu_k, mu_v = mixer.mu
     y, *state = rwkv_package().RWKV.att_seq(
@@ -169,6 +170,6 @@ def test_against_the_rwkv_package(rwkv_package):
         -mixer.decay.exp(), mixer.bonus, k, v, r, out, *[None] * 16,
     )  # fmt: skip
     ours, our_state = mixer(F.layer_norm(x, (D,))[None])
-    torch.testing.assert_close(x + ours[0], y, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(x + ours[0], y, rtol=0, atol=1e-9)
     for a, b in zip(our_state, state, strict=True):
-        torch.testing.assert_close(a[0], b, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a[0], b, rtol=1e-9, atol=1e-9)

