@@ -149,7 +149,7 @@ def test_the_auxiliary_loss_is_the_papers_sum_over_the_layers():
 
 
 def test_the_balance_loss_evens_the_load():
-    """Its quotient to the spread before is 0.11 ± 0.15 over 60 layers; now and then one expert stays
+    """Its quotient to the spread before is 0.11 ± 0.15 (60 layers); now and then one expert stays
     without tokens. The mean of twelve is below a half with nine standard deviations to spare.
     """
     left = []
