@@ -137,6 +137,10 @@ def test_under_autocast_tokens_and_weights_may_have_two_types():
     with torch.autocast("cpu", torch.bfloat16):
         y, expected = layer(x), plain(x)
     assert y.dtype == expected.dtype
+    # Two experts whose scores are equal in bfloat16 may be chosen either way: about 1 token in 200.
+    same = (layer.routing.experts == plain.routing.experts).flatten(0, -2).all(-1)
+    assert same.sum() >= 6
+    y, expected = (u.flatten(0, 1)[same] for u in (y, expected))
     torch.testing.assert_close(y, expected, rtol=0.03, atol=0.03)
 
 
