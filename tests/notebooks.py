@@ -3,8 +3,9 @@
     python tests/notebooks.py build/nbval        # every chapter
     python tests/notebooks.py build/nbval 05     # one
 
-The last cell moves each dial of a chapter to both its ends: a figure redrawn then sees the names as
-the last cells left them. So a chapter runs once, for its cells and for its dials.
+The last cell moves each dial of a chapter to both its ends, and opens each prediction's figure
+again: a figure drawn then sees the names as the last cells left them. So a chapter runs once, for
+its cells and for its dials.
 """
 
 import shutil
@@ -37,6 +38,17 @@ for box in [w for w in _instances.values() if isinstance(w, VBox)]:
             control.value = value
             drawn = outputs[0].outputs[0]["data"]
             assert FIGURE in drawn, f"{control.description} = {value}: {drawn}"
+
+
+# What is drawn or said: the names of the curves, or the sentence.
+def _drawn_in(shown):
+    data = [output["data"] for output in shown]
+    return [[t.get("name") for t in d[FIGURE]["data"]] if FIGURE in d else d for d in data]
+
+
+for box in [w for w in _instances.values() if hasattr(w, "shown_again")]:
+    first, again = _drawn_in(box.children[-1].outputs), _drawn_in(box.shown_again())
+    assert first == again, f"a guess made at the end of the page is shown {again}, not {first}"
 """.strip()
 
 

@@ -46,7 +46,9 @@ def predict(
     elif os.environ.get("SEQLAB_STRICT") == "1":
         reveal(None)
     asked = w.HTML(f"<b>{escape(question)}</b>")
-    return w.VBox([asked, w.HBox([field, keep], layout=w.Layout(flex_flow="row wrap")), out])
+    box: Any = w.VBox([asked, w.HBox([field, keep], layout=w.Layout(flex_flow="row wrap")), out])
+    box.shown_again = lambda: [_display(thing) for thing in _shown(show)]
+    return box
 
 
 def _field(choices: Sequence[str] | None) -> Any:
