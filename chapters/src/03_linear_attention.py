@@ -616,8 +616,8 @@ figures.overlaps(
 
 # %% tags=["measured"]
 batch, hits = evaluate(models["elu", 0], task)
-asked = batch.tokens[:, 16:] - 128
-shared = (cosines(after) > 0.6).any(1)[asked]
+key = batch.tokens[:, 16:] - 128
+shared = (cosines(after) > 0.6).any(1)[key]
 for name, which in (("shares its direction", shared), ("has its own", ~shared)):
     print(f"a key that {name:21} is right {hits[:, 16:][which].float().mean():4.0%}")
 
