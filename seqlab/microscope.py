@@ -17,7 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from seqlab.core.attention import attend, causal_mask, repeat_heads
+from seqlab.core.convolution import exponential_kernel
+from seqlab.core.discretize import as_complex, bilinear
 from seqlab.core.inputs import wide
+from seqlab.core.rank_one import by_convolution
 from seqlab.core.recurrence import parallel, step
 
 COMES_BACK = 0.9
@@ -235,3 +238,39 @@ def _checked_labels(x, labels, row) -> tuple[str, ...]:
             f"there are {len(labels)} labels for {x.shape[1]} tokens: give one for each"
         )
     return tuple(str(label) for label in labels)
+
+
+def influence_by_age(mixer: nn.Module, x: Float[Tensor, "B T D"]) -> Float[Tensor, " T"]:
+    """How far back the last output sees: |∂ sum(y_T) / ∂x_s| by age T - s, the mean over B."""
+    x = x.detach().requires_grad_()
+    y, _ = mixer(x)
+    (gradient,) = torch.autograd.grad(y[:, -1].sum(), x)
+    return gradient.norm(dim=-1).mean(0).flip(0)
+
+
+@torch.no_grad()
+def modes_of(mixer: Any, length: int) -> tuple[Tensor, Float[Tensor, "c L"]]:
+    """The gates of a state space model (n,), complex, and kernels by age, some channels of it.
+
+    For those of chapter 06. A kernel is what a single 1 leaves behind; for Mamba, which has none,
+    it is what a channel's modes keep at an input of zero.
+    """
+    if hasattr(mixer, "system"):  # S4: its low rank mixes the modes
+        s = mixer.system()
+        one = F.pad(s.dt.new_ones(1, 1, len(s.dt)), (0, 0, 0, length - 1))
+        rates, P = (torch.cat([u, u.conj()], dim=-1) for u in (s.rates, s.P))
+        full = torch.diag_embed(rates) - P[..., :, None] * P[..., None, :].conj()
+        gates, _ = bilinear(torch.linalg.eigvals(full.to(torch.complex128)), s.dt)
+        return gates.flatten(), by_convolution(s, one)[0][0].mT
+    if hasattr(mixer, "gates"):  # S5, LRU: from each channel to itself
+        a, b = mixer.gates()
+        c = b * as_complex(mixer.C) * as_complex(mixer.B).mT
+        return a, exponential_kernel(c, a.log()[None], length)
+    if hasattr(mixer, "dt_proj"):  # Mamba
+        dt = F.softplus(mixer.dt_proj.bias)[:, None]
+        log_a = dt * -mixer.A_log.exp()
+        kernels = (log_a[0][:, None] * torch.arange(length)).exp()
+        return log_a.exp().flatten().to(torch.complex64), kernels
+    c, log_a = mixer.modes() if hasattr(mixer, "modes") else mixer.kernel()
+    gates = log_a.exp().flatten()
+    return gates.to(torch.complex64), exponential_kernel(c, log_a, length)

@@ -121,3 +121,80 @@ class Recall:
         targets[:, -1:] = n_writes + self.n_keys + value
         age = torch.full_like(tokens, 1 if older else between + 1)
         return RecallBatch(tokens, targets, age, torch.full_like(tokens, int(older)))
+
+
+class CopyBatch(NamedTuple):
+    """tokens and targets; IGNORE where nothing is asked."""
+
+    tokens: Int[Tensor, "B T"]
+    targets: Int[Tensor, "B T"]
+
+
+@dataclass(frozen=True)
+class DelayedCopy:
+    """One symbol, then `delay` blanks, then a question: which symbol was it? Chance: 1 / n_symbols.
+
+    Each symbol is in a batch as often as the others, up to one. Tokens: the symbols, the blank, the
+    question.
+    """
+
+    n_symbols: int = 4
+    delay: int = 1000
+
+    @property
+    def vocab(self) -> int:
+        return self.n_symbols + 2
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> CopyBatch:
+        tokens = torch.full((batch_size, self.delay + 2), self.n_symbols)
+        order = torch.randperm(batch_size, generator=generator)
+        tokens[:, 0] = (order + torch.randint(self.n_symbols, (1,), generator=generator)) % (
+            self.n_symbols
+        )
+        tokens[:, -1] = self.n_symbols + 1
+        targets = torch.full_like(tokens, IGNORE)
+        targets[:, -1] = tokens[:, 0]
+        return CopyBatch(tokens, targets)
+
+    @property
+    def blank(self) -> int:
+        """The token that says nothing."""
+        return self.n_symbols
+
+
+@dataclass(frozen=True)
+class SelectiveCopy:
+    """A few symbols at random places among blanks; then each is asked for, the latest one first.
+
+    The gaps say nothing, so a memory must count symbols, not tokens. With `at_random=False` the
+    symbols come first, and the blanks after them: then all ages are known in advance. Tokens: the
+    symbols, the blank, one question for each place in the order. Chance: 1 / n_symbols.
+    """
+
+    n_symbols: int = 8
+    n_marked: int = 3
+    length: int = 32
+    at_random: bool = True
+
+    @property
+    def vocab(self) -> int:
+        return self.n_symbols + 1 + self.n_marked
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> CopyBatch:
+        B, n, L = batch_size, self.n_marked, self.length
+        symbols = torch.randint(self.n_symbols, (B, n), generator=generator)
+        places = torch.arange(n).expand(B, n)
+        if self.at_random:
+            places = torch.rand(B, L, generator=generator).argsort(-1)[:, :n].sort(-1).values
+        story = torch.full((B, L), self.n_symbols).scatter(1, places, symbols)
+        questions = (self.n_symbols + 1 + torch.arange(n)).expand(B, n)
+        nothing = torch.full_like(story, IGNORE)
+        return CopyBatch(
+            torch.cat([story, questions], dim=1), torch.cat([nothing, symbols.flip(1)], dim=1)
+        )
+
+    def word(self, token: int) -> str:
+        """A letter for a symbol, · for a blank, ?1 for the latest symbol, ?2 for the one before."""
+        if token < self.n_symbols:
+            return LETTERS[token]
+        return "·" if token == self.n_symbols else f"?{token - self.n_symbols}"

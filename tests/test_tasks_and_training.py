@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from seqlab.ffn import DeepSeekV3Router, MixtralRouter, MoE, auxiliary_loss
 from seqlab.mixers import LinearAttention, RetNet
 from seqlab.model import LanguageModel
-from seqlab.tasks import IGNORE, Recall
+from seqlab.tasks import IGNORE, DelayedCopy, Recall, SelectiveCopy
 from seqlab.train import accuracy, accuracy_by, evaluate, seconds_per_step, train
 
 
@@ -41,6 +41,32 @@ def test_recall_without_overwriting_writes_each_key_at_most_once():
     assert (batch.overwrites <= 0).all() and ((batch.targets != IGNORE).sum(1) == 4).all()
     with pytest.raises(ValueError, match="7 pairs under 6 keys"):
         Recall(n_keys=6, n_pairs=7, overwrite=False)
+
+
+def test_a_delayed_copy_asks_once_and_each_symbol_comes_equally_often():
+    task = DelayedCopy(n_symbols=4, delay=3)
+    tokens, targets = task.batch(9, torch.Generator().manual_seed(0))
+    assert tokens.shape == (9, 5) and (tokens[:, 1:4] == task.blank).all()
+    assert (tokens[:, -1] == task.vocab - 1).all() and (targets[:, :-1] == IGNORE).all()
+    assert targets[:, -1].equal(tokens[:, 0])
+    assert sorted(torch.bincount(tokens[:, 0], minlength=4).tolist()) == [2, 2, 2, 3]
+    again = task.batch(9, torch.Generator().manual_seed(1)).tokens
+    assert not again.equal(tokens)
+
+
+@pytest.mark.parametrize("at_random", [True, False])
+def test_a_selective_copy_asks_for_the_latest_symbol_first(at_random):
+    task = SelectiveCopy(n_symbols=5, n_marked=3, length=8, at_random=at_random)
+    batch = task.batch(60, torch.Generator().manual_seed(0))
+    places = set()
+    for tokens, targets in zip(*(x.tolist() for x in batch), strict=True):
+        said = [token for token in tokens[:8] if token != 5]
+        assert len(said) == 3 and max(said) < 5
+        assert tokens[8:] == [6, 7, 8] and targets[8:] == said[::-1]
+        assert targets[:8] == [IGNORE] * 8
+        places.add(tuple(t for t in range(8) if tokens[t] != 5))
+    assert len(places) > 20 if at_random else places == {(0, 1, 2)}
+    assert [task.word(token) for token in (0, 5, 6, 8)] == ["a", "·", "?1", "?3"]
 
 
 def test_seconds_per_step_has_a_number_for_each_model_and_length():

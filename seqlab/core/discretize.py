@@ -9,7 +9,8 @@ Each token is one step of length dt.
 Zero-order hold is exact if x is constant during a step. The bilinear rule keeps every decay a
 decay. Euler explodes where |1 + dt A| > 1. Each has a function for diagonal A (any shape; returns
 the gate, and the gain that multiplies B) and one for full A (`_matrix`). Below are the A that such
-models start with (HiPPO-LegS and its normal form, S4D's, LRU's ring) and the dt.
+models start with (HiPPO-LegS and its normal form, HiPPO-LegT, S4D's, LRU's
+ring) and the dt.
 """
 
 import math
@@ -71,6 +72,20 @@ def hippo_legs(n: int) -> tuple[Float[Tensor, "N N"], Float[Tensor, " N"]]:
     root = (2 * torch.arange(n, dtype=torch.float64) + 1).sqrt()
     diagonal = torch.diag(torch.arange(1.0, n + 1, dtype=torch.float64))
     return -(torch.outer(root, root).tril(-1) + diagonal), root
+
+
+def hippo_legt(n: int) -> tuple[Float[Tensor, "N N"], Float[Tensor, " N"]]:
+    """HiPPO-LegT (the same paper), in float64: (A, B) for a window of length 1.
+
+    Under h' = A h + B x, h_n(t) is about the coefficient of the n-th Legendre polynomial in
+    x(t - 1 .. t); for a window of length θ divide both by θ. About, because the value that leaves
+    the window is taken from the polynomial itself. A_nk = -√((2n+1)(2k+1)), and above the diagonal
+    times (-1)^(n-k).
+    """
+    order = torch.arange(n, dtype=torch.float64)
+    root = (2 * order + 1).sqrt()
+    sign = (-1.0) ** (order[:, None] - order)
+    return -torch.outer(root, root) * torch.where(order[:, None] < order, sign, 1.0), root
 
 
 def legs_dplr(n: int) -> tuple[Vector, Vector, Vector, Complex[Tensor, "N N"]]:

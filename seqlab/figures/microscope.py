@@ -279,7 +279,9 @@ def _span(trace) -> tuple[float, float]:
 
 def _log_axis(trace) -> dict:
     low, high = _span(trace)
-    axis = {"type": "log", "range": [math.log10(low / 2), math.log10(2 * high)]}
+    floor, top = math.log10(low / 2), math.log10(high)
+    room = max(math.log10(2), 0.4 * (top - floor))  # for the numbers on top of the bars
+    axis = {"type": "log", "range": [floor, top + room]}
     if trace.half_lives.shape[1] <= 16:  # the bars have their numbers on top
         return axis | {"showticklabels": False, "ticks": ""}
     return axis | {"dtick": 1}

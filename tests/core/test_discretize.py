@@ -104,6 +104,22 @@ def test_hippo_legs_remembers_the_coefficients_of_legendre():
     close(torch.linalg.solve(torch.eye(6, dtype=torch.float64) - A, B), expected)
 
 
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_hippo_legt_is_the_best_delay_of_its_order(n):
+    """Read at the far end of the window, its transfer function C (s - A)^-1 B is the Padé
+    approximant of exp(-s), a delay of 1: both series agree in the first 2 n coefficients.
+    """
+    A, B = discretize.hippo_legt(n)
+    order = torch.arange(n, dtype=torch.float64)
+    C = (2 * order + 1).sqrt() * (-1) ** order
+    h, found = B, []
+    for _ in range(2 * n):
+        h = torch.linalg.solve(A, h)
+        found.append(-C @ h)
+    expected = [(-1.0) ** k / math.factorial(k) for k in range(2 * n)]
+    close(torch.stack(found), torch.tensor(expected, dtype=torch.float64), 1e-9)
+
+
 def test_hippo_legs_has_the_eigenvalues_of_its_diagonal_and_no_usable_eigenvectors():
     A, _ = hippo_legs(32)
     eigenvectors = torch.linalg.eig(A)[1]
