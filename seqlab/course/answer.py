@@ -155,15 +155,17 @@ class Meter(TorchDispatchMode):
 
 
 def _finite_gradients(answer: Any, given: dict) -> bool:
-    """Whether the sum of a tensor `answer` has a finite gradient in every input that wants one.
+    """Whether the sum of an answer's tensors has a finite gradient in every input that wants one.
 
     True if no input wants a gradient, or the answer has none.
     """
     wanted = [x for x in given.values() if isinstance(x, torch.Tensor) and x.requires_grad]
-    if not wanted or not isinstance(answer, torch.Tensor) or not answer.requires_grad:
+    parts = answer if issubclass(type(answer), tuple | list) else (answer,)  # as in `plain`
+    sums = [x.sum() for x in parts if issubclass(type(x), torch.Tensor) and x.requires_grad]
+    if not wanted or not sums:
         return True
     try:
-        gradients = torch.autograd.grad(answer.sum(), wanted, allow_unused=True)
+        gradients = torch.autograd.grad(sums, wanted, allow_unused=True)
     except RuntimeError:  # something that the gradient needs was changed in place
         return False
     return all(g is None or bool(g.isfinite().all()) for g in gradients)

@@ -12,33 +12,38 @@ def outputs_of(value: Any) -> tuple[Any, ...]:
     return value if type(value) is tuple else (value,)
 
 
-def close(a: Any, b: Any, tolerance: float) -> bool:
-    """Whether two outputs are the same within the tolerance, NaN where NaN."""
+def close(a: Any, b: Any, tolerance: float, scale: float = 1.0) -> bool:
+    """Whether two outputs are the same within the tolerance, NaN where NaN.
+
+    scale: what counts as large if `a` has no finite number but 0.
+    """
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.shape != b.shape or family_of(a) != family_of(b):
             return False
-        return not wrong_at(a, b, tolerance, nan=True).any()
+        return not wrong_at(a, b, tolerance, nan=True, scale=scale).any()
     if type(a) in (int, float) and type(b) in (int, float):
         return a == b or abs(a - b) <= tolerance * (abs(a) or 1.0)
     return type(a) is type(b) and not isinstance(a, Tensor) and a == b
 
 
-def wrong_at(right: Tensor, got: Tensor, tolerance: float, nan: bool = False) -> Tensor:
+def wrong_at(
+    right: Tensor, got: Tensor, tolerance: float, nan: bool = False, scale: float = 1.0
+) -> Tensor:
     """Where got is further from right than the tolerance times right's largest finite value.
 
-    With `nan`, two NaN are equal.
+    With `nan`, two NaN are equal. scale: in the place of that value if there is none above 0.
     """
     right, got = (x.to(torch.complex128 if x.is_complex() else torch.float64) for x in (right, got))
-    same = (got == right) | ((got - right).abs() <= tolerance * scale_of(right))
+    same = (got == right) | ((got - right).abs() <= tolerance * scale_of(right, scale))
     if nan:
         same |= got.isnan() & right.isnan()
     return ~same
 
 
-def scale_of(x: Tensor) -> float:
-    """The largest finite size in x; 1 if there is none above 0."""
+def scale_of(x: Tensor, default: float = 1.0) -> float:
+    """The largest finite size in x; the default if there is none above 0."""
     finite = x[x.isfinite()].abs()
-    return (finite.max().item() if finite.numel() else 0.0) or 1.0
+    return (finite.max().item() if finite.numel() else 0.0) or default
 
 
 def gap_of(right: Tensor, got: Tensor) -> float:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from seqlab.course.answer import Came, Outcome, call, clone
-from seqlab.course.compare import close, first_along, outputs_of, wrong_at
+from seqlab.course.compare import close, first_along, outputs_of, scale_of, wrong_at
 from seqlab.course.exercise import Case, Exercise, Property
 from seqlab.course.fault import Fault, fault_of
 from seqlab.course.report import Kind, Parting, Report, Row
@@ -233,7 +233,7 @@ def _named_mistake(e: Exercise, tried: list[_Tried], ask: Trusted) -> str | None
         differs = [fault_of(e, t.right, m) is not None for t, m in zip(tried, made, strict=True)]
         if not _explains(made, tried, differs):
             continue
-        same = [_alike(e, m, t.outcome) for t, m in zip(tried, made, strict=True)]
+        same = [_alike(e, m, t) for t, m in zip(tried, made, strict=True)]
         if all(same):
             return sentence
         if all(s for s, tells in zip(same, differs, strict=True) if tells):
@@ -254,7 +254,7 @@ def _shows(e: Exercise, slip: Slip, tried: list[_Tried]) -> bool:
     try:
         function = e.defined_by(slip.code)
         made = (right_answer(e, function, t.case.inputs, SLIP_SECONDS) for t in tried)
-        return all(_alike(e, m, t.outcome) for m, t in zip(made, tried, strict=True))
+        return all(_alike(e, m, t) for m, t in zip(made, tried, strict=True))
     except Exception:
         return False
 
@@ -268,8 +268,12 @@ def _explains(made: list[Outcome], tried: list[_Tried], differs: list[bool]) -> 
     return bool(pairs) and (returns or all(_same_exception(m, got) for m, got in pairs))
 
 
-def _alike(e: Exercise, made: Outcome, got: Outcome) -> bool:
-    """Whether two outcomes are the same: equal values, NaN where NaN, or an exception in both."""
+def _alike(e: Exercise, made: Outcome, tried: _Tried) -> bool:
+    """Whether a mistake comes out as the answer: equal values, NaN where NaN, or both raise.
+
+    Where a mistake gives nothing but 0, only what is small beside the right answer is like it.
+    """
+    got = tried.outcome
     if Came.RETURNED not in (made.kind, got.kind):
         return made.kind == got.kind and not got.binding
     if made.kind != got.kind or (type(made.value) is tuple) != (type(got.value) is tuple):
@@ -277,7 +281,10 @@ def _alike(e: Exercise, made: Outcome, got: Outcome) -> bool:
     ours, theirs = outputs_of(made.value), outputs_of(got.value)
     if len(ours) != len(theirs):
         return False
-    return all(close(a, b, e.tolerance) for a, b in zip(ours, theirs, strict=True))
+    scales = [scale_of(r) if isinstance(r, Tensor) else 1.0 for r in tried.right]
+    scales += [1.0] * (len(ours) - len(scales))
+    pairs = zip(ours, theirs, scales, strict=False)
+    return all(close(a, b, e.tolerance, scale) for a, b, scale in pairs)
 
 
 def _same_exception(made: Outcome, got: Outcome) -> bool:

@@ -507,3 +507,28 @@ def test_right_outputs_in_another_order_are_told_so():
 
     kind, message = said(find("03.9"), swapped)
     assert kind == "mistake" and "return (y, S, z), not (y, z, S)" in message
+
+
+@pytest.mark.parametrize("outputs", [lambda y: y, lambda y: (y.detach(), y), lambda y: [y, 3]])
+def test_the_gradient_is_looked_at_whatever_the_outputs_stand_in(outputs):
+    x = torch.tensor([0.0, 1.0], requires_grad=True)
+    (bad,) = answers(lambda x: outputs(x.sqrt()), [{"x": x}], 5.0)
+    (good,) = answers(lambda x: outputs(x * x), [{"x": x}], 5.0)
+    assert not bad.effort.gradient_finite and good.effort.gradient_finite
+
+
+def test_a_mistake_that_gives_only_zeros_is_not_any_small_answer():
+    """1e-10 where 2e-10 is right is wrong, but not the mistake that returns 0."""
+    small = Case("small", {"x": torch.full((3,), 2e-10)})
+    exercise = dataclasses.replace(
+        SUM,
+        cases=lambda rng: [small],
+        reference=lambda x: x,
+        mistakes={"nothing is written": lambda x: 0 * x}
+        | {f"{n} is added": lambda x, n=n: x + n for n in (1, 2, 3)},
+        outputs=("y",),
+        effort=None,
+        properties=(),
+    )
+    assert said(exercise, lambda x: 0 * x)[1] == "nothing is written"
+    assert said(exercise, lambda x: x / 2 + x.sum())[0] != "mistake"
