@@ -1,7 +1,7 @@
 """Edges between architectures, as theorems: set one dial, and one mixer is another, weight for
 weight, to 1e-9.
 
-`same(ours, theirs)` copies the weights they share by name; what differs is set by hand, and is the
+`alike(ours, theirs)` copies the weights they share by name; what differs is set by hand, and is the
 theorem.
 """
 
@@ -14,31 +14,23 @@ from seqlab.core.attention import attend
 from seqlab.core.recurrence import chunkwise, recurrent
 from seqlab.core.scan import linear_scan
 from seqlab.core.shift import read_before_write
-from seqlab.mixers.abc import ABC
 from seqlab.mixers.attention import Attention
 from seqlab.mixers.deltanet import DeltaNet
 from seqlab.mixers.deltaproduct import DeltaProduct
-from seqlab.mixers.dfw import DFW
 from seqlab.mixers.differential import Differential
 from seqlab.mixers.gated_deltanet import GatedDeltaNet
-from seqlab.mixers.gated_retention import GatedRetention
-from seqlab.mixers.gateloop import GateLoop
-from seqlab.mixers.gla import GLA
-from seqlab.mixers.hgrn2 import HGRN2
 from seqlab.mixers.kda import KDA
-from seqlab.mixers.lightning import LightningAttention
-from seqlab.mixers.linear_attention import LinearAttention
 from seqlab.mixers.linformer import Linformer
 from seqlab.mixers.lru import LRU
 from seqlab.mixers.mamba import selective_scan
 from seqlab.mixers.mamba2 import Mamba2
-from seqlab.mixers.mlstm import MLSTM
-from seqlab.mixers.retnet import RetNet
 from seqlab.mixers.rwkv5 import RWKV5
 from seqlab.mixers.rwkv6 import RWKV6
 from seqlab.mixers.rwkv7 import RWKV7
 from seqlab.mixers.s5 import S5
 from seqlab.mixers.streaming import StreamingLLM
+from seqlab.zoo import ZOO
+from seqlab.zoo.identities import IDENTITIES, alike, heads
 
 B, T, D, H = 2, 19, 32, 4
 K = D // H
@@ -55,23 +47,6 @@ def close(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def heads(mixer, x):
-    """The recurrence alone: S_t q_t of every head."""
-    return recurrent(**mixer.project(x))[0]
-
-
-def same(ours, theirs):
-    """`ours` with all weights of `theirs` that it has by name and shape. Both in float64."""
-    ours, theirs = ours.double(), theirs.double()
-    mine = ours.state_dict()
-    shared = {
-        n: w for n, w in theirs.state_dict().items() if n in mine and mine[n].shape == w.shape
-    }
-    assert shared, "they share no weight"
-    ours.load_state_dict(shared, strict=False)
-    return ours, theirs
-
-
 def inputs(T=T, width=K, V=5, *, beta=False, log_a=None):
     F64 = {"dtype": torch.float64}
     out = {"q": torch.randn(B, T, H, width, **F64), "k": torch.randn(B, T, H, width, **F64)}
@@ -83,127 +58,23 @@ def inputs(T=T, width=K, V=5, *, beta=False, log_a=None):
     return out
 
 
-# Linear attention and its gates
+# Linear attention and its gates: the graph that chapter 05 draws
 
 
-def test_gla_with_unit_gate_is_linear_attention(x):
-    gla, linear = same(GLA(D, H, expand_k=1), LinearAttention(D, H, feature_map="identity"))
-    gla.decay[1].bias.data.fill_(OPEN)
-    close(heads(gla, x), heads(linear, x) * K**-0.5)
+@pytest.mark.parametrize("identity", IDENTITIES, ids=lambda i: i.claim.__name__)
+def test_an_identity_of_the_graph(identity, x):
+    close(*identity.claim(x))
 
 
-def test_gla_with_one_gate_per_head_is_gated_retention(x):
-    """GLA has no positions: gated retention without its rotation."""
-    gla, retention = same(GLA(D, H, expand_k=1, gate_rank=H), GatedRetention(D, H))
-    gla.decay[0].weight.data = retention.decay.weight.data
-    gla.decay[1].weight.data = torch.eye(H, dtype=torch.float64).repeat_interleave(K, dim=0)
-    gla.decay[1].bias.data.zero_()
-    retention.theta.zero_()
-    close(heads(gla, x), heads(retention, x))
-
-
-def test_gated_retention_with_a_gate_that_ignores_the_token_is_retnet(x):
-    gated, retnet = same(GatedRetention(D, H), RetNet(D, H, expand_v=1))
-    gated.decay.weight.data.zero_()
-    retnet.log_gamma.fill_(0.5).log_().div_(16)
-    close(gated(x)[0], retnet(x)[0])
-
-
-def test_retnet_without_decay_and_rotation_is_linear_attention(x):
-    retnet, linear = same(RetNet(D, H, expand_v=1), LinearAttention(D, H, feature_map="identity"))
-    retnet.theta.zero_()
-    retnet.log_gamma.zero_()
-    close(heads(retnet, x), heads(linear, x) * K**-0.5)
-
-
-def test_lightning_attention_is_retnet_without_rotation_on_activated_inputs(x):
-    lightning = LightningAttention(D, H).double()
-    q, k, v, log_a = lightning.project(x).values()
-    retnet = RetNet(D, H, expand_v=1).double()
-    retnet.theta.zero_()
-    retnet.log_gamma = lightning.log_decay
-    for W in (retnet.q, retnet.k, retnet.v):
-        W.weight.data = torch.eye(D, dtype=torch.float64)
-    q, k, v = (u.flatten(-2) for u in (q, k, v))
-    theirs = {n: retnet.project(u)[n] for n, u in {"q": q, "k": k, "v": v}.items()}
-    close(heads(lightning, x) * K**-0.5, recurrent(**theirs, log_a=log_a)[0])
-
-
-def test_hgrn2_is_gla_with_the_key_one_minus_the_gate(x):
-    hgrn, gla = HGRN2(D, H, lower_bound=0.2).double(), GLA(D, H, expand_k=1, tau=1.0).double()
-    ours = hgrn.project(x)
-    close(ours["k"], 1 - ours["log_a"].exp())
-    gla.decay = torch.nn.Sequential(torch.nn.Linear(D, D, bias=False), torch.nn.Identity()).double()
-    gla.decay[0].weight.data = hgrn.f.weight.data
-    gate = 0.2 + 0.8 * gla.project(x)["log_a"].exp()
-    close(ours["log_a"].exp(), gate)
-
-
-def test_gateloop_that_never_turns_is_gla(x):
-    loop, gla = same(GateLoop(D, H), GLA(D, H, expand_k=1, tau=1.0))
-    loop.turn.weight.data.zero_()
-    loop.turn.bias.data.zero_()
-    gla.decay = loop.fade
-    close(heads(loop, x), heads(gla, x) * K**0.5)
-
-
-def test_gateloop_that_turns_at_a_constant_rate_is_linear_attention_with_rotary_positions(x):
-    loop, retnet = same(GateLoop(D, H), RetNet(D, H, expand_v=1))
-    loop.fade.weight.data.zero_()
-    loop.fade.bias.data.fill_(OPEN)
-    loop.turn.weight.data.zero_()
-    angles = torch.rand(D // H // 2, dtype=torch.float64)
-    loop.turn.bias.data = torch.cat([angles, angles]).repeat(
-        H
-    )  # a real pair is the complex channel's two halves
-    retnet.log_gamma.zero_()
-    retnet.theta = angles
-    # Re(S q) of complex keys made of one real number each: cos of the difference of angles.
-    q, k, v = (W(x).unflatten(-1, (H, K)) for W in (loop.q, loop.k, loop.v))
-    turn = torch.arange(T, dtype=torch.float64)[:, None] - torch.arange(T)
-    weights = torch.einsum(
-        "bihk, bjhk, ijk -> bhij", q, k, (turn[..., None] * angles.repeat(2)).cos()
-    ).tril()
-    close(heads(loop, x), torch.einsum("bhij, bjhv -> bihv", weights, v))
-
-
-def test_decaying_fast_weights_whose_rows_keep_everything_are_gla(x):
-    dfw, gla = same(DFW(D, H), GLA(D, H, expand_k=1, tau=1.0))
-    dfw.b.weight.data.zero_()
-    dfw.b.bias.data.fill_(OPEN)
-    gla.decay = dfw.a
-    close(two_sided.chunkwise(**dfw.project(x))[0], heads(gla, x) * K**0.5)
+def test_every_row_of_chapter_05_is_in_the_graph():
+    drawn = {name for i in IDENTITIES for name in (i.general, i.special)}
+    assert {row.name for row in ZOO if row.chapter == 5} <= drawn
 
 
 def test_rows_that_decay_alike_are_a_scalar_gate():
     u = inputs(log_a=1)
     rows = {**u, "log_b": u["log_a"], "log_a": None}
     close(two_sided.chunkwise(**rows)[0], chunkwise(**u)[0])
-
-
-def test_abc_with_a_slot_for_each_token_is_softmax_attention(x):
-    """Control that writes token t to slot t alone. A slot still empty must be left out: its key is
-    0, not absent.
-    """
-    inputs = ABC(D, H, n_slots=T).double().project(x)
-    share = torch.eye(T, dtype=torch.float64)[None, :, None].expand(B, T, H, T)
-    scores, _ = two_sided.chunkwise(inputs["q"], inputs["k"], share)  # (B, T, H, slots)
-    weights = scores.masked_fill(
-        torch.ones(T, T, dtype=torch.bool).triu(1)[:, None], -torch.inf
-    ).softmax(-1)
-    y, _ = two_sided.chunkwise(weights, share, inputs["v"])
-    close(y, attend(inputs["q"], inputs["k"], inputs["v"], causal=True, scale=1.0))
-
-
-def test_mlstm_whose_write_gate_is_one_is_gated_retention(x):
-    """ĩ = 0: the stabiliser m stays 0, and all that is left is a scalar gate and a normaliser."""
-    mlstm = MLSTM(D, H, d_key=D // H).double()
-    mlstm.i.bias.data.zero_()
-    mlstm.f.weight.data.normal_()
-    q, k, v, _ = mlstm.project(x).values()
-    close(k.flatten(-2), mlstm.k(x))
-    gate = F.logsigmoid(15 * torch.tanh(mlstm.f(x) / 15))
-    close(heads(mlstm, x), recurrent(q, k, v, log_a=gate[..., None])[0])
 
 
 # One gradient step
@@ -255,7 +126,7 @@ def test_without_write_error_gated_deltanet_is_a_scalar_gate():
 
 def test_gated_deltanet_that_never_fades_is_deltanet(x):
     sizes = {"d_key": 8, "d_value": 6}
-    gated, delta = same(GatedDeltaNet(D, H, **sizes), DeltaNet(D, H, gate=True, **sizes))
+    gated, delta = alike(GatedDeltaNet(D, H, **sizes), DeltaNet(D, H, gate=True, **sizes))
     gated.A_log.data.fill_(-torch.inf)
     close(gated(x)[0], delta(x)[0])
 
@@ -264,7 +135,7 @@ def test_kda_whose_channels_fade_alike_is_gated_deltanet(x):
     """Equal rows in KDA's low-rank decay and bias; its sigmoid output gate is left out on both
     sides.
     """
-    kda, gated = same(KDA(D, H), GatedDeltaNet(D, H, d_key=K, d_value=K))
+    kda, gated = alike(KDA(D, H), GatedDeltaNet(D, H, d_key=K, d_value=K))
     kda.decay = torch.nn.Sequential(gated.decay, torch.nn.Linear(H, D, bias=False)).double()
     kda.decay[1].weight.data = torch.eye(H, dtype=torch.float64).repeat_interleave(K, dim=0)
     kda.dt_bias.data = gated.dt_bias.data.repeat_interleave(K)
@@ -275,11 +146,11 @@ def test_kda_whose_channels_fade_alike_is_gated_deltanet(x):
 def test_deltaproduct_of_one_step_is_deltanet(x, forget):
     sizes = {"d_key": 8, "d_value": 6, "negative_eigenvalues": True}
     if forget:
-        product, delta = same(
+        product, delta = alike(
             DeltaProduct(D, H, n_steps=1, forget=True, **sizes), GatedDeltaNet(D, H, **sizes)
         )
     else:
-        product, delta = same(
+        product, delta = alike(
             DeltaProduct(D, H, n_steps=1, **sizes), DeltaNet(D, H, gate=True, **sizes)
         )
     close(product(x)[0], delta(x)[0])
@@ -318,7 +189,7 @@ def test_rwkv6_is_a_shifted_gla_with_a_bonus():
 
 def test_rwkv6_whose_decay_and_mixing_ignore_the_token_is_rwkv5(x):
     """RWKV-6's μ is the share of the last token, RWKV-5's that of this one."""
-    six, five = same(RWKV6(D, H), RWKV5(D, H))
+    six, five = alike(RWKV6(D, H), RWKV5(D, H))
     six.decay_down.data.zero_()
     six.mix_down.data.zero_()
     six.decay.data = five.decay.data.flatten()
@@ -414,12 +285,12 @@ def test_linear_attention_of_one_channel_is_an_elementwise_scan():
 
 
 def test_a_window_as_long_as_the_text_is_full_attention(x):
-    window, full = same(Attention(D, H, window=T), Attention(D, H))
+    window, full = alike(Attention(D, H, window=T), Attention(D, H))
     close(window(x)[0], full(x)[0])
 
 
 def test_grouped_queries_with_copied_heads_are_multi_head_attention(x):
-    full, grouped = same(Attention(D, H), Attention(D, H, n_kv_heads=2))
+    full, grouped = alike(Attention(D, H), Attention(D, H, n_kv_heads=2))
     for name in "kv":
         W = getattr(grouped, name).weight.data.unflatten(0, (2, K))
         getattr(full, name).weight.data = W.repeat_interleave(2, dim=0).flatten(0, 1)
@@ -427,7 +298,7 @@ def test_grouped_queries_with_copied_heads_are_multi_head_attention(x):
 
 
 def test_streaming_attention_that_evicts_nothing_is_attention(x):
-    streaming, full = same(StreamingLLM(D, H, n_sinks=2, window=T), Attention(D, H))
+    streaming, full = alike(StreamingLLM(D, H, n_sinks=2, window=T), Attention(D, H))
     close(streaming(x)[0], full(x)[0])
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from seqlab.ffn import DeepSeekV3Router, MixtralRouter, MoE, auxiliary_loss
 from seqlab.mixers import LinearAttention, RetNet
 from seqlab.model import LanguageModel
-from seqlab.tasks import IGNORE, DelayedCopy, Recall, SelectiveCopy
+from seqlab.tasks import IGNORE, DelayedCopy, Names, Recall, SelectiveCopy
 from seqlab.train import accuracy, accuracy_by, evaluate, seconds_per_step, train
 
 
@@ -67,6 +67,25 @@ def test_a_selective_copy_asks_for_the_latest_symbol_first(at_random):
         places.add(tuple(t for t in range(8) if tokens[t] != 5))
     assert len(places) > 20 if at_random else places == {(0, 1, 2)}
     assert [task.word(token) for token in (0, 5, 6, 8)] == ["a", "·", "?1", "?3"]
+
+
+def test_names_asks_for_the_latest_name():
+    """Replays each text with one variable, the most literal memory there is."""
+    task = Names(n_names=3, n_fillers=2, length=40, names=0.2, questions=0.3)
+    batch = task.batch(50, torch.Generator().manual_seed(0))
+    assert (batch.tokens[:, 0] < 3).all() and batch.tokens.max() < task.vocab == 6
+    for row in zip(*(x.tolist() for x in batch), strict=True):
+        latest = before = None
+        for t, (token, target, age, gap) in enumerate(zip(*row, strict=True)):
+            if token < 3:
+                latest, before = (t, token), latest
+            expected = (IGNORE,) * 3
+            if token == 5:
+                expected = latest[1], t - latest[0], latest[0] - before[0] if before else 0
+            assert (target, age, gap) == expected
+    rates = [(batch.tokens < 3).float().mean(), (batch.tokens == 5).float().mean()]
+    assert rates[0] > 0.15 and rates[1] > 0.25
+    assert [task.word(token) for token in (0, 2, 3, 4, 5)] == ["a", "c", "·", "·", "?"]
 
 
 def test_seconds_per_step_has_a_number_for_each_model_and_length():
