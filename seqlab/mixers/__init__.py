@@ -1,6 +1,7 @@
 """Sequence mixers, one architecture a file: (x, state) -> (y, state). `seqlab zoo` lists them."""
 
 from seqlab.mixers.abc import ABC
+from seqlab.mixers.amsrn import AMSRN
 from seqlab.mixers.attention import Attention
 from seqlab.mixers.based import BaseConv, Based
 from seqlab.mixers.deltanet import DeltaNet
@@ -30,9 +31,11 @@ from seqlab.mixers.mamba import Mamba
 from seqlab.mixers.mamba2 import Mamba2
 from seqlab.mixers.mega import MEGA
 from seqlab.mixers.megalodon import CEMA
+from seqlab.mixers.memory_network import MemoryNetwork
 from seqlab.mixers.mla import MLA
 from seqlab.mixers.mlstm import MLSTM
 from seqlab.mixers.mlstm_block import MLSTMBlock
+from seqlab.mixers.ntm import NTM
 from seqlab.mixers.retnet import RetNet
 from seqlab.mixers.rglru import RGLRU
 from seqlab.mixers.rwkv4 import RWKV4
@@ -51,6 +54,7 @@ from seqlab.mixers.ttt_mlp import TTTMLP
 
 __all__ = [
     "ABC",
+    "AMSRN",
     "CEMA",
     "DFW",
     "DSS",
@@ -66,6 +70,7 @@ __all__ = [
     "MEGA",
     "MLA",
     "MLSTM",
+    "NTM",
     "RGLRU",
     "RWKV4",
     "RWKV5",
@@ -94,6 +99,7 @@ __all__ = [
     "Mamba",
     "Mamba2",
     "MemoryAsGate",
+    "MemoryNetwork",
     "RetNet",
     "StreamingLLM",
     "TTTLinear",

@@ -22,9 +22,15 @@ doi:10.1162/neco.1992.4.1.131 | 1992 | Schmidhuber | Learning to Control Fast-We
 doi:10.1162/neco.1997.9.8.1735 | 1997 | Hochreiter | Long Short-Term Memory
 doi:10.1162/089976600300015015 | 2000 | Gers | Learning to Forget: Continual Prediction with LSTM
 doi:10.57967/hf/1595 | 2023 | Poli | StripedHyena
+arXiv:1211.5063 | 2012 | Pascanu | On the difficulty of training Recurrent Neural Networks
 arXiv:1406.1078 | 2014 | Cho | Learning Phrase Representations using RNN Encoder-Decoder
+arXiv:1410.5401 | 2014 | Graves | Neural Turing Machines
+arXiv:1503.08895 | 2015 | Sukhbaatar | End-To-End Memory Networks
+arXiv:1609.08144 | 2016 | Wu | Google's Neural Machine Translation System
+arXiv:1611.08656 | 2016 | Liu | Attention-based Memory Selection Recurrent Network …
 arXiv:1701.06538 | 2017 | Shazeer | Outrageously Large Neural Networks
 arXiv:1706.03762 | 2017 | Vaswani | Attention Is All You Need
+arXiv:1804.11188 | 2018 | Tallec | Can recurrent neural networks warp time?
 arXiv:1805.02867 | 2018 | Milakov | Online normalizer calculation for softmax
 arXiv:1907.05242 | 2019 | Lample | Large Memory Layers with Product Keys
 arXiv:1910.07467 | 2019 | Zhang | Root Mean Square Layer Normalization
@@ -67,6 +73,7 @@ arXiv:2306.15595 | 2023 | Chen | Extending Context Window of … via Positional 
 arXiv:2307.08621 | 2023 | Sun | Retentive Network
 arXiv:2307.08691 | 2023 | Dao | FlashAttention-2
 arXiv:2309.00071 | 2023 | Peng | YaRN: Efficient Context Window Extension of Large Language Models
+arXiv:2309.12252 | 2023 | Lim | Parallelizing non-linear sequential models …
 arXiv:2309.17453 | 2023 | Xiao | Efficient Streaming Language Models with Attention Sinks
 arXiv:2311.01927 | 2023 | Katsch | GateLoop
 arXiv:2312.00752 | 2023 | Gu | Mamba: Linear-Time Sequence Modeling with Selective State Spaces
