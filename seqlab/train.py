@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +127,32 @@ def seconds_per_step(
                 start = time.perf_counter()
                 model(x)[0].square().mean().backward()
                 best[name][T] = min(best[name][T], time.perf_counter() - start)
+    return best
+
+
+@torch.inference_mode()
+def bits_per_byte(model: nn.Module, data: bytes, length: int = 256) -> float:
+    """What the model needs for each byte of `data` but the first, read in pieces of `length`.
+
+    What is left behind the last whole piece is not read.
+    """
+    x = torch.tensor(list(data))[: (len(data) - 1) // length * length + 1]
+    pieces = zip(x[:-1].view(-1, length).split(32), x[1:].view(-1, length).split(32), strict=True)
+    nats = sum(
+        F.cross_entropy(model(tokens)[0].flatten(0, 1), targets.flatten(), reduction="sum").item()
+        for tokens, targets in pieces
+    )
+    return nats / (len(x) - 1) / math.log(2)
+
+
+@torch.inference_mode()
+def best_seconds(run: Callable[[], Any], rounds: int = 4) -> float:
+    """The shortest time that `run()` took in some rounds: the one that others disturbed least."""
+    best = math.inf
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
     return best
 
 

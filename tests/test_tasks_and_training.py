@@ -1,4 +1,6 @@
 import copy
+import math
+import time
 from functools import partial
 
 import pytest
@@ -8,8 +10,26 @@ import torch.nn.functional as F
 from seqlab.ffn import DeepSeekV3Router, MixtralRouter, MoE, auxiliary_loss
 from seqlab.mixers import LinearAttention, RetNet
 from seqlab.model import LanguageModel
-from seqlab.tasks import IGNORE, DelayedCopy, Names, Recall, SelectiveCopy
-from seqlab.train import accuracy, accuracy_by, evaluate, seconds_per_step, train
+from seqlab.tasks import (
+    IGNORE,
+    DelayedCopy,
+    Names,
+    Parity,
+    Recall,
+    SelectiveCopy,
+    Text,
+    ngram_bits,
+    python_help,
+)
+from seqlab.train import (
+    accuracy,
+    accuracy_by,
+    best_seconds,
+    bits_per_byte,
+    evaluate,
+    seconds_per_step,
+    train,
+)
 
 
 def test_recall_asks_for_the_latest_value():
@@ -193,3 +213,61 @@ def test_accuracy_counts_questions_only_and_can_be_split():
     split = accuracy_by(right, batch, batch.overwrites, [0, 1])
     expected = [right[asked & (batch.overwrites == n)].double().mean().item() for n in (0, 1)]
     assert split == pytest.approx(expected)
+
+
+def test_text_asks_for_the_next_byte():
+    task = Text(b"the quick brown fox", n_tokens=5)
+    batch = task.batch(20, torch.Generator().manual_seed(0))
+    for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
+        whole = bytes([*tokens, targets[-1]])
+        assert whole in task.data and tokens[1:] == targets[:-1]
+    assert len({bytes(row) for row in batch.tokens.tolist()}) > 5  # from different places
+    with pytest.raises(ValueError, match="more than n_tokens"):
+        Text(b"short", n_tokens=5).batch(1, torch.Generator())
+
+
+def test_the_help_of_python_is_english():
+    text = python_help()
+    assert len(text) > 300_000 and text.count(b" the ") > 1000 and text == python_help()
+
+
+def test_ngram_bits_by_hand():
+    """Witten and Bell: of N followers, D different, a seen one has (n + D · shorter) / (N + D)."""
+    one = (2 + 2 / 256) / (3 + 2)  # "aab": a twice, b once
+    assert ngram_bits(b"aab", b"a", 1) == pytest.approx(-math.log2(one))
+    two = (1 + 2 * one) / (2 + 2)  # after a: a once, b once
+    assert ngram_bits(b"aab", b"aa", 2) == pytest.approx(-math.log2(two))
+    unseen = (0 + 2 / 256) / 5
+    assert ngram_bits(b"aab", b"z", 1) == pytest.approx(-math.log2(unseen))
+
+
+def test_ngram_bits_is_a_distribution():
+    """Over all bytes that may come next, the probabilities add up to 1."""
+    train = b"abracadabra alakazam"
+    total = sum(2 ** -ngram_bits(train, b"ab" + bytes([c]), 3) for c in range(256))
+    assert total == pytest.approx(1)
+
+
+def test_parity_counts_the_ones():
+    batch = Parity(9).batch(20, torch.Generator().manual_seed(0))
+    for bits, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
+        assert targets == [sum(bits[: t + 1]) % 2 for t in range(9)]
+    assert 0.3 < batch.targets.float().mean() < 0.7
+
+
+def test_best_seconds_takes_the_shortest_of_some_rounds():
+    pauses = iter([0.05, 0.0, 0.02])
+    assert 0 < best_seconds(lambda: time.sleep(next(pauses)), rounds=3) < 0.02
+
+
+def test_bits_per_byte_is_the_models_own_probability():
+    """Byte by byte, each piece from an empty state; 9 bytes have 8 targets, two pieces of 4."""
+    torch.manual_seed(0)
+    model, data = LanguageModel(256, 8, [partial(RetNet, n_heads=2)], ffn=None), b"abracadab"
+    bits = 0.0
+    for start in (0, 4):
+        logits, _ = model(torch.tensor([list(data[start : start + 4])]))
+        for t, p in enumerate(logits.softmax(-1)[0]):
+            bits -= math.log2(p[data[start + t + 1]].item())
+    assert bits_per_byte(model, data, 4) == pytest.approx(bits / 8, rel=1e-5)
+    assert bits_per_byte(model, data + b"xy", 4) == pytest.approx(bits / 8, rel=1e-5)
