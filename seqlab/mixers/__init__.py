@@ -29,6 +29,7 @@ from seqlab.mixers.lru import LRU
 from seqlab.mixers.lstm import LSTM
 from seqlab.mixers.mamba import Mamba
 from seqlab.mixers.mamba2 import Mamba2
+from seqlab.mixers.mamba3 import Mamba3
 from seqlab.mixers.mega import MEGA
 from seqlab.mixers.megalodon import CEMA
 from seqlab.mixers.memory_network import MemoryNetwork
@@ -98,6 +99,7 @@ __all__ = [
     "MLSTMBlock",
     "Mamba",
     "Mamba2",
+    "Mamba3",
     "MemoryAsGate",
     "MemoryNetwork",
     "RetNet",

@@ -117,6 +117,7 @@ arXiv:2503.14456 | 2025 | Peng | RWKV-7 "Goose" with Expressive Dynamic State Ev
 arXiv:2505.06708 | 2025 | Qiu | Gated Attention for Large Language Models
 arXiv:2505.09388 | 2025 | Yang | Qwen3 Technical Report
 arXiv:2510.26692 | 2025 | Kimi Team | Kimi Linear: An Expressive, Efficient Attention Architecture
+arXiv:2603.15569 | 2026 | Lahoti | Mamba-3: Improved Sequence Modeling using State Space Principles
 """.strip()
 
 

@@ -7,7 +7,8 @@ from seqlab.mixers.gss import GSS
 from seqlab.mixers.h3 import H3
 from seqlab.mixers.mamba import Mamba
 from seqlab.mixers.mamba2 import Mamba2
-from seqlab.zoo.row import CORE_FORMS, Row, with_heads
+from seqlab.mixers.mamba3 import Mamba3
+from seqlab.zoo.row import CORE_FORMS, H, Row, with_heads
 
 # d_state of the rows.
 N = 8
@@ -56,5 +57,27 @@ ROWS = [
         year=2024,
         chapter=7,
         oracle="transformers Mamba2Mixer, BambaMixer, Zamba2MambaMixer",
+    ),
+    Row(
+        "Mamba-3",
+        with_heads(Mamba3, d_state=N, n_groups=2),
+        gate="exp(Δ_t A_t): one per head, and a turn of the keys; Δ, A, angle chosen by the input",
+        state_floats=lambda T, D: 2 * D * N + H * (N // 4) + H * N + 2 * D,
+        forms=CORE_FORMS,
+        paper="arXiv:2603.15569",
+        year=2026,
+        chapter=7,
+        oracle="the paper's recurrence, head by head in float64, with complex key channels",
+    ),
+    Row(
+        "Mamba-3, MIMO",
+        with_heads(Mamba3, d_state=N, rank=2),
+        gate="as Mamba-3; two keys, queries and values per head and token",
+        state_floats=lambda T, D: 2 * D * N + H * (N // 4) + 2 * H * N + 2 * 2 * D,
+        forms=CORE_FORMS,
+        paper="arXiv:2603.15569",
+        year=2026,
+        chapter=7,
+        oracle="the paper's recurrence, head by head in float64, with complex key channels",
     ),
 ]
