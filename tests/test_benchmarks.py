@@ -61,3 +61,32 @@ def test_zoo(script):
     module = script("zoo", T=128)
     results = [(pair.name, pair.peer, module.measure(pair, 1)) for pair in module.torch_pairs()]
     assert len(results) > 2 and "LSTM" in module.table(results, "here")
+
+
+def test_byte_lm_goes_on_where_it_stopped(script, tmp_path, monkeypatch):
+    module = script("byte_lm", SEEDS=(0,), EVERY=2, BATCH=2, T=16, KEPT=tmp_path / "whole")
+    sizes = [module.size(make()) for make in module.MODELS.values()]
+    assert max(sizes) < 1.01 * min(sizes)
+    task = module.Text(module.split()[0], n_tokens=16)
+    whole = module.train("hybrid", 0, 4, task)
+    monkeypatch.setattr(module, "KEPT", tmp_path / "parts")
+
+    def stopped(*args, **what):
+        save(*args, **what)
+        raise KeyboardInterrupt
+
+    save = module.save
+    monkeypatch.setattr(module, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        module.train("hybrid", 0, 4, task)
+    monkeypatch.setattr(module, "save", save)
+    assert module.train("hybrid", 0, 4, task)["losses"] == whole["losses"]
+
+
+def test_byte_lm_writes_a_row_for_each_model(script, tmp_path, monkeypatch):
+    module = script("byte_lm", SEEDS=(0,), EVERY=1, BATCH=2, T=16, KEPT=tmp_path)
+    monkeypatch.setattr(
+        module, "split", lambda: (b"to be or not to be " * 20, b"to be or not " * 3)
+    )
+    text = module.table(module.measure(1), 1, "here")
+    assert all(f"| {name} |" in text for name in (*module.MODELS, "5-gram"))
