@@ -242,8 +242,8 @@ def our_gru_is_seqlabs():
 
 
 # %% [markdown]
-# **Before you read on**, commit to an answer. The LSTM learns the delayed copy over 200 blanks, with the same budget as
-# Elman's network. PyTorch starts all its weights and biases near 0. How often will it answer right?
+# **Before you read on**, commit to an answer. The LSTM is trained on the delayed copy over 200 blanks, with the same
+# budget as Elman's network. PyTorch starts all its weights and biases near 0. How often will it answer right?
 
 # %% tags=["measured"]
 from functools import partial
@@ -287,15 +287,15 @@ predict(
 )
 
 # %% [markdown]
-# *What to see.* As PyTorch starts it, the LSTM is no better than Elman's network here. "Nearly all" is what most texts
-# promise. But the sum only keeps what the gate lets it keep. At a bias of 0, $f = \sigma(0) = \tfrac12$: each blank
-# halves the cell, and after 200 blanks $2^{-200}$ is left. The half-life at a bias $b$ is $\ln 2 / {-\ln \sigma(b)}$:
-# one token at $b = 0$, 103 tokens at $b = 5$.
+# *What to see.* As PyTorch starts it, the LSTM is no better than Elman's network here. "Nearly all" is what many texts
+# lead one to expect. But the sum only keeps what the gate lets it keep. At a bias of 0, $f = \sigma(0) = \tfrac12$:
+# each blank halves the cell, and after 200 blanks $2^{-200}$ is left. The half-life at a bias $b$ is
+# $\ln 2 / {-\ln \sigma(b)}$: one token at $b = 0$, 103 tokens at $b = 5$.
 #
 # That alone does not help either, because the input gate is half open. Each blank adds its own $i\,g$, and a hundred
 # blanks drown one symbol. With the input gate shut at the start, every seed learns. The GRU gets both from one number,
 # because its writing share *is* one minus its keeping share. (Three seeds, one width, one learning rate, 60 steps. With
-# more training the middle rows may learn, too. What they lack at the start is what this measures.)
+# more training the models on the left may learn, too. What they lack at the start is what this measures.)
 #
 # What do the gates of the third model do? Let it read each of the four symbols, followed by 200 blanks, and look at the
 # cell in which the symbols differ most when they have just been read.
@@ -351,9 +351,9 @@ def an_lstms_cell_is_a_gated_linear_recurrence():
 
 
 # %% [markdown]
-# The last line used the *parallel* form: all tokens at once, no loop. So the cell was never the obstacle. The gates
-# are: they need $h_{t-1}$. Chapter 04 takes a constant for $f$, chapter 05 lets it depend on $x_t$ alone, and both
-# train in parallel. The product of forget gates between two tokens is their decay mask, and here is a trained one:
+# One of the two forms in this check is *parallel*: all tokens at once, no loop. So the cell was never the obstacle. The
+# gates are: they need $h_{t-1}$. Chapter 04 takes a constant for $f$, and chapter 05 lets it depend on $x_t$ alone;
+# both train in parallel. The product of forget gates between two tokens is their decay mask. Here is a trained one:
 
 # %% tags=["measured"]
 from seqlab.figures import attention_matrix
@@ -393,7 +393,8 @@ figures.waiting(T=8, layers=3)
 #
 # For tanh it is not. A single step $h \mapsto \tanh(r h + x)$ with $r \ne 0$ reaches every number between -1 and 1.
 # Two in a row, $\tanh(r_2 \tanh(r_1 h + x_1) + x_2)$, stay between $\tanh(x_2 - |r_2|)$ and $\tanh(x_2 + |r_2|)$,
-# because the inner tanh does. So no $r$ and $x$ whatever make one step out of two.
+# because the inner tanh does. So no $r$ and $x$ whatever make one step out of two. One could carry along the merged map
+# as it is, a tanh in a tanh in a tanh. But its description grows with each merge, and nothing is gained.
 
 
 # %% tags=["nbval-check-output"]
@@ -464,9 +465,8 @@ def our_head_and_our_write_are_seqlabs():
     torch.testing.assert_close(w, w_theirs, rtol=0, atol=1e-7)
     erase, add = randn(4).sigmoid(), randn(4)
     ours = write(M, w_theirs, erase, add)
-    theirs = addressing.erase_and_add(M[None], w_theirs[None], erase[None], add[None])[
-        0
-    ]
+    changes = (u[None] for u in (w_theirs, erase, add))
+    theirs = addressing.erase_and_add(M[None], *changes)[0]
     same(with_gradients(ours, M), with_gradients(theirs, M))
 
 

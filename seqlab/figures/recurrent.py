@@ -49,7 +49,9 @@ def failure(
     fig.update_xaxes(title_text="steps back, T - t", row=1, col=2)
     fig.update_yaxes(title_text="‖∂h<sub>T</sub>/∂h<sub>t</sub>‖ (log scale)", row=1, col=2)
     fig.update_yaxes(type="log", exponentformat="power", dtick=5, row=1, col=2)
-    title = f"Ten steps back the gradient is {norms[:, 10].mean():.0e}, and training stops working"
+    title = (
+        f"Ten steps back a gradient is scaled by {norms[:, 10].mean():.1g}: training stops working"
+    )
     return dressed(fig, title, 400, legend=_below(), margin_b=96)
 
 

@@ -28,7 +28,7 @@ def test_a_failure_has_a_dot_for_each_seed_and_a_line_for_each_network():
     right = {2: [1.0, 0.5], 20: [0.25, 0.25]}
     fig = recurrent.failure(right, torch.full((2, 12), 1e-3), chance=0.25)
     assert list(fig.data[0].y) == [0.75, 0.25] and len(fig.data[1].y) == 4
-    assert len(fig.data) == 4 and "1e-03" in fig.layout.title.text
+    assert len(fig.data) == 4 and "scaled by 0.001" in fig.layout.title.text
 
 
 @pytest.mark.parametrize("singular", [0.5, 1.0, 3.0])

@@ -7,13 +7,13 @@ A hop compares the question u with an embedding A of each fact, and adds the wei
 $$p = \mathrm{softmax}_n\; u \cdot (A\,x_n) \qquad u' = u + \sum_n p_n\, C\,x_n$$
 
 In a batch, stories have different numbers of facts: `there` is False for places that hold none. They get the weight 0. A story with *no* facts keeps its u, and all its
-weights are 0. Nothing may become NaN, neither the values nor the gradient with respect to u.
+weights are 0. No value may become NaN, and the scores may be of any size.
 """
 
 import torch
 
 from seqlab.course.exercise import Case
-from seqlab.course.exercises.ch02.shared import _randn
+from seqlab.course.exercises.ch02.shared import _rand, _randn
 from seqlab.course.exercises.vocabulary import first_sequence, swapped
 
 
@@ -75,7 +75,12 @@ def cases(rng):
         }
         return Case(name, inputs)
 
+    low = case("scores far below 0", [[1, 1, 0], [1, 0, 1]], 3, 2)
+    low.inputs.update(
+        u=40 + _rand(rng, 2, 2), facts=1 + _rand(rng, 2, 3, 3), A=-1 - _rand(rng, 2, 3)
+    )
     return [
+        low,
         case("one fact", [[1]], 3, 2),
         case("all are there, D ≠ K", [[1, 1, 1], [1, 1, 1]], 5, 3),
         case("D = K", [[1, 1, 1, 1], [1, 0, 1, 1]], 3, 3),
@@ -127,6 +132,8 @@ scores = scores.masked_fill(~there, torch.finfo(scores.dtype).min) → pass
     Places without a fact are masked after the softmax only: the weights of the others must add up to 1, so mask before it.
 scores = scores.masked_fill(~there, torch.finfo(scores.dtype).min) → pass ; softmax(dim=-1) * there → softmax(dim=-1)
     Places without a fact take part as if they held one: there is not used.
+torch.finfo(scores.dtype).min) → -10.0)
+    The score of places without a fact is not low enough: where the other scores are lower still, those places win.
 masked_fill(~there, torch.finfo(scores.dtype).min) → masked_fill(~there, 0)
     A score of 0 is no mask: e⁰ is 1, so places without a fact take weight from the others.
 softmax(dim=-1) * there → softmax(dim=-1)

@@ -129,6 +129,10 @@ t < lengths → t <= lengths
     Each shorter sequence reads one token of padding: token t counts if t < length, as counting starts at 0.
 torch.where((t < lengths)[:, None], new, h) → torch.where((t < lengths)[:, None], new, 0 * h)
     At the padding your states become 0: they must stay what they were at the end of the sequence.
+x[:, t] @ W.mT → (x[:, t] * (t < lengths)[:, None]) @ W.mT ; torch.where((t < lengths)[:, None], new, h) → new
+    The padding is set to 0, but a step with an input of 0 still changes the state: no step may be taken there.
+ys.append(h) → ys.append(h * (t < lengths)[:, None])
+    Your y is 0 at the padding: there it repeats the last state of the sequence.
 h @ R.mT → h @ R
     The state is multiplied by Rᵀ: in rows, R h is h @ R.mT.
 + b) → )
