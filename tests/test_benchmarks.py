@@ -90,3 +90,18 @@ def test_byte_lm_writes_a_row_for_each_model(script, tmp_path, monkeypatch):
     )
     text = module.table(module.measure(1), 1, "here")
     assert all(f"| {name} |" in text for name in (*module.MODELS, "5-gram"))
+
+
+def test_scaling_measures_what_is_missing_and_fits_a_slope(script, tmp_path):
+    sizes = {"LENGTHS": [32, 64, 128], "FITTED_FROM": 32, "LONGEST_PLAIN": 64, "ROUNDS": 1}
+    module = script("scaling", KEPT=tmp_path / "scaling.json", **sizes)
+    known = {"attention, plain": {"32": {"seconds": 5.0, "bytes": 7}}}
+    module.save(known)
+    found = module.measure()
+    assert found["attention, plain"][32] == {"seconds": 5.0, "bytes": 7}
+    assert list(found["attention, plain"]) == [32, 64]
+    assert list(found["recurrence, in chunks"]) == [32, 64, 128]
+    text = module.table(found, "here")
+    assert "| attention, plain | 5e+03 |" in text and "| MiB | T = 32 |" in text
+    rise, error = module.slope({T: 3.0 * T**2 for T in (1, 2, 4, 8)})
+    assert rise == pytest.approx(2) and error == pytest.approx(0, abs=1e-9)

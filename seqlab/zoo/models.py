@@ -58,6 +58,17 @@ RECIPES: list[Recipe] = [
                 "rope_base": 500000.0,
                 "total": 8_030_261_248,
             },
+            "Llama 3.1 70B": {
+                "vocab": 128256,
+                "d_model": 8192,
+                "n_layers": 80,
+                "n_heads": 64,
+                "n_kv_heads": 8,
+                "d_ff": 28672,
+                "qk_norm": False,
+                "rope_base": 500000.0,
+                "total": 70_553_706_496,
+            },
             "Qwen3 8B": {
                 "vocab": 151936,
                 "d_model": 4096,
@@ -72,7 +83,7 @@ RECIPES: list[Recipe] = [
         paper="arXiv:2505.09388",
         year=2025,
         chapter=1,
-        source="copies of the config.json of Llama-3.1-8B and Qwen3-8B; totals: their safetensors",
+        source="config.json of Llama-3.1-8B, Llama-3.1-70B and Qwen3-8B; totals: their safetensors",
         oracle="transformers: LlamaForCausalLM, through seqlab.hub",
     ),
     Recipe(
