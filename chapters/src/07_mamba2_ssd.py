@@ -71,10 +71,10 @@ predict(
 )
 
 # %% [markdown]
-# *What to see.* More than 20 times is right, here and on most machines. Multiplications are not what the scan waits
-# for. It makes $a_t$, $b_t$ and $h_t$ as tensors of $T E N$ numbers each, with an exponential for every one, and moves
-# them through memory. The product loads a number once and multiplies it many times. Both lines grow with $N$, but the
-# scan's is the one that a model pays: so Mamba uses $N = 16$ and cannot afford a large state.
+# *What to see.* More than 20 times is right on the machine that built this page. Multiplications are not what the
+# scan waits for. It makes $T E N$ numbers each for $a_t$, $b_t$ and $h_t$, chunk by chunk, with an exponential for
+# every $a_t$, and moves them through memory. The product loads a number once and multiplies it many times. Both lines
+# grow with $N$, but the scan's is the one that a model pays: so Mamba uses $N = 16$ and cannot afford a large state.
 #
 # On a GPU the scan need not move its states (its kernel keeps them on the chip), but then a second cost appears.
 # **Matrix units** do nothing but matrix products. Here are the least times that an H100's published peaks allow for
@@ -94,7 +94,7 @@ print("products  ", roofline(moved, by_products, "H100", "bf16"))
 # %% [markdown]
 # The second line is the algorithm of this chapter, with chunks of 128. It makes as many multiplications, but the
 # matrix units make them so fast that only moving the inputs is left. (The scan's exponentials are not counted, so its
-# bound is kind.) We want the same recurrence, made of matrix products.
+# bound is kind.) We want such a recurrence, made of matrix products.
 #
 # ## 2 · One gate per head, one matrix per head
 #
@@ -165,7 +165,7 @@ def one_matrix_has_two_readings():
 
 # %% [markdown]
 # This is **state space duality**: the same numbers, read as a matrix with a mask (like attention) or as a recurrence
-# (like an RNN). For any mask other than a product of gates the second reading fails. What makes $L$ special?
+# (like an RNN). For an arbitrary mask the second reading fails. What makes $L$ special?
 #
 # Cut the tokens at $m$. Every path from an early token $j \le m$ to a late token $i > m$ passes $m$, so its product
 # of gates splits there:
@@ -545,10 +545,10 @@ microscope(block.mixer, heard, letters)
 #
 # ## 7 · In the wild
 #
-# **Falcon Mamba** 7B (2024) was the first strong 7B model without attention. Its layers are Mamba, the first, with RMS
-# norms on $\Delta$, $B$ and $C$ that keep a large model stable. **Codestral Mamba** 7B (2024) is Mistral's model of
-# code: Mamba-2 in each of 64 layers, 128 heads in 8 groups. What do they keep for one sequence, beside the cache of
-# Llama 3.1 8B?
+# **Falcon Mamba** 7B (2024) calls itself the first competitive 7B model without attention. Its layers are Mamba, the
+# first, with RMS norms on $\Delta$, $B$ and $C$ that keep a large model stable. **Codestral Mamba** 7B (2024) is
+# Mistral's model of code: Mamba-2 in each of 64 layers, 128 heads in 8 groups. What do they keep for one sequence,
+# beside the cache of Llama 3.1 8B?
 
 # %% tags=["nbval-check-output"]
 from seqlab.zoo import RECIPES
@@ -586,11 +586,13 @@ figures.memory_lines(
 )
 
 # %% [markdown]
-# *What to see.* Both axes are logarithmic. Codestral's state is eight times Falcon's, $N = 128$ against 16: that is
-# section 3's bargain, in production. At a few hundred tokens the transformer is the cheaper one. At a million, its
-# cache needs more memory than one GPU has.
+# *What to see.* Both axes are logarithmic. Codestral's state is about seven times Falcon's, $N = 128$ against 16
+# (both also keep a convolution's inputs): that is section 3's bargain, in production. Below some hundred tokens for
+# Falcon, and two thousand for Codestral, the transformer is the cheaper one. At a million, its cache is larger than
+# the 80 GB of an H100.
 #
-# The three memories of this chapter's models, small and untrained, on the same text:
+# The memories of this chapter's models, small and untrained, on the same text (Mamba-3 belongs to the end of the
+# chapter):
 
 # %%
 from seqlab import figures as course_figures
@@ -602,6 +604,8 @@ MEMORIES = {
     "Mamba-2": row("Mamba-2").make(32),
     "Falcon Mamba": recipe("Falcon Mamba").build().blocks[0].mixer,
     "Codestral Mamba": recipe("Codestral Mamba").build().blocks[0].mixer,
+    "Mamba-3": row("Mamba-3").make(32),
+    "Mamba-3, MIMO": row("Mamba-3, MIMO").make(32),
 }
 story = list("abcabdabeabf")
 pictured = torch.randn(6, 32)[[ord(c) - ord("a") for c in story]][None]
@@ -614,12 +618,13 @@ explore(
 
 # %% [markdown]
 # *What to see.* A head of Mamba-2 is a table: $P$ rows of values by $N$ columns of keys, faded by one gate. In Falcon
-# Mamba a head is a single channel, one row, and each of its columns has a gate of its own.
+# Mamba a head is a single channel, one row, and each of its columns has a gate of its own. Mamba-3 is seen from
+# outside: everything it keeps, in one table.
 #
 # ### Fact check
 #
 # **"Mamba-2 is 2 to 8 times faster than Mamba."** The paper says that of the *core layer*: SSD against the selective
-# scan, at large $N$. A whole model also has projections, which are the same in both.
+# scan. A whole model also has projections, which are the same in both.
 #
 # **"State space duality shows that transformers are SSMs."** It covers attention *without* softmax, under a mask that
 # is a product of gates. Section 2 measured the difference: softmax attention has full rank.
@@ -651,10 +656,11 @@ explore(
 # ## Further: Mamba-3, a state that turns
 #
 # A gate between 0 and 1 can only fade. Feed it ones: $S_t = a\,S_{t-1} + w$ runs towards a limit, and soon an even
-# number of ones looks like an odd one. So **parity**, the smallest task of state tracking, is out of reach at length.
-# **Mamba-3** (2026) changes three things. First, a step is integrated by both of its ends, weighted by a $\lambda_t$
-# that the token chooses (an *exponential-trapezoidal* rule). So a token also writes its neighbour, and the short
-# convolution can go. Second, the state **turns**, by angles $\theta_t$ that the token chooses:
+# number of ones looks like an odd one. So **parity**, the smallest task of state tracking, is out of reach at length
+# ([Grazzi et al.](https://arxiv.org/abs/2411.12537) prove it). **Mamba-3** (2026) changes three things. First, a step
+# is integrated by both of its ends, weighted by a $\lambda_t$ that the token chooses (an *exponential-trapezoidal*
+# rule). So a token also writes its neighbour, and the short convolution can go. Second, the state **turns**, by
+# angles $\theta_t$ that the token chooses:
 #
 # $$S_t = a_t\,S_{t-1} R(\theta_t) + (1 - \lambda_t)\,\Delta_t\,a_t\,v_{t-1} \tilde k_{t-1}^\top
 #   + \lambda_t\,\Delta_t\,v_t k_t^\top$$
@@ -684,7 +690,7 @@ def turned_keys_make_a_state_that_turns():
     y = as_matrix(turned(q, phi), turned(k, phi), v, log_a)
     S, ys = torch.zeros(3, 6).double(), []
     for t in range(40):
-        # a turn of the state's columns, backwards, since it is the query that moves on
+        # its rows turn back, as the query turns on
         S = log_a[t].exp() * turned(S, -theta[t].expand(3, 3))
         S = S + torch.outer(v[t], k[t])
         ys.append(S @ q[t])
@@ -734,10 +740,10 @@ accuracy_figure(
 )
 
 # %% [markdown]
-# *What to see.* Mamba-2 learns the first few bits, by its convolution and its fading state, and then guesses. Mamba-3
-# is right on all 16, in all three seeds, and still better than guessing at four times the length; then small errors of
-# the angle have added up. What did it learn? For each seed, the pair of channels that comes nearest to the machine
-# above; and the same models with every turn set to 0:
+# *What to see.* Mamba-2 is right more often than not on the first few bits, and then guesses. Mamba-3 is right on all
+# 16, in all three seeds, and still better than guessing at four times the length; then it fades: its angle is not
+# exactly half a circle, and its gate is below 1. What did it learn? For each seed, the pair of channels that comes
+# nearest to the machine above; and the same models with every turn set to 0:
 
 # %% tags=["measured"]
 for seed, model in enumerate(counters["Mamba3"]):

@@ -55,7 +55,8 @@ dot product is the nearest.
 Angles larger than π are the same rotation as one on the other side: reduce d modulo m to the range from −m/2 to m/2.
 
 A state that fades even a little (λ = −0.01) loses its length, not its direction: with these reads the answer stays right until the numbers underflow, after some
-ten thousand tokens. But a reset with e^λ = 0.01 in place of 0 leaves a remainder that pulls the answer.
+ten thousand tokens. A reset that keeps a little, e^λ = 0.05 say, leaves
+a remainder that pulls the state by up to 3°: too little to matter among 12 places, but not among 100.
 
 **What it means.** Two real numbers and a rotation do what no state with gates between 0 and 1 does at every length. Mamba-3's heads turn
 their keys by angles that the token chooses: the same mechanism, learned. Chapter 08 has another: a gate of −1, a reflection.

@@ -178,7 +178,8 @@ predict(
 # gate_gradient
 
 # %% [markdown]
-# The picture takes your `gate_gradient`, and a memory whose last read should return the first value. Which gates matter?
+# The picture takes your `gate_gradient` and a loss with two pairs in it: the last token's weight for token 0, minus its weight for token 12. Which gates
+# matter to the first, and which to both?
 
 
 # %%
@@ -191,15 +192,13 @@ def picture_of_gates():
         torch.arange(24)[:, None] - torch.arange(24)
     ).relu()
     wanted = torch.zeros(24, 24)
-    wanted[-1, 0], wanted[-1, 12] = (
-        1,
-        -1,
-    )  # the loss falls with one weight, not the other
+    # the loss: one weight minus another
+    wanted[-1, [0, 12]] = torch.tensor([1.0, -1.0])
     found = gate_gradient((wanted * M)[None, None])[0, 0]
     bar = go.Bar(x=list(range(24)), y=found.tolist(), marker_color=COLORS["decay"])
     return figure(
         bar,
-        title="A gate matters to every pair that passes it, and to no other",
+        title="One pair passes the first gates, two pass the others",
         x="token t",
         y="gradient of log a",
     )

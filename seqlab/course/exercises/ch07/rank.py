@@ -52,8 +52,8 @@ window = 3 → window = 0
 2 * 5 → 5
     One head is counted. Each of the two has a state of its own, and their ranks add.
 2 * 5 → 2 * 1
-    Each head is counted with rank 1. That is the rank of its mask L; the scores C·B have rank N,
-    and so has their product with L.
+    Either each head is counted with rank 1 (its mask L has that rank, but the scores C·B have rank N),
+    or this is N, one head without the other and without the window.
 heads + window → 32
     This is the size of the block. A state limits what can pass: a head's block is a read of width N
     times a write of width N.
