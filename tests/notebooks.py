@@ -17,7 +17,7 @@ import nbformat
 ROOT = Path(__file__).parents[1]
 
 EVERY_DIAL = """
-from ipywidgets import HTML, Dropdown, Output, VBox
+from ipywidgets import HTML, Dropdown, Output, Text, VBox
 from ipywidgets.widgets.widget import _instances
 
 FIGURE = "application/vnd.plotly.v1+json"
@@ -27,6 +27,8 @@ def ends_of(control):
     if isinstance(control, Dropdown):
         options = list(control.options)
         return options[:: max(1, len(options) - 1)]
+    if isinstance(control, Text):
+        return [control.value[:1], 2 * control.value, control.value]
     return [getattr(control, "min", False), getattr(control, "max", True), control.value]
 
 

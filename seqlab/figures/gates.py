@@ -121,8 +121,10 @@ FAMILIES: dict[str, tuple[str, Callable]] = {
 def gates_of(family: str, text: str, dial: float) -> tuple[Tensor, Tensor]:
     """G_t = α_t β_tᵀ of each token (T, N, N), complex, and what each writes into every cell.
 
-    Letters a to d choose; anything else is filler.
+    Letters a to d choose; anything else is filler. ValueError: the text is empty.
     """
+    if not text:
+        raise ValueError("the text is empty: write at least one letter")
     make, seen, gates, writes = FAMILIES[family][1], [0.0] * N, [], []
     for letter in text:
         i = ord(letter) - ord("a") if letter in "abcd" else None
@@ -168,9 +170,16 @@ def families(text: str = "ab··a··c", dial: float = 0.8) -> go.Figure:
     return flip_book({name: family_at(name, dial, text) for name in FAMILIES}, "family")
 
 
+# Where along its arrow an edge's words are, if not in the middle: clear of other words.
+ALONG = {
+    ("GLA", "HGRN-2"): 0.75,
+    ("RetNet", "linear attention"): 0.64,
+    ("RetNet", "lightning attention"): 0.4,
+    ("Gated RFA", "linear attention"): 0.35,
+}
 PLACES = {  # in the graph of identities: across from 0 to 1, upwards from special to general
     "lightning attention": (0.11, 0),
-    "linear attention": (0.43, 0),
+    "linear attention": (0.37, 0),
     "attention": (0.9, 0),
     "RetNet": (0.16, 1),
     "Gated RFA": (0.66, 1),
@@ -179,9 +188,9 @@ PLACES = {  # in the graph of identities: across from 0 to 1, upwards from speci
     "HGRN-2": (0.74, 2),
     "GSA": (0.9, 2),
     "mLSTM": (0.08, 3),
-    "GLA": (0.49, 3),
-    "DFW": (0.33, 4),
-    "GateLoop": (0.66, 4),
+    "GLA": (0.4, 3),
+    "DFW": (0.26, 4),
+    "GateLoop": (0.7, 4),
 }
 
 
@@ -200,12 +209,15 @@ def identities(
     title = f"{len(edges)} identities hold: each arrow leads to a special case"
     height = round(195 + 105 * top)
     fig = figure(title=title, height=height, margin={"l": 8, "r": 8, "b": 8})
-    for general, change, special in edges:
+    for general, _, special in edges:
         (x0, y0), (x1, y1) = places[general], places[special]
         arrow = {"ax": x0, "ay": y0, "x": x1, "y": y1, "axref": "x", "ayref": "y"}
         look = {"arrowhead": 2, "arrowwidth": 1.6, "arrowcolor": EDGE, "standoff": 19}
         fig.add_annotation(**arrow, **look, startstandoff=17, text="", showarrow=True)
-        word = {"x": (x0 + x1) / 2, "y": (y0 + y1) / 2, "text": change}
+    for general, change, special in edges:  # after the arrows, so that none crosses the words
+        (x0, y0), (x1, y1) = places[general], places[special]
+        part = ALONG.get((general, special), 0.5)
+        word = {"x": x0 + part * (x1 - x0), "y": y0 + part * (y1 - y0), "text": change}
         font = {"size": 11, "color": INK}
         fig.add_annotation(**word, showarrow=False, font=font, bgcolor=PAPER, borderpad=1)
     shown = {n for g, _, s in edges for n in (g, s)}
