@@ -157,7 +157,7 @@ retention.accuracy(
 )
 
 # %% [markdown]
-# *What to see.* When the older name came just before, RetNet's constants often name the wrong one of the two. One
+# *What to see.* When the older name came just before, RetNet's constants are wrong about half of the time. One
 # number has two jobs. The latest name weighs $\gamma^{\text{age}}$, so $\gamma$ should be near 1. The name before it
 # weighs less by the factor $\gamma^{\text{gap}}$, so $\gamma$ should be small. **No constant does both jobs.** The gate
 # does. A good guess above asks what training rewards: telling two names apart, at any price in age.

@@ -173,6 +173,7 @@ def families(text: str = "ab··a··c", dial: float = 0.8) -> go.Figure:
 # Where along its arrow an edge's words are, if not in the middle: clear of other words.
 ALONG = {
     ("GLA", "HGRN-2"): 0.75,
+    ("mLSTM", "gated retention"): 0.25,
     ("RetNet", "linear attention"): 0.64,
     ("RetNet", "lightning attention"): 0.4,
     ("Gated RFA", "linear attention"): 0.35,

@@ -6,7 +6,8 @@ Chapter 04's chunkwise form had a constant decay, and its powers could be counte
 *inside* each chunk, and find the three decays in them: between two tokens of the chunk, from its start to a token, and from a token to its end.
 
 The last chunk may be shorter than `chunk_size`. The answer must not depend on `chunk_size`, but loop over chunks: the check counts. Gates of exactly 0
-(`log_a` of -inf) do not occur, but very strong ones do, so form differences before exp.
+(`log_a` of -inf) do not occur, but very strong ones do, so form differences before exp. A model trains through this form: the gradient of `log_a` has to be
+finite as well.
 """
 
 import torch
@@ -60,7 +61,7 @@ the chunk and meets the gate of its first token too; from token j to the end, $e
 **Why sums inside the chunk.** A running sum over the whole text would be right on paper. But it grows with the text, and a difference of two large float32 numbers
 has few digits left.
 
-*Common mistakes:* exp before the difference; the gate of the first token missing in the read of S; a state that is not carried on.
+*Common mistakes:* exp before the difference; `tril` after exp, which is right forward and NaN backward; the gate of the first token missing in the read of S; a state that is not carried on.
 """
 
 HINTS = (
@@ -85,7 +86,7 @@ def reference(q, k, v, log_a, state, chunk_size):
 def cases(rng):
     def case(name, B, T, H, K, V, C, low=0.5, high=0.98, given=True):
         state = _randn(rng, B, H, V, K) if given else None
-        log_a = _gates(rng, B, T, H, low=low, high=high)
+        log_a = _gates(rng, B, T, H, low=low, high=high).requires_grad_()
         inputs = {**_qkv(rng, B, T, H, K, V), "log_a": log_a, "state": state}
         return Case(name, {**inputs, "chunk_size": C})
 
@@ -97,13 +98,21 @@ def cases(rng):
         case("T = H", 2, 4, 4, 3, 3, 2),
         case("a chunk longer than the text", 1, 5, 2, 4, 3, 16),
         case("strong gates", 1, 70, 2, 3, 4, 32, low=1e-5, high=1e-2),
-        case("long", 1, LONG, 2, 8, 4, 128, low=0.9, high=0.999),
+        case("long", 1, LONG, 1, 8, 4, 128, low=0.9, high=0.999),
     ]
 
 
 PROPERTIES = (CAUSAL,)
 
-effort = chunks_are_asked
+
+def effort(inputs, cost):
+    if not cost.gradient_finite:
+        return (
+            "The values are right, but the gradient of log_a is NaN or inf where gates are strong. Above the diagonal the differences are positive "
+            "and exp overflows: mask with -inf first, then exp, and change nothing in place after it."
+        )
+    return chunks_are_asked(inputs, cost)
+
 
 OUTPUTS = ("y", "S")
 

@@ -8,7 +8,7 @@ stack and high for the last:
 $$a = β + (1 - β)\,σ(z), \qquad 0 \le β < 1 .$$
 
 Write `tied(z, bound)`, which returns $(k, \ln a)$. Both must be right to a few parts in a million *of themselves*: also k where a rounds to 1, and
-$\ln a$ where β is 0 and a rounds to 0.
+$\ln a$ where β is 0 and a rounds to 0. The gradient of z has to be finite everywhere.
 """
 
 import math
@@ -32,6 +32,9 @@ def tied(z, bound):
 WHY = r"""
 **Solution.** $1 - a = (1 - β)(1 - σ(z)) = (1 - β)\,σ(-z)$: no difference of nearly equal numbers is left. The logarithm then follows from k,
 $\ln a = \ln(1 - k)$, and `log1p` keeps the digits of a tiny k. Only where β = 0 can k round to 1; there `logsigmoid` knows better.
+
+*Another way:* closed gates by a formula of their own, chosen with `torch.where`. Then clamp what each branch sees: the branch that is not chosen gets a
+gradient of 0, and 0 · inf is NaN.
 
 *Common mistakes:* `1 - a` for open gates is a difference of two numbers near 1: at z = 20 nothing is left of it, and such a channel never writes.
 `torch.log(a)` rounds to 0 in the same place.
@@ -58,7 +61,7 @@ def reference(z, bound):
 def cases(rng):
     def case(name, *shape, bound=0.3, shift=0.0, size=1.0):
         z = size * torch.randn(*shape, generator=rng) + shift
-        return Case(name, {"z": z, "bound": bound})
+        return Case(name, {"z": z.requires_grad_(), "bound": bound})
 
     return [
         case("T = 1", 2, 1, 4),
@@ -69,7 +72,19 @@ def cases(rng):
         case("closed gates, no bound", 2, 5, 4, bound=0.0, shift=-25.0),
         case("open gates, no bound", 1, 5, 4, bound=0.0, shift=22.0, size=0.5),
         case("closed gates", 2, 5, 4, shift=-25.0),
+        case(
+            "z of -200 and lower, no bound", 1, 5, 3, bound=0.0, shift=-300.0, size=30.0
+        ),
     ]
+
+
+def effort(inputs, cost):
+    if cost.gradient_finite:
+        return None
+    return (
+        "The values are right, but the gradient of z is NaN or inf somewhere. A branch that torch.where does not choose still gets a gradient, "
+        "and 0 · inf is NaN: let no branch overflow or take the logarithm of 0."
+    )
 
 
 OUTPUTS = ("k", "log_a")
@@ -79,17 +94,23 @@ TIME_AXIS = 1
 TOLERANCE = 1e-5
 
 
-def _by_expm1(z, bound):
-    log_a = (
-        torch.logaddexp(
-            torch.tensor(math.log(bound)), F.logsigmoid(z) + math.log1p(-bound)
-        )
-        if bound
-        else F.logsigmoid(z)
+def _by_halves(z, bound):
+    """Open gates from k, closed ones as log((β + eᶻ) / (1 + eᶻ)); each half sees only its own z."""
+    k = (1 - bound) * torch.sigmoid(-z)
+    opened = torch.log1p(-(1 - bound) * torch.sigmoid(-z.clamp(min=0)))
+    low = z.clamp(max=0)
+    closed = torch.logaddexp(torch.tensor(bound).log(), low) - F.softplus(low)
+    return k, torch.where(z > 0, opened, closed)
+
+
+def _mixed_in_logs(z, bound):
+    k = (1 - bound) / (1 + z.exp())
+    if not bound:
+        return k, -F.softplus(-z)
+    log_a = torch.logaddexp(
+        torch.tensor(math.log(bound)), F.logsigmoid(z) + math.log1p(-bound)
     )
-    return (1 - bound) * torch.sigmoid(-z), torch.where(
-        z > 0, torch.log1p(-(1 - bound) * torch.sigmoid(-z)), log_a
-    )
+    return k, torch.where(z > 0, torch.log1p(-k), log_a)
 
 
 def _by_float64(z, bound):
@@ -98,18 +119,7 @@ def _by_float64(z, bound):
     return k.float(), log_a.float()
 
 
-ALTERNATIVES = (
-    _by_expm1,
-    _by_float64,
-    lambda z, bound: (
-        (1 - bound) / (1 + z.exp()),
-        torch.where(
-            z > 0,
-            torch.log1p(-(1 - bound) * torch.sigmoid(-z)),
-            F.logsigmoid(z) + torch.log1p(bound * (-z).exp()),
-        ),
-    ),
-)
+ALTERNATIVES = (_by_halves, _mixed_in_logs, _by_float64)
 
 MISTAKES = """
 * → a = bound + (1 - bound) * torch.sigmoid(z) ⏎ return 1 - a, a.log()
