@@ -560,11 +560,11 @@ explore(memory, architecture=list(traces), t=(0, 11))
 #
 # ## 8 · In the wild
 #
-# Four published models with a gate per head, or a constant in its place. Their sizes are the zoo's; each is built
+# Three published models with a gate per head, or a constant in its place. Their sizes are the zoo's; each is built
 # without numbers and asked for what its recurrence reads:
 
 # %% tags=["nbval-check-output"]
-from seqlab.mixers import GatedDeltaNet, LightningAttention, Mamba2
+from seqlab.mixers import LightningAttention, Mamba2
 from seqlab.zoo import RECIPES
 
 recipes = {recipe.name: recipe for recipe in RECIPES}
@@ -576,7 +576,6 @@ published = {
     "MiniMax-01": (LightningAttention, "constant"),
     "YOCO": (GatedRetention, "a number per head"),
     "Codestral Mamba": (Mamba2, "a number per head"),
-    "Qwen3-Next": (GatedDeltaNet, "a number per head"),
 }
 print(f"{'':24} {'layers':>6} {'gate':>18} {'state':>9}   like Llama 3.1 8B's cache of")
 for name, (kind, of) in published.items():
@@ -591,10 +590,9 @@ for name, (kind, of) in published.items():
     )
 
 # %% [markdown]
-# (States in float32, caches in bfloat16. Layers with such a memory only; YOCO, MiniMax-01 and Qwen3-Next have softmax
-# attention in others.) Mamba-2 is chapter 07, and Qwen3-Next's delta rule chapter 08. A gate per channel is RWKV-6's
-# (chapter 09) and that of Kimi's KDA (chapter 08). And the modules of this chapter, one layer of each at width 2,048
-# with 16 heads:
+# (States in float32, caches in bfloat16. Only layers with such a memory count; YOCO and MiniMax-01 have softmax
+# attention in others.) Mamba-2 is chapter 07. A gate per channel is RWKV-6's (chapter 09) and that of Kimi's KDA
+# (chapter 08). And the modules of this chapter, one layer of each at width 2,048 with 16 heads:
 
 # %% tags=["nbval-check-output"]
 from seqlab.mixers import ABC, DFW, HGRN2, GatedRFA, GateLoop
@@ -634,7 +632,8 @@ with torch.inference_mode():
 #
 # ## Recap, in five lines
 #
-# 1. A constant decay fades a name as fast as filler. A gate chosen by the token forgets at a name and rests at filler.
+# 1. A constant decay has two jobs, to keep a name and to drop the older one, and fails at one of them. A gate chosen by
+#    the token forgets at a name and rests at filler.
 # 2. With a gate that changes, the mask is $e^{G_t - G_s}$, $G$ a running sum of logarithms: differences first.
 # 3. A gate for each channel makes the mask three-dimensional. Blocks turn all but its diagonal into matrix products.
 # 4. Every gate here is $\alpha_t \beta_t^\top$. They differ in what is one number, what is many, and whether the write
@@ -660,7 +659,7 @@ turning = {
 
 # %% tags=["measured"]
 retention.accuracy(
-    right_by("age", rare, [*range(8, 129, 8)], turning),
+    right_by("age", Names(names=1 / 48, length=160), [*range(8, 129, 8)], turning),
     title="With the rotation, the same name is lost at one age and found at another",
     x="age of the latest name in tokens, within 8 tokens below",
     chance=1 / 8,

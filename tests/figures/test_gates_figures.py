@@ -49,6 +49,11 @@ def test_abc_keeps_the_mean_of_all_that_went_into_a_slot():
     assert shares == pytest.approx([0.25] * 16)
 
 
+def test_an_empty_text_is_told_what_to_do():
+    with pytest.raises(ValueError, match="write at least one letter"):
+        gates.family_at("GLA, RWKV-6", 0.5, "")
+
+
 def test_families_has_a_page_for_each():
     fig = gates.families()
     assert [frame.name for frame in fig.frames] == list(gates.FAMILIES)
@@ -60,6 +65,7 @@ def test_identities_draws_an_arrow_for_each_edge_and_its_change():
     words = [a.text for a in fig.layout.annotations if not a.showarrow]
     assert len(arrows) == 1 and (arrows[0].x, arrows[0].y) == gates.PLACES["linear attention"]
     assert words == ["every gate is 1", "<b>linear attention</b>", "<b>GLA</b>"]
+    assert fig.layout.annotations[0].showarrow  # arrows first, so that none crosses the words
     assert fig.layout.title.text.startswith("1 identities hold")
     with pytest.raises(ValueError, match="no place is given for Nothing"):
         gates.identities([("GLA", "x", "Nothing")])
