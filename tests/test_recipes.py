@@ -83,6 +83,10 @@ OFF_BY = {
     ("Codestral Mamba", "7B"): 0,
     ("Falcon Mamba", "7B"): 0.001,
     ("Mixtral", "8x7B"): 0.01,
+    ("Mixtral", "8x22B"): 0.01,
+    ("DBRX", "132B"): 0.01,
+    ("Qwen3 MoE", "30B-A3B"): 0.002,
+    ("Qwen3 MoE", "235B-A22B"): 0.002,
     ("DeepSeek-V3", "V3"): 0.001,
     ("Jamba", "v0.1"): 0.01,
     ("Jamba", "1.5 Large"): 0.01,
@@ -103,6 +107,8 @@ OFF_BY = {
 }
 ACTIVE_OFF_BY = {
     "Mixtral": 0.01,
+    "DBRX": 0.02,
+    "Qwen3 MoE": 0.02,
     "DeepSeek-V3": 0.02,
     "Jamba": 0.01,
     "MiniMax-01": 0.002,
@@ -142,7 +148,18 @@ def test_every_published_total_is_checked():
     totals = {
         (r.name, model) for r in RECIPES for model, sizes in r.published.items() if "total" in sizes
     }
-    assert totals - OFF_BY.keys() == {("Transformer 2017", "base"), ("Transformer 2017", "big")}
+    with_an_encoder = {("Transformer 2017", "base"), ("Transformer 2017", "big")}
+    assert totals - OFF_BY.keys() == with_an_encoder | {("Switch Transformer", "C")}
+
+
+def test_two_halves_make_up_switch_c():
+    """Each half has its own experts; a decoder's layer also attends to the encoder."""
+    r = recipe("Switch Transformer")
+    sizes, full = r.published["C"], r.full("C")
+    half = sum(p.numel() for p in full.blocks.parameters())
+    attention = sum(p.numel() for p in full.blocks[0].mixer.parameters())
+    counted = 2 * half + sizes["n_layers"] * attention + full.embedding.weight.numel()
+    assert counted == pytest.approx(sizes["total"], rel=0.003)
 
 
 @pytest.mark.parametrize("model", ["base", "big"])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqlab.blocks import CrossAttention, SharedBlock, SharedCache, SharedTransformer, Sinusoids
-from seqlab.ffn import MLP, DeepSeekV3Router, MixtralRouter, MoE, SwiGLU
+from seqlab.ffn import MLP, DeepSeekV3Router, MixtralRouter, MoE, SwiGLU, SwitchRouter
 from seqlab.mixers.attention import Attention
 from seqlab.mixers.gated_deltanet import GatedDeltaNet
 from seqlab.mixers.gated_retention import GatedRetention
@@ -76,6 +76,22 @@ def codestral_mamba(
     return LanguageModel(vocab, d_model, [mamba] * n_layers, None, eps=1e-5)
 
 
+def switch(
+    *, vocab=256, d_model=32, n_layers=2, n_heads=4, d_head=8, d_ff=64, n_experts=4, n_between=0
+):
+    """The decoder alone, without the encoder, the attention to it, and T5's relative positions.
+
+    n_between: dense layers before each layer of experts.
+    """
+    attention = partial(Attention, n_heads=n_heads, d_head=d_head, rope_base=None)
+    relu = partial(MLP, bias=False, activation=F.relu)
+    router = partial(SwitchRouter, capacity_factor=None)
+    experts = partial(MoE, n_experts=n_experts, router=router, expert=relu, d_ff=d_ff)
+    dense = partial(relu, d_ff=d_ff)
+    ffns = every(n_layers, n_between + 1, n_between, dense, experts)
+    return LanguageModel(vocab, d_model, [attention] * n_layers, ffns, tie=True)
+
+
 def mixtral(
     *, vocab=256, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=64, n_experts=4, top_k=2
 ):
@@ -83,6 +99,39 @@ def mixtral(
     router = partial(MixtralRouter, top_k=top_k)
     experts = partial(MoE, n_experts=n_experts, router=router, d_ff=d_ff)
     return LanguageModel(vocab, d_model, [attention] * n_layers, experts, eps=1e-5)
+
+
+def dbrx(
+    *, vocab=256, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=32, n_experts=8, top_k=4
+):
+    """DBRX also clips q, k and v to ± 8."""
+    attention = partial(Attention, n_heads=n_heads, n_kv_heads=n_kv_heads, rope_base=5e5)
+    router = partial(MixtralRouter, top_k=top_k)
+    experts = partial(MoE, n_experts=n_experts, router=router, d_ff=d_ff)
+
+    def norm(d_model, eps):
+        return nn.LayerNorm(d_model, eps, bias=False)
+
+    return LanguageModel(vocab, d_model, [attention] * n_layers, experts, norm=norm, eps=1e-5)
+
+
+def qwen3_moe(
+    *,
+    vocab=256,
+    d_model=32,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    d_head=16,
+    d_ff=16,
+    n_experts=8,
+    top_k=2,
+):
+    heads = {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "d_head": d_head}
+    attention = partial(Attention, **heads, qk_norm=True, rope_base=1e6)
+    router = partial(MixtralRouter, top_k=top_k)
+    experts = partial(MoE, n_experts=n_experts, router=router, d_ff=d_ff)
+    return LanguageModel(vocab, d_model, [attention] * n_layers, experts)
 
 
 def deepseek_v3(

@@ -132,6 +132,31 @@ RECIPES: list[Recipe] = [
         oracle="transformers: Mamba2ForCausalLM, through seqlab.hub",
     ),
     Recipe(
+        name="Switch Transformer",
+        layout="all attention; experts of one ReLU MLP, in every layer or every other, top-1",
+        build=layouts.switch,
+        published={
+            "C": {
+                "vocab": 32128,
+                "d_model": 2080,
+                "n_layers": 15,
+                "n_heads": 30,
+                "d_head": 64,
+                "d_ff": 6144,
+                "n_experts": 2048,
+                "total": 1_571_000_000_000,
+            }
+        },
+        paper="arXiv:2101.03961",
+        year=2021,
+        chapter=17,
+        source=(
+            "the authors' T5X preset switch_c; its total counts an encoder of as many layers, and "
+            "is quoted from the paper's table 9"
+        ),
+        oracle="the count of both halves",
+    ),
+    Recipe(
         name="Mixtral",
         layout="all attention with grouped queries and RoPE; 8 experts in every layer, top-2",
         build=layouts.mixtral,
@@ -147,13 +172,97 @@ RECIPES: list[Recipe] = [
                 "top_k": 2,
                 "total": 47_000_000_000,
                 "active": 13_000_000_000,
-            }
+            },
+            "8x22B": {
+                "vocab": 32768,
+                "d_model": 6144,
+                "n_layers": 56,
+                "n_heads": 48,
+                "n_kv_heads": 8,
+                "d_ff": 16384,
+                "n_experts": 8,
+                "top_k": 2,
+                "total": 141_000_000_000,
+                "active": 39_000_000_000,
+            },
         },
         paper="arXiv:2401.04088",
         year=2024,
         chapter=17,
-        source="the paper's table 1 and its section 2.1",
+        source=(
+            "the paper's table 1 and its section 2.1; 8x22B: totals of its announcement, sizes "
+            "not seen, the count agrees"
+        ),
         oracle="transformers: MixtralForCausalLM, through seqlab.hub",
+    ),
+    Recipe(
+        name="DBRX",
+        layout="all attention with grouped queries and RoPE; 16 experts in every layer, top-4",
+        build=layouts.dbrx,
+        published={
+            "132B": {
+                "vocab": 100352,
+                "d_model": 6144,
+                "n_layers": 40,
+                "n_heads": 48,
+                "n_kv_heads": 8,
+                "d_ff": 10752,
+                "n_experts": 16,
+                "top_k": 4,
+                "total": 132_000_000_000,
+                "active": 36_000_000_000,
+            }
+        },
+        paper="card:databricks/dbrx-base",
+        method="arXiv:2211.15841",
+        year=2024,
+        chapter=17,
+        source="model card of databricks/dbrx-base; widths: not seen, the count agrees",
+        oracle="the authors' layout, read off the model; the count",
+    ),
+    Recipe(
+        name="Qwen3 MoE",
+        layout=(
+            "all attention with grouped queries, RoPE and QK norm; 128 small experts in every "
+            "layer, top-8, none shared"
+        ),
+        build=layouts.qwen3_moe,
+        published={
+            "30B-A3B": {
+                "vocab": 151936,
+                "d_model": 2048,
+                "n_layers": 48,
+                "n_heads": 32,
+                "n_kv_heads": 4,
+                "d_head": 128,
+                "d_ff": 768,
+                "n_experts": 128,
+                "top_k": 8,
+                "total": 30_500_000_000,
+                "active": 3_300_000_000,
+            },
+            "235B-A22B": {
+                "vocab": 151936,
+                "d_model": 4096,
+                "n_layers": 94,
+                "n_heads": 64,
+                "n_kv_heads": 4,
+                "d_head": 128,
+                "d_ff": 1536,
+                "n_experts": 128,
+                "top_k": 8,
+                "total": 235_000_000_000,
+                "active": 22_000_000_000,
+            },
+        },
+        paper="arXiv:2505.09388",
+        year=2025,
+        chapter=17,
+        source=(
+            "the paper's table 2; 30B-A3B: its config.json; 235B-A22B: widths not seen, the count "
+            "agrees; totals: model cards"
+        ),
+        oracle="the authors' layout, read off the model; the count",
     ),
     Recipe(
         name="DeepSeek-V3",
