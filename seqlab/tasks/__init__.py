@@ -1,6 +1,7 @@
 """Synthetic tasks: batches of (tokens, targets) that need one ability, and nothing else."""
 
 from seqlab.tasks.base import IGNORE, Batch, Task
+from seqlab.tasks.clusters import ClusterBatch, Clusters
 from seqlab.tasks.copying import Copy, DelayedCopy, SelectiveCopy
 from seqlab.tasks.names import Names, NamesBatch
 from seqlab.tasks.parity import Parity
@@ -11,6 +12,8 @@ from seqlab.tasks.text import Text, ngram_bits, python_help
 __all__ = [
     "IGNORE",
     "Batch",
+    "ClusterBatch",
+    "Clusters",
     "Copy",
     "DelayedCopy",
     "Names",
