@@ -308,3 +308,18 @@ def _legend_below(fig: go.Figure) -> go.Figure:
     legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}
     fig.update_layout(legend=legend, showlegend=True)
     return fig.update_layout(margin_b=96, height=layout.height + 30)
+
+
+def merges(pairs: Sequence[tuple[float, float, bool]], *, title: str) -> go.Figure:
+    """Each pair of experts: (their distance, the loss after merging them, same cluster or not)."""
+    fig = figure(title=title, x="distance of the two experts' weights", height=400)
+    for same, name, color in ((True, "serve one cluster", "v"), (False, "serve two", "write")):
+        chosen = [pair for pair in pairs if pair[2] == same]
+        fig.add_scatter(
+            x=[round(d, 3) for d, _, _ in chosen],
+            y=[round(loss, 4) for _, loss, _ in chosen],
+            mode="markers",
+            name=name,
+            marker={"color": COLORS[color], "symbol": SYMBOLS[0 if same else 4], "size": 8},
+        )
+    return fig.update_yaxes(title_text="loss after merging", rangemode="tozero")
