@@ -6,7 +6,7 @@ A mixture in the style of DeepSeekMoE has vocabulary 100,000, width 2,048 and 28
 biases. Layer 1 has a dense SwiGLU of width 10,944. The other 27 layers have 64 routed experts of width 1,408, of which a token uses 6, and 2 shared experts of the
 same width. All experts are SwiGLU: three matrices. The router is one matrix. Embedding and head are two separate matrices, and both count. Leave the norms out.
 
-How many parameters does one token use, in billions? Answer to within 0.5 %.
+How many parameters does one token use? Give the exact number.
 """
 
 ### BEGIN SOLUTION
@@ -15,12 +15,12 @@ attention = 2 * D * 16 * 128 + 2 * D * 4 * 128  # q and out; k and v
 dense = 3 * D * 10_944
 sparse = (6 + 2) * 3 * D * width + 64 * D  # routed, shared, router
 tokens = 2 * vocab * D
-active_billions = (layers * attention + dense + 27 * sparse + tokens) / 1e9
+active = layers * attention + dense + 27 * sparse + tokens
 ### END SOLUTION
 
 WHY = r"""
 **Solution.** Each layer: attention, 4 · 2048² for the queries and the output with 16 heads (2 · 2048 · 2048), and 2 · 2048 · 512 for keys and values. The dense layer: 3 · 2048 · 10,944. A
-sparse layer uses 8 experts of 3 · 2048 · 1,408, and the whole router, which scores all 64. Embedding and head: 2 · 100,000 · 2,048. Together 2.65 billion. All
+sparse layer uses 8 experts of 3 · 2048 · 1,408, and the whole router, which scores all 64. Embedding and head: 2 · 100,000 · 2,048. Together 2,642,542,592. All
 experts together make a total of 16 billion.
 
 A third of what a token uses has nothing to do with experts. Published "active" counts differ in just this: some leave out embedding and head.
@@ -31,7 +31,7 @@ A third of what a token uses has nothing to do with experts. Published "active" 
 HINTS = (
     "Go through the model part by part: attention, the dense layer, a sparse layer, embedding and head. Which experts does one token use?",
     "8 experts of 3 D · 1408 in each of 27 layers, and a router of 64 D. Keys and values have 4 heads of 128.",
-    "(28 (2 D · 2048 + 2 D · 512) + 3 D · 10944 + 27 (8 · 3 D · 1408 + 64 D) + 2 · 100000 · D) / 1e9 with D = 2048.",
+    "28 (2 D · 2048 + 2 D · 512) + 3 D · 10944 + 27 (8 · 3 D · 1408 + 64 D) + 2 · 100000 · D with D = 2048.",
 )
 
 
@@ -41,16 +41,16 @@ def _count():
         matrices += [(2048, 2048)] * 2 + [(512, 2048)] * 2
         used, width = (1, 10_944) if layer == 0 else (8, 1408)
         matrices += [(width, 2048)] * 3 * used + [(64, 2048)] * (layer > 0)
-    return sum(rows * columns for rows, columns in matrices) / 1e9
+    return sum(rows * columns for rows, columns in matrices)
 
 
 reference = _count()
 
-OUTPUTS = ("active_billions",)
+OUTPUTS = ("active",)
 
-TOLERANCE = 0.005
+TOLERANCE = 1e-12
 
-ALTERNATIVES = (2.65,)
+ALTERNATIVES = (2_642_542_592, 2642542592.0)
 
 MISTAKES = """
 (6 + 2) * 3 → 6 * 3
@@ -71,4 +71,6 @@ dense + 27 * sparse → 27 * sparse
     The dense feed-forward of the first layer is missing.
 layers * attention + dense → dense
     Attention is missing: every layer has it.
++ 64 * D →
+    The routers are missing: each scores all 64 experts, with a matrix of 64 rows.
 """

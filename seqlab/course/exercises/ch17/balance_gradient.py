@@ -71,8 +71,8 @@ def cases(rng):
         case("odd N", 7, 4, 1),
         case("k = 2", 9, 5, 2),
         case("k = 3, a busy expert", 8, 6, 3, 1.0, 0.5),
-        case("large logits", 6, 3, 1, 20.0),
-        case("all chosen: nothing to balance", 5, 3, 3),
+        case("large logits", 6, 3, 1, 5.0),
+        case("all but one chosen", 5, 3, 2),
     ]
 
 
@@ -115,11 +115,9 @@ f = chosen.mean(0) → f = p.mean(0)
 (f - expected) → f
     The second term of the softmax is missing: what one logit gains, the others lose. In each row the gradient adds up to 0.
 E / N * p → E * p
-    The mean over the tokens is missing in P: each token counts for 1 / N.
+    The gradient is N times too large: either P is a sum over the tokens in place of a mean, or f holds counts in place of shares.
 E / N * p → p / N
     The factor E is missing.
-f = chosen.mean(0) → f = chosen.sum(0)
-    f holds counts: it is a share, the count divided by N.
 E / N * p * (f - expected) → E / N * (f - expected)
     The factor p in front is missing: a softmax hardly moves what is near 0.
 E / N * p * (f - expected) → (E * f / N).expand(N, E)

@@ -114,7 +114,9 @@ def _pairwise(weights, experts, n_experts, places):
     N, k = experts.shape
     queue = experts.T.flatten()
     rivals = (queue[:, None] == queue).tril(-1).sum(1)
-    return weights * (rivals.view(k, N).T < places)
+    rivals = rivals.view(k, N).T
+    kept = rivals.lt(places)
+    return weights * kept
 
 
 ALTERNATIVES = (_sorted, _rank_by_rank, _pairwise)

@@ -21,8 +21,9 @@ def in_groups(choice, n_groups, top_groups, k):
     ### BEGIN SOLUTION
     groups = choice.unflatten(-1, (n_groups, -1))  # (N, groups, E / groups)
     score = groups.topk(2).values.sum(-1)
-    best = torch.zeros_like(score).scatter(-1, score.topk(top_groups).indices, 1.0)
-    allowed = groups.masked_fill(best[..., None] == 0, -torch.inf).flatten(-2)
+    best = score.topk(top_groups).indices
+    out = torch.ones_like(score, dtype=torch.bool).scatter(-1, best, False)
+    allowed = groups.masked_fill(out[..., None], -torch.inf).flatten(-2)
     return torch.zeros_like(choice).scatter(-1, allowed.topk(k).indices, 1.0)
     ### END SOLUTION
 
@@ -40,7 +41,7 @@ the traffic grows, and the balance is off.
 HINTS = (
     "Give the experts an axis of groups. Score the groups, keep the best, and rule out the others before the second choice.",
     "choice.unflatten(-1, (n_groups, -1)); a group's score is topk(2).values.sum(-1); others are ruled out by -∞, not by 0.",
-    "allowed = groups.masked_fill(best[..., None] == 0, -torch.inf).flatten(-2), then a topk of k and a scatter of ones.",
+    "allowed = groups.masked_fill(out[..., None], -torch.inf).flatten(-2), then a topk of k and a scatter of ones.",
 )
 
 
@@ -51,7 +52,7 @@ def reference(choice, n_groups, top_groups, k):
     for n, row in enumerate(choice.tolist()):
         groups = [list(range(g * size, (g + 1) * size)) for g in range(n_groups)]
         groups.sort(key=lambda g: -sum(sorted((row[e] for e in g), reverse=True)[:2]))
-        allowed = sum(groups[:top_groups], [])
+        allowed = [e for g in groups[:top_groups] for e in g]
         for e in sorted(allowed, key=lambda e: -row[e])[:k]:
             table[n, e] = 1
     return table
@@ -122,7 +123,7 @@ groups.topk(2).values.sum(-1) → groups.amax(-1)
     A group is scored by its largest entry alone: its score is the sum of the two largest.
 groups.topk(2).values.sum(-1) → groups.sum(-1)
     A group is scored by the sum (or the mean) of all its entries: only the two largest count.
-allowed = groups.masked_fill(best[..., None] == 0, -torch.inf).flatten(-2) → allowed = choice
+allowed = groups.masked_fill(out[..., None], -torch.inf).flatten(-2) → allowed = choice
     The groups are ignored: these are the k best of all experts.
 choice.unflatten(-1, (n_groups, -1)) → choice.unflatten(-1, (-1, n_groups)).mT ; .flatten(-2) → .mT.flatten(-2)
     Experts are dealt out to the groups like cards. A group holds neighbours: the first E / n_groups experts form the first one.
@@ -130,7 +131,7 @@ score.topk(top_groups).indices → score.topk(top_groups, largest=False).indices
     The worst groups are kept: keep those with the largest score.
 return torch.zeros_like(choice).scatter(-1, allowed.topk(k).indices, 1.0) → return (allowed > -torch.inf).float()
     All experts of the kept groups are chosen: within those groups only the k best are.
-return torch.zeros_like(choice).scatter(-1, allowed.topk(k).indices, 1.0) → return best.repeat_interleave(groups.shape[-1], -1) * (choice >= choice.topk(k).values[:, -1:])
+return torch.zeros_like(choice).scatter(-1, allowed.topk(k).indices, 1.0) → return (~out.repeat_interleave(groups.shape[-1], -1) * (choice >= choice.topk(k).values[:, -1:])).float()
     The k best of all experts are taken first, and those outside the kept groups are lost. First the groups, then k experts within them.
 allowed.topk(k).indices → allowed.topk(k, largest=False).indices
     The smallest entries are chosen. What is ruled out by -∞ comes first then.

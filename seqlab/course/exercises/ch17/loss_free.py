@@ -10,6 +10,7 @@ Return the weights as a table, and the new bias. The bias that you are given mus
 """
 
 import torch
+import torch.nn.functional as F
 
 from seqlab.course.exercise import Case
 from seqlab.course.exercises.vocabulary import first_sequence, old_state, swapped
@@ -22,7 +23,7 @@ def loss_free(scores, bias, k, rate):
     """
     ### BEGIN SOLUTION
     experts = (scores + bias).topk(k).indices
-    chosen = torch.zeros_like(scores).scatter(-1, experts, 1.0)
+    chosen = F.one_hot(experts, len(bias)).sum(-2).float()  # 1 for those chosen
     weights = scores * chosen
     weights = weights / weights.sum(-1, keepdim=True)
     load = chosen.flatten(0, 1).sum(0)
@@ -44,7 +45,7 @@ turned round; the load of one sequence.
 HINTS = (
     "Where does the bias belong: in the choice, in the weights, or in both?",
     "Choose by (scores + bias).topk(k). Weights: scores of the chosen over their sum. Bias: + rate · sign(mean load - load).",
-    "chosen = zeros.scatter(-1, experts, 1.0); weights = scores * chosen, divided by their sum; load = chosen.flatten(0, 1).sum(0).",
+    "chosen = F.one_hot(experts, E).sum(-2).float(); weights = scores * chosen, divided by their sum; load = chosen.flatten(0, 1).sum(0).",
 )
 
 

@@ -12,7 +12,6 @@ $$y_n = \sum_j w_{nj}\, E_{nj}(x_n)$$
 """
 
 import torch
-import torch.nn.functional as F
 
 from seqlab.course.exercise import Case
 from seqlab.course.exercises.vocabulary import output
@@ -23,10 +22,11 @@ def put_back(served, experts, weights):
     ### BEGIN SOLUTION
     N, k = experts.shape
     expert = experts.flatten()
-    last = expert.max() + 1  # dropped pairs go behind all others
-    order = expert.masked_fill(expert < 0, last).argsort(stable=True)
+    # dropped pairs go behind all others
+    order = expert.float().masked_fill(expert < 0, torch.inf).argsort(stable=True)
     place = order.argsort()  # the inverse: where each pair stands
-    rows = F.pad(served, (0, 0, 0, N * k - len(served)))
+    rows = served.new_zeros(N * k, served.shape[1])
+    rows[: len(served)] = served
     return (rows[place].view(N, k, -1) * weights[..., None]).sum(1)
     ### END SOLUTION
 
@@ -44,7 +44,7 @@ sort to the *front*; an unstable sort, which is right in tests of small size and
 HINTS = (
     "order = argsort tells which pair stands at each place. You need the opposite: where does each pair stand?",
     "The inverse of a permutation is its own argsort. Dropped pairs must sort behind the last expert, where you add rows of zeros.",
-    "place = order.argsort(); rows = F.pad(served, (0, 0, 0, N * k - len(served))); y = (rows[place].view(N, k, -1) * weights[..., None]).sum(1).",
+    "place = order.argsort(); rows = zeros (N k, D) that begin with served; y = (rows[place].view(N, k, -1) * weights[..., None]).sum(1).",
 )
 
 
@@ -123,7 +123,7 @@ ALTERNATIVES = (_inverse_by_scatter, _added, _by_counting)
 MISTAKES = """
 rows[place] → rows[order]
     The order is used where its inverse is needed: order tells which pair stands at a place, and you need the place of each pair.
-expert.masked_fill(expert < 0, last).argsort(stable=True) → expert.argsort(stable=True)
+expert.float().masked_fill(expert < 0, torch.inf).argsort(stable=True) → expert.argsort(stable=True)
     The dropped pairs sort to the front, as -1 is the smallest, and all others read a row too late. They must sort behind the last expert.
 * weights[..., None] → * (experts >= 0)[..., None]
     The weights are missing: each row counts with its weight.

@@ -72,7 +72,7 @@ def cases(rng):
 
 
 def effort(inputs, effort):
-    N, n = inputs["a"].shape
+    n = inputs["a"].shape[1]
     if n >= 30 and effort.largest >= n**3:
         return (
             f"The values are right, but a tensor of {effort.largest:,} numbers was made: the text asks for the best of "
