@@ -71,7 +71,7 @@ def cases(rng):
         case("odd N", 7, 4, 1),
         case("k = 2", 9, 5, 2),
         case("k = 3, a busy expert", 8, 6, 3, 1.0, 0.5),
-        case("large logits", 6, 3, 1, 5.0),
+        case("large logits", 7, 3, 1, 5.0),
         case("all but one chosen", 5, 3, 2),
     ]
 
