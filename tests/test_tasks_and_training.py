@@ -12,6 +12,7 @@ from seqlab.mixers import LinearAttention, RetNet
 from seqlab.model import LanguageModel
 from seqlab.tasks import (
     IGNORE,
+    Clusters,
     DelayedCopy,
     Names,
     Parity,
@@ -271,3 +272,17 @@ def test_bits_per_byte_is_the_models_own_probability():
             bits -= math.log2(p[data[start + t + 1]].item())
     assert bits_per_byte(model, data, 4) == pytest.approx(bits / 8, rel=1e-5)
     assert bits_per_byte(model, data + b"xy", 4) == pytest.approx(bits / 8, rel=1e-5)
+
+
+def test_each_cluster_has_a_law_of_its_own():
+    task = Clusters(n_clusters=3, width=4, seed=5)
+    batch = task.batch(600, torch.Generator().manual_seed(0))
+    centres, _ = task.laws()
+    for c in range(3):
+        x, y = batch.x[batch.cluster == c], batch.y[batch.cluster == c]
+        fitted = torch.linalg.lstsq(x, y).solution
+        torch.testing.assert_close(x @ fitted, y, rtol=0, atol=1e-4)
+        assert (x.mean(0) - centres[c]).abs().max() < 0.2  # 4 standard errors of 0.5 / √200
+        others = batch.cluster != c
+        assert (batch.x[others] @ fitted - batch.y[others]).square().mean() > 0.1
+    assert Clusters(seed=6).laws()[0].ne(Clusters(seed=7).laws()[0]).any()

@@ -58,7 +58,7 @@ class Best(Router):
 
 
 def learn(router, seed, n_experts=8, steps=300):
-    """The layer, its loss at each step, and who served whom: (steps, clusters, experts)."""
+    """The layer, its losses, and who served whom: (steps, clusters, experts)."""
     task, rng = Clusters(seed=seed), torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     layer = MoE(8, n_experts, router=router, expert=lambda d, _: nn.Linear(d, d))
@@ -98,13 +98,9 @@ def busy(run):
 
 
 def show_collapse():
-    counts = " ".join(str(busy(run)) for run in alone)
-    title = f"Left alone, of 8 experts these many still work: {counts}"
-    return figures.loads(
-        {f"seed {seed}": load_of(run)[::5] for seed, run in enumerate(alone)},
-        title=title,
-        every=5,
-    )
+    counts = ", ".join(str(busy(run)) for run in alone)
+    shares = {f"seed {seed}": load_of(run)[::5] for seed, run in enumerate(alone)}
+    return figures.loads(shares, title=f"Of 8 experts, {counts} still work", every=5)
 
 
 predict(
@@ -174,7 +170,7 @@ def top_k(logits, k, renormalise):
 
 
 def one_by_one(x, weights, experts, E):
-    """Σ p_e E_e(x): each expert looks for its tokens. x (N, D), weights and experts (N, k)."""
+    """Σ p_e E_e(x): each expert looks for its tokens. weights, experts (N, k)."""
     y = torch.zeros_like(x)
     for e, expert in enumerate(E):
         token, slot = torch.where(experts == e)
@@ -250,9 +246,8 @@ class Balanced(Best):
     def route(self, x):
         p = self.logits(x).softmax(-1)
         expert = (p.detach() + self.bias).argmax(-1, keepdim=True)
-        self.last = self.routing(
-            expert, p.gather(-1, expert), {"balance": balance(p, expert)}
-        )
+        losses = {"balance": balance(p, expert)}
+        self.last = self.routing(expert, p.gather(-1, expert), losses)
         return self.last
 
     def update_bias(self):
@@ -370,12 +365,12 @@ figures.drops(
     last_loads,
     factors,
     [expected_drops(c) for c in factors],
-    title="A collapsed router drops tokens at any affordable capacity",
+    title="Collapsed routers still drop tokens at a capacity factor of 2",
 )
 
 # %% [markdown]
-# *What to see.* One line for each seed. Balanced routers follow the dotted line, dice, down to about $c = 1.25$,
-# Switch's choice: what is left there is chance. The collapsed ones still drop tokens at twice the capacity that an
+# *What to see.* One line for each seed. Balanced routers follow the dotted line, dice. At $c = 1$ even dice drop some
+# 6 %, at Switch's choice of 1.25 nearly nothing. The collapsed ones still drop tokens at twice the capacity that an
 # even load would need. Mixtral, DeepSeek-V3 and most models since drop nothing: with the right dispatch (section 8)
 # experts need no equal shapes.
 #
@@ -447,15 +442,12 @@ def influence(router, T=16):
 
 ROUTERS = {
     "Mixtral": MixtralRouter,
-    "Switch, c = 1": partial(SwitchRouter, capacity_factor=1.0),
+    "Switch": partial(SwitchRouter, capacity_factor=1.0),
     "expert choice": partial(ExpertChoiceRouter, capacity_factor=1.0),
 }
 maps = {name: influence(router) for name, router in ROUTERS.items()}
-later = {name: int((m.triu(1) > 0).sum()) for name, m in maps.items()}
-moved(
-    maps,
-    title=f"Outputs that change with a later token: {', '.join(f'{n} {later[n]}' for n in maps)}",
-)
+later = [f"{name} {(m.triu(1) > 1e-5).sum()}" for name, m in maps.items()]
+moved(maps, title=f"Outputs that change with a later token: {', '.join(later)}")
 
 # %% [markdown]
 # *What to see.* Rows are outputs, columns the token that we changed; what lies to the right of the stairs is the
@@ -590,12 +582,9 @@ for n in EXPERTS:
 
 loop, sort, _ = seconds.values()
 ratios = {n: loop[n] / sort[n] for n in EXPERTS}
-print("loop / sorting:", "  ".join(f"{n} experts {r:.2f}" for n, r in ratios.items()))
-figures.dispatch(
-    seconds,
-    title=f"With 8 experts sorting is {ratios[8]:.2f} times as fast as the loop, "
-    f"with 64 {ratios[64]:.2f} times",
-)
+print("loop / sorting:", "  ".join(f"{n}: {r:.2f}" for n, r in ratios.items()))
+faster = f"{ratios[8]:.2f} times with 8 experts, {ratios[64]:.2f} times with 64"
+figures.dispatch(seconds, title=f"The loop takes as long as sorting {faster}")
 
 # %% [markdown]
 # *What to see.* Forward and backward for 2,048 tokens, two experts each. The experts' own work is the same for every
@@ -635,29 +624,29 @@ print(f"in all {sum(sent):,}; if all rows left home: {2 * rows * 64 * 4:,}")
 
 
 # %%
+import copy
 from itertools import combinations
 
 
-@torch.no_grad()
+def error(layer, batch):
+    with torch.no_grad():
+        return (layer(batch.x[None])[0] - batch.y).square().mean().item()
+
+
 def after_merging(layer, batch, a, b):
-    """The loss on `batch` if experts a and b are replaced by their mean, weighed by load."""
-    load, before = layer.routing.load, [e.state_dict() for e in layer.experts]
-    before = [{name: w.clone() for name, w in weights.items()} for weights in before]
-    share = load[a] / (load[a] + load[b]).clamp(min=1)
-    mean = {w: share * before[a][w] + (1 - share) * before[b][w] for w in before[a]}
-    for e in (a, b):
-        layer.experts[e].load_state_dict(mean)
-    loss = (layer(batch.x[None])[0] - batch.y).square().mean().item()
-    for e in (a, b):
-        layer.experts[e].load_state_dict(before[e])
-    return loss
+    """The error if experts a and b are replaced by their mean, weighed by load."""
+    load, merged = layer.routing.load, copy.deepcopy(layer)
+    E, share = merged.experts, load[a] / (load[a] + load[b]).clamp(min=1)
+    for p, q in zip(E[a].parameters(), E[b].parameters(), strict=True):
+        p.data = q.data = share * p.data + (1 - share) * q.data
+    return error(merged, batch)
 
 
 def all_pairs(seed):
-    """[(distance, loss after merging, same cluster)] of each pair, and the loss before."""
+    """(distance, loss after merging, same cluster) of each pair; the loss before."""
     layer, _, who = learn(partial(Balanced, alpha=1.0), seed, n_experts=16)
     batch = Clusters(seed=seed).batch(2000, torch.Generator().manual_seed(99))
-    before = (layer(batch.x[None])[0] - batch.y).square().mean().item()
+    before = error(layer, batch)
     weights = torch.stack([e.weight.detach().flatten() for e in layer.experts])
     distance, mainly = torch.cdist(weights, weights), who[-20:].sum(0).argmax(0)
     pairs = [
@@ -681,12 +670,12 @@ for seed, (pairs, before) in enumerate(merged):
 pairs, before = merged[0]
 figures.merges(
     pairs,
-    title=f"Experts of one cluster merge at hardly any cost (loss before: {before:.3f})",
+    title=f"Experts of one cluster merge at hardly any cost (before: {before:.3f})",
 )
 
 # %% [markdown]
-# *What to see.* Each mark is a pair. Pairs that serve the same cluster (circles) have similar weights, and merging
-# them hardly changes the loss. Pairs of different clusters cost more, and distance alone does not tell how much. This
+# *What to see.* Each mark is a pair. Merging a pair that serves one cluster (circles) hardly changes the loss, and
+# the nearest pairs are all of this kind. Most other pairs cost more, and their distance does not tell how much. This
 # worked because a linear expert has only one way to be what it is. An expert with hidden units has many: two that
 # compute the same may list their units in another order, and their mean is then worthless. The project, 17.11, deals
 # with that.
@@ -701,39 +690,33 @@ from seqlab.zoo import RECIPES
 
 MODELS = {}
 for recipe in RECIPES:
+    switch = recipe.name == "Switch Transformer"
     for model, s in recipe.published.items():
-        if "n_experts" not in s:
-            continue
-        layers = s["n_layers"] - s.get(
-            "n_dense", 0
-        )  # DeepSeek's first layers are dense
-        layers //= 2 if recipe.name == "Jamba" else 1  # every second layer
-        halves = 2 if recipe.name == "Switch Transformer" else 1  # an encoder too
-        matrices = 2 if recipe.name == "Switch Transformer" else 3  # ReLU, not SwiGLU
-        idle = s["n_experts"] - s.get("top_k", 1)
-        width = s.get("d_expert", s["d_ff"])
-        unused = halves * layers * idle * matrices * s["d_model"] * width
-        name = f"{recipe.name} {model}"
-        MODELS[name] = s["total"], s["total"] - unused
-        print(
-            f"{name:20} {s['n_experts']:5} experts, top-{s.get('top_k', 1):<2}", end=""
-        )
-        print(
-            f" {s['total'] / 1e9:6.0f}B total, {MODELS[name][1] / 1e9:5.1f}B", end=" "
-        )
-        print(f"active (published: {s.get('active', 0) / 1e9 or '–'})")
+        if "n_experts" in s:
+            layers = s["n_layers"] - s.get("n_dense", 0)  # DeepSeek's first are dense
+            layers *= {"Switch Transformer": 2, "Jamba": 0.5}.get(recipe.name, 1)
+            matrices = 2 if switch else 3  # ReLU, not SwiGLU
+            expert = matrices * s["d_model"] * s.get("d_expert", s["d_ff"])
+            chosen, total = s.get("top_k", 1), s["total"]
+            active = total - layers * (s["n_experts"] - chosen) * expert
+            MODELS[f"{recipe.name} {model}"] = total, active
+            print(f"{recipe.name} {model}".ljust(20), f"{chosen:2} of", end=" ")
+            print(f"{s['n_experts']:4} experts, {total / 1e9:5.0f}B total,", end=" ")
+            print(f"{active / 1e9:4.1f}B active", end=" ")
+            print(f"(published: {s.get('active', 0) / 1e9 or '–'})")
 
 # %%
 figures.active(
     {name.replace(" Transformer", ""): sizes for name, sizes in MODELS.items()},
-    title="Since 2021, a token uses between 1 in 4 and 1 in 1,000 of the weights",
+    title="A token uses from about 1 in 4 to 1 in 1,000 of the weights",
 )
 
 # %% [markdown]
-# *What to see.* Both axes are logarithmic; dotted lines are equal shares. Mixtral and DBRX use about a quarter of
-# their weights for a token, DeepSeek-V3 and Qwen3 MoE between a tenth and an eighteenth. Switch-C is the extreme:
-# 2,048 experts, one at a time. Our counts agree with the published ones, which are rounded (Qwen3-Next's leaves out
-# embeddings). DeepSeek-R1 has V3's sizes: it is the same network, trained further.
+# *What to see.* Both axes are logarithmic; dotted lines are equal shares. Mixtral and DBRX use a little more than a
+# quarter of their weights for a token, Qwen3 MoE about a tenth, DeepSeek-V3 one in eighteen. Switch-C is the extreme:
+# 2,048 experts, one at a time. (The small difference of two large rounded numbers: only its first digit can be
+# trusted.) The other counts agree with the published ones, which are rounded; those of MiniMax and Qwen3-Next leave out
+# embedding and head. DeepSeek-R1 has V3's sizes: it is the same network, trained further.
 #
 # ### Fact check
 #

@@ -115,7 +115,7 @@ def _tops(sizes: Tensor, parts: Tensor) -> Tensor:
     return _starts(sizes)[:, None] + parts.cumsum(1) - parts
 
 
-def _band(y0, y1, width, n: int = 9) -> tuple[list[float], list[float]]:
+def _band(y0, y1, width, n: int = 16) -> tuple[list[float], list[float]]:
     """The outline of a band from (0, y0) to (1, y1): up along its lower edge, back on the upper."""
     t = torch.linspace(0, 1, n, dtype=torch.float64)
     lower = y0 + (y1 - y0) * (3 * t**2 - 2 * t**3)
@@ -223,7 +223,8 @@ def dispatch(seconds: Mapping[str, Mapping[int, float]], *, title: str) -> go.Fi
         )
     shown = sorted({E for times in seconds.values() for E in times})
     fig.update_xaxes(type="log", tickvals=shown, ticktext=[str(E) for E in shown])
-    fig.update_yaxes(type="log", dtick="D2", title_text="milliseconds (log scale)")
+    ticks = [1, 2, 5, 10, 20, 50, 100, 200, 500]
+    fig.update_yaxes(type="log", tickvals=ticks, title_text="milliseconds (log scale)")
     return _legend_below(fig)
 
 
@@ -235,7 +236,9 @@ def product_keys_at(
     rows, columns = (u.argsort(descending=True) for u in (first, second))
     sums = first[rows][:, None] + second[columns]
     best = sums.flatten().topk(k).indices
-    heat = go.Heatmap(z=rounded(sums), colorscale=HEIGHTS, colorbar_title_text="score", xgap=0)
+    heat = go.Heatmap(
+        z=rounded(sums), colorscale=HEIGHTS, colorbar_title_text="score", xgap=0, ygap=0
+    )
     marks = go.Scatter(
         x=(best % n).tolist(),
         y=(best // n).tolist(),
@@ -257,50 +260,51 @@ def product_keys_at(
         y1=k - 0.5,
         line={"color": COLORS["write"], "width": 2},
     )
-    fig.update_xaxes(title_text="second half of the key, best first", showgrid=False)
-    fig.update_yaxes(
-        autorange="reversed", title_text="first half of the key, best first", showgrid=False
+    bare = {"showgrid": False, "zeroline": False}
+    fig.update_xaxes(title_text="second half of the key, best first", range=[-0.5, n - 0.5], **bare)
+    return fig.update_yaxes(
+        title_text="first half of the key, best first", range=[n - 0.5, -0.5], **bare
     )
-    return fig
 
 
 def active(models: Mapping[str, tuple[float, float]], *, title: str) -> go.Figure:
     """Active against total parameters in billions, both logarithmic. model -> (total, active)."""
     fig = figure(title=title, x="total parameters (log scale)", height=480, showlegend=False)
-    for share in (1.0, 0.25, 0.05, 0.001):
+    shares = {"dense": 1.0, "1 in 4": 1 / 4, "1 in 20": 1 / 20, "1 in 1,000": 1 / 1000}
+    for name, share in shares.items():
+        left, right = max(14.0, 0.6 / share), 2500.0
         fig.add_scatter(
-            x=[20, 2500],
-            y=[20 * share, 2500 * share],
-            mode="lines",
+            x=[left, right],
+            y=[left * share, right * share],
+            mode="lines+text",
+            text=[name, ""],
+            textposition="top right",
+            textfont={"size": 11},
             line={"color": EDGE, "dash": "dot", "width": 1},
             hoverinfo="skip",
         )
-        at = math.log10(max(22.0, 0.9 / share))
-        fig.add_annotation(
-            x=at,
-            y=at + math.log10(share),
-            text=f"{share:g}".replace("0.25", "1 in 4").replace("0.05", "1 in 20")
-            if 0.01 < share < 1
-            else ("dense" if share == 1 else "1 in 1,000"),
-            showarrow=False,
-            yshift=9,
-            font={"size": 11},
-        )
-    names = list(models)
     fig.add_scatter(
-        x=[models[name][0] / 1e9 for name in names],
-        y=[models[name][1] / 1e9 for name in names],
-        text=names,
+        x=[total / 1e9 for total, _ in models.values()],
+        y=[used / 1e9 for _, used in models.values()],
+        text=list(models),
         mode="markers+text",
-        textposition=["top center" if i % 2 else "bottom center" for i in range(len(names))],
+        textposition=_beside([math.log10(total) for total, _ in models.values()]),
         marker={"size": 10, "color": COLORS["q"]},
         hovertemplate="%{text}: %{x:.0f}B, %{y:.1f}B active<extra></extra>",
     )
     ticks = [1, 3, 10, 30, 100, 300, 1000]
     words = [f"{t}B" if t < 1000 else "1,000B" for t in ticks]
-    fig.update_xaxes(type="log", tickvals=ticks, ticktext=words, range=[1.3, 3.45])
+    fig.update_xaxes(type="log", tickvals=ticks, ticktext=words, range=[1.1, 3.45])
     fig.update_yaxes(type="log", tickvals=ticks, ticktext=words, range=[-0.3, 2.2])
     return fig.update_yaxes(title_text="active parameters (log scale)")
+
+
+def _beside(places: Sequence[float], near: float = 0.05) -> list[str]:
+    """Where names go: above a mark, or to both sides of two that are near each other."""
+    gaps = [[other - x for other in places if other != x] for x in places]
+    nearest = [min(gap, key=abs) for gap in gaps]
+    sides = {True: "middle left", False: "middle right"}
+    return [sides[gap > 0] if abs(gap) < near else "top center" for gap in nearest]
 
 
 def _legend_below(fig: go.Figure) -> go.Figure:
@@ -322,4 +326,5 @@ def merges(pairs: Sequence[tuple[float, float, bool]], *, title: str) -> go.Figu
             name=name,
             marker={"color": COLORS[color], "symbol": SYMBOLS[0 if same else 4], "size": 8},
         )
+    fig.update_layout(legend={"x": 0.98, "xanchor": "right", "y": 0.98})
     return fig.update_yaxes(title_text="loss after merging", rangemode="tozero")

@@ -6,12 +6,12 @@
 many places as the mean load, 2 · 64 / 16 = 8. What share of all 128 choices is expected to be dropped? Answer to within 0.001.
 """
 
-from math import comb
+import math
 
 ### BEGIN SOLUTION
 N, E, k, places = 64, 16, 2, 8
 chance = k / E  # that one token chooses a given expert
-load = [comb(N, n) * chance**n * (1 - chance) ** (N - n) for n in range(N + 1)]
+load = [math.comb(N, n) * chance**n * (1 - chance) ** (N - n) for n in range(N + 1)]
 too_many = sum(p * max(n - places, 0) for n, p in enumerate(load))
 share_dropped = E * too_many / (k * N)
 ### END SOLUTION
@@ -32,7 +32,7 @@ HINTS = (
     "16 · Σ_n C(64, n) (1/8)^n (7/8)^(64 - n) max(n - 8, 0) / 128.",
 )
 
-_P = [comb(64, n) * 7 ** (64 - n) / 8**64 for n in range(65)]
+_P = [math.comb(64, n) * 7 ** (64 - n) / 8**64 for n in range(65)]
 reference = 16 / 128 * sum(p * (n - 8) for n, p in enumerate(_P) if n > 8)
 
 OUTPUTS = ("share_dropped",)
