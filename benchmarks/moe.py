@@ -1,6 +1,6 @@
 """A mixture of experts on CPU: does dispatch by sorting beat a loop over experts, and Mixtral?
 
-    python benchmarks/moe.py    # two minutes; writes benchmarks/results/moe.json and .md
+    python benchmarks/moe.py    # four minutes; writes benchmarks/results/moe.json and .md
 
 T = 2048, two experts a token, SwiGLU experts, float32, one thread. Beside `seqlab.ffn.MoE` it times
 the loop over the very same experts (find the expert's tokens, gather, compute, add), and the
@@ -21,7 +21,7 @@ from seqlab.ffn import MoE
 
 T = 2048
 TOP_K = 2
-ROUNDS = 5
+ROUNDS = 9
 EXPERTS = [8, 16, 64]
 SIZES = [(128, 256), (256, 512), (256, 128)]  # (D, width of an expert)
 OURS = "seqlab, sorted"

@@ -215,8 +215,8 @@ def renormalising_is_a_softmax_over_the_chosen():
 
 # %% [markdown]
 # The second theorem is why the order of softmax and choice is confused so often: with renormalisation it makes no
-# difference, without it it does. The gradient differs too. In Mixtral's the common size of the two weights is gone; in
-# Switch's, a confident router makes the whole output larger.
+# difference, without it it does. The gradient differs too: through Mixtral's weights only the ratio of the chosen
+# scores learns, through Switch's their size as well.
 #
 # ## 3 · Keeping them busy: a loss, or a bias
 #
@@ -276,11 +276,9 @@ for name, many in METHODS.items():
     print("   experts at work", *(busy(run) for run in many), end="")
     print("   settled", *(f"{settled(run):.0%}" for run in many))
 
-figures.loads(
-    {name: load_of(many[0])[::5] for name, many in METHODS.items()},
-    title="Left alone it collapses; a loss or a bias makes the load even (seed 0)",
-    every=5,
-)
+first = {name: load_of(many[0])[::5] for name, many in METHODS.items()}
+title = "Left alone it collapses; a loss or a bias makes the load even (seed 0)"
+figures.loads(first, title=title, every=5)
 
 # %% [markdown]
 # *What to see.* Both methods keep all eight experts at work, in all three seeds. The bias has the lowest error in all
@@ -311,11 +309,10 @@ figures.tables(
 # ask for the same thing. Where the clusters of real data are unequal, they do not.
 
 # %% tags=["measured"]
-every = [0, 5, 10, 20, 40, 80, 150, 290]
-figures.flow(
-    {str(t): METHODS["bias"][0][2][t : t + 10].sum(0) for t in every},
-    title="The bias sorts them",
-)
+steps = [0, 5, 10, 20, 40, 80, 150, 290]
+who = METHODS["bias"][0][2]
+pages = {str(t): who[t : t + 10].sum(0) for t in steps}
+figures.flow(pages, title="The bias sorts them")
 
 # %% [markdown]
 # *What to see.* Move the slider. Bands run from clusters (left) to experts (right), as wide as their share of the
@@ -325,8 +322,8 @@ figures.flow(
 # ## 4 · Capacity: who is dropped?
 #
 # Hardware likes equal shapes, so Switch gives each expert a fixed number of places, $\lceil c N / E \rceil$ for $N$
-# tokens and a **capacity factor** $c$. Tokens take places in order. Who finds the expert full is *dropped*: the layer
-# returns 0, and only the residual stream carries that token on. How many is that?
+# tokens and a **capacity factor** $c$. Tokens take places in order. A token that finds its expert full is *dropped*:
+# the layer returns 0, and only the residual stream carries that token on. How many is that?
 
 # %% tags=["measured"]
 from seqlab.widgets import explore
@@ -361,12 +358,9 @@ def expected_drops(c, N=256, E=8):
 
 factors = [0.5 + 0.125 * i for i in range(21)]
 last_loads = {n: [run[2][-1].sum(0) for run in many] for n, many in METHODS.items()}
-figures.drops(
-    last_loads,
-    factors,
-    [expected_drops(c) for c in factors],
-    title="Collapsed routers still drop tokens at a capacity factor of 2",
-)
+by_dice = [expected_drops(c) for c in factors]
+title = "Collapsed routers still drop tokens at a capacity factor of 2"
+figures.drops(last_loads, factors, by_dice, title=title)
 
 # %% [markdown]
 # *What to see.* One line for each seed. Balanced routers follow the dotted line, dice. At $c = 1$ even dice drop some
@@ -513,8 +507,8 @@ explore(
 
 # %% [markdown]
 # *What to see.* All 32 × 32 sums of one token, rows and columns sorted. The crosses are the $k$ best experts; none of
-# them is outside the frame, for any token. They crowd into the corner along a hyperbola: of $k^2$ candidates, those
-# with $r \cdot s > k$ could be left out as well. For a million experts and $k = 16$, that makes 2 · 1,000 + 256
+# them is outside the frame, for any token. (At least $r s - 1$ sums are as good as the one in row $r$ and column $s$,
+# so even candidates with $r s > k$ could be left out.) For a million experts and $k = 16$, that makes 2 · 1,000 + 256
 # numbers in place of 1,000,000. (The stored benchmark `benchmarks/results/peer.md` has the times.)
 #
 # ## 8 · Dispatch: the same sum in three ways
@@ -607,10 +601,10 @@ leaf = texts.clone().requires_grad_()
 whole = parted(leaf)
 whole.sin().sum().backward()
 torch.testing.assert_close((y, gradient), (whole.detach(), leaf.grad))
-rows = 2 * texts[..., 0].numel()  # two experts a token
 print("four processes give the output and the gradient of one")
-print("bytes sent by each process:", sent)
-print(f"in all {sum(sent):,}; if all rows left home: {2 * rows * 64 * 4:,}")
+there_and_back = 2 * 2 * texts.nbytes  # two experts a token
+print(f"bytes sent by each: {sent}; in all {sum(sent):,}", end=" ")
+print(f"of {there_and_back:,}, if all rows left home")
 
 # %% [markdown]
 # About three quarters of all rows leave home, as they must: only a quarter of the experts is there. Each row is sent
@@ -668,10 +662,8 @@ for seed, (pairs, before) in enumerate(merged):
     print(f"seed {seed}: loss {before:.3f};", end=" ")
     print(f"nearest pair merged {pairs[0][1]:.3f}, a middling pair {middle[1]:.3f}")
 pairs, before = merged[0]
-figures.merges(
-    pairs,
-    title=f"Experts of one cluster merge at hardly any cost (before: {before:.3f})",
-)
+title = f"Experts of one cluster merge at hardly any cost (before: {before:.3f})"
+figures.merges(pairs, title=title)
 
 # %% [markdown]
 # *What to see.* Each mark is a pair. Merging a pair that serves one cluster (circles) hardly changes the loss, and
@@ -699,10 +691,10 @@ for recipe in RECIPES:
             expert = matrices * s["d_model"] * s.get("d_expert", s["d_ff"])
             chosen, total = s.get("top_k", 1), s["total"]
             active = total - layers * (s["n_experts"] - chosen) * expert
-            MODELS[f"{recipe.name} {model}"] = total, active
-            print(f"{recipe.name} {model}".ljust(20), f"{chosen:2} of", end=" ")
-            print(f"{s['n_experts']:4} experts, {total / 1e9:5.0f}B total,", end=" ")
-            print(f"{active / 1e9:4.1f}B active", end=" ")
+            name = f"{recipe.name} {model}".replace("V3 V3", "V3")
+            MODELS[name] = total, active
+            print(f"{name:20} {chosen:2} of {s['n_experts']:4} experts,", end=" ")
+            print(f"{total / 1e9:5.0f}B total, {active / 1e9:4.1f}B active", end=" ")
             print(f"(published: {s.get('active', 0) / 1e9 or '–'})")
 
 # %%

@@ -272,7 +272,7 @@ def active(models: Mapping[str, tuple[float, float]], *, title: str) -> go.Figur
     fig = figure(title=title, x="total parameters (log scale)", height=480, showlegend=False)
     shares = {"dense": 1.0, "1 in 4": 1 / 4, "1 in 20": 1 / 20, "1 in 1,000": 1 / 1000}
     for name, share in shares.items():
-        left, right = max(14.0, 0.6 / share), 2500.0
+        left, right = max(11.0, 0.6 / share), 2500.0
         fig.add_scatter(
             x=[left, right],
             y=[left * share, right * share],
@@ -294,12 +294,12 @@ def active(models: Mapping[str, tuple[float, float]], *, title: str) -> go.Figur
     )
     ticks = [1, 3, 10, 30, 100, 300, 1000]
     words = [f"{t}B" if t < 1000 else "1,000B" for t in ticks]
-    fig.update_xaxes(type="log", tickvals=ticks, ticktext=words, range=[1.1, 3.45])
+    fig.update_xaxes(type="log", tickvals=ticks, ticktext=words, range=[1.0, 3.45])
     fig.update_yaxes(type="log", tickvals=ticks, ticktext=words, range=[-0.3, 2.2])
     return fig.update_yaxes(title_text="active parameters (log scale)")
 
 
-def _beside(places: Sequence[float], near: float = 0.05) -> list[str]:
+def _beside(places: Sequence[float], near: float = 0.18) -> list[str]:
     """Where names go: above a mark, or to both sides of two that are near each other."""
     gaps = [[other - x for other in places if other != x] for x in places]
     nearest = [min(gap, key=abs) for gap in gaps]

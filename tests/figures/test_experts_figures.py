@@ -42,7 +42,7 @@ def test_bands_are_as_wide_as_their_share_and_do_not_overlap():
     fig = experts.flow_at(table)
     widths = [heights(trace) for trace in fig.data]
     assert [len(w) for w in widths] == [2, 1]  # a share of 0 has no band
-    for found, share in zip(sum(widths, []), (3 / 8, 1 / 8, 4 / 8), strict=True):
+    for found, share in zip([*widths[0], *widths[1]], (3 / 8, 1 / 8, 4 / 8), strict=True):
         assert found == pytest.approx([share, share], abs=1e-3)
     starts = sorted(min(y for x, y in zip(t.x, t.y, strict=True) if x == 0) for t in fig.data)
     assert starts == pytest.approx([0, 0.5 + experts.GAP], abs=1e-3)
