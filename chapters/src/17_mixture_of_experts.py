@@ -559,11 +559,11 @@ from time import perf_counter
 
 from seqlab.ffn import SwiGLU
 
-T, D, EXPERTS = 2048, 64, (2, 4, 8, 16, 32, 64)
+T, D, EXPERTS = 2048, 128, (2, 4, 8, 16, 32, 64)
 WAYS = {"loop over experts": one_by_one, "sorting": by_sorting, "buffers": in_buffers}
 seconds = {name: {} for name in WAYS}
 for n in EXPERTS:
-    E = nn.ModuleList(SwiGLU(D, 64) for _ in range(n))
+    E = nn.ModuleList(SwiGLU(D, 32) for _ in range(n))
     tokens = torch.randn(T, D, requires_grad=True)
     chosen = top_k(torch.randn(T, n), 2, True)
     for _ in range(5):
