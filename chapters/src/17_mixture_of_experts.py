@@ -24,8 +24,9 @@
 #
 # **Time** 60 minutes to read, a minute to run.
 #
-# **Covers** soft mixture of experts · noisy top-k experts · Switch Transformer · Mixtral · DBRX · Qwen3 MoE ·
-# DeepSeekMoE and DeepSeek-V3 · expert choice · PEER · merging experts · expert parallelism.
+# **Covers** soft mixture of experts · noisy top-k experts · Switch experts (Switch Transformer) · Mixtral experts
+# (Mixtral, DBRX, Qwen3 MoE) · DeepSeekMoE and DeepSeek-V3 experts · expert choice · PEER · merging experts · expert
+# parallelism.
 #
 # The feed-forward layers hold most of a transformer's weights, and every token pays for all of them. A **mixture of
 # experts** has many such layers, the *experts*, and a *router* that sends each token to a few. The weights grow, the
