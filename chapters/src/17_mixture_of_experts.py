@@ -115,8 +115,8 @@ predict(
 # *What to see.* Each colour is an expert, its height the share of the tokens. Five to seven is right for these seeds:
 # some experts serve two or three clusters, others none. "All eight" hopes that the loss will sort it out: after all,
 # two clusters in one linear expert are a bad fit. "One" is the name of the failure, **collapse**, taken literally.
-# The experts that lost never come back, and we can say why. Let $g$ be the gradient of the loss with respect to the
-# output $y = p_e E_e(x)$. Then
+# Why does an idle expert not simply take over one of the crowded clusters? Let $g$ be the gradient of the loss with
+# respect to the output $y = p_e E_e(x)$. Then
 #
 # $$\frac{\partial L}{\partial E_f} = 0 \;\text{ for } f \ne e \qquad
 #   \frac{\partial L}{\partial z_f} = p_e\,(\delta_{ef} - p_f)\;(g \cdot E_e(x))$$
@@ -317,8 +317,8 @@ figures.flow(pages, title="The bias sorts them")
 
 # %% [markdown]
 # *What to see.* Move the slider. Bands run from clusters (left) to experts (right), as wide as their share of the
-# tokens, ten steps at a time. At the start a few experts take most of the tokens. The bias then drives tokens away
-# from the full ones, whole clusters change place, and in the end one band leads from each cluster to one expert.
+# tokens, ten steps at a time. At the start one expert takes nearly half of the tokens. The bias then drives them away
+# from it, cluster by cluster, until one band leads from each cluster to an expert of its own.
 #
 # ## 4 · Capacity: who is dropped?
 #
@@ -366,8 +366,8 @@ figures.drops(last_loads, factors, by_dice, title=title)
 # %% [markdown]
 # *What to see.* One line for each seed. Balanced routers follow the dotted line, dice. At $c = 1$ even dice drop some
 # 6 %, at Switch's choice of 1.25 nearly nothing. The collapsed ones still drop tokens at twice the capacity that an
-# even load would need. Mixtral, DeepSeek-V3 and most models since drop nothing: with the right dispatch (section 8)
-# experts need no equal shapes.
+# even load would need. DBRX (trained with MegaBlocks) and DeepSeek-V3 drop nothing: with the right dispatch (section
+# 8) experts need no equal shapes.
 #
 # ## 5 · DeepSeek: many small experts, one for everybody
 #

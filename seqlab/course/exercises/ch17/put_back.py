@@ -1,6 +1,6 @@
 r"""The way back
 
-*Undo a dispatch by sorting, without an indexed addition. · 12 minutes · ●●○ · 2 points*
+*Undo a dispatch by sorting: gather with the inverse of the sort. · 12 minutes · ●●○ · 2 points*
 
 Dispatch by sorting lines the (token, slot) pairs up by expert; within an expert they keep their order, token by token and slot by slot. The experts have
 run, and `served` holds their outputs in that order. The chapter adds them back with `index_add`. Find each row by the *inverse* of the sort instead: then
