@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from seqlab.core.inputs import wide
 from seqlab.ffn.moe import MoE, by_expert
@@ -94,7 +95,7 @@ def on_processes(moe: MoE, x: Float[Tensor, "B T D"], n: int) -> tuple[Tensor, T
             "equally: n must divide both"
         )
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_work, (n, folder, copy.deepcopy(moe), x.detach()), nprocs=n)
+        spawn(_work, (n, folder, copy.deepcopy(moe), x.detach()), nprocs=n)
         results = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(n)]
     ys, gradients, sent = zip(*results, strict=True)
     return torch.cat(ys), torch.cat(gradients), list(sent)
@@ -102,7 +103,8 @@ def on_processes(moe: MoE, x: Float[Tensor, "B T D"], n: int) -> tuple[Tensor, T
 
 def _work(rank: int, n: int, folder: str, moe: MoE, x: Tensor):
     torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store", n)
+    path = f"{folder}/store"
+    store = dist.FileStore(path, n)  # pyright: ignore[reportPrivateImportUsage]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=n)
     each = len(moe.experts) // n
     moe.experts = moe.experts[rank * each : (rank + 1) * each]
