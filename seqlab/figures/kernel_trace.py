@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from seqlab.figures.panels import dressed, flip_book
+from seqlab.figures.panels import dressed, flip_book, playable
 from seqlab.figures.theme import COLORS, OTHER_PROGRAMS, UNTOUCHED
 from seqlab.gpu.trace import table
 
@@ -38,7 +38,7 @@ def kernel_trace(
     n = len(trace.programs)
     shown = np.unique(np.linspace(0, n - 1, min(pages, n)).round().astype(int))
     book = {_label(trace.programs[i]): _page(trace, tables, int(i)) for i in shown}
-    return _playable(flip_book(book, "program"))
+    return playable(flip_book(book, "program"))
 
 
 def _page(trace, tables, i) -> go.Figure:
@@ -99,19 +99,3 @@ def _size(shape) -> str:
 
 def _label(program) -> str:
     return str(program[0]) if len(program) == 1 else f"({', '.join(map(str, program))})"
-
-
-def _playable(book: go.Figure) -> go.Figure:
-    """Buttons that turn the pages."""
-    play = {"mode": "immediate", "fromcurrent": True, "frame": {"duration": 400, "redraw": True}}
-    stop = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}}
-    still = {"duration": 0}
-    buttons = [
-        {"label": "Play", "method": "animate", "args": [None, play | {"transition": still}]},
-        {"label": "Pause", "method": "animate", "args": [[None], stop | {"transition": still}]},
-    ]
-    menu = {"type": "buttons", "direction": "left", "showactive": False, "buttons": buttons}
-    layout: Any = book.layout
-    slider = layout.sliders[0].update(x=0.27, len=0.73)
-    at = {"x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "pad": {"t": 58}}
-    return book.update_layout(updatemenus=[menu | at], sliders=[slider])

@@ -45,6 +45,22 @@ def flip_book(pages: Mapping[str, go.Figure], name: str, start: int = 0) -> go.F
     )
 
 
+def playable(book: go.Figure) -> go.Figure:
+    """A flip book with buttons that turn its pages."""
+    play = {"mode": "immediate", "fromcurrent": True, "frame": {"duration": 400, "redraw": True}}
+    stop = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}}
+    still = {"duration": 0}
+    buttons = [
+        {"label": "Play", "method": "animate", "args": [None, play | {"transition": still}]},
+        {"label": "Pause", "method": "animate", "args": [[None], stop | {"transition": still}]},
+    ]
+    menu = {"type": "buttons", "direction": "left", "showactive": False, "buttons": buttons}
+    layout: Any = book.layout
+    slider = layout.sliders[0].update(x=0.27, len=0.73)
+    at = {"x": 0, "y": 0, "xanchor": "left", "yanchor": "top", "pad": {"t": 58}}
+    return book.update_layout(updatemenus=[menu | at], sliders=[slider])
+
+
 _AT_ONCE = {
     "mode": "immediate",
     "frame": {"duration": 0, "redraw": True},

@@ -45,7 +45,7 @@ class Ledger:
         self.moves: list[Move] = []
         self.held: dict[str, int] = {}
         self.largest = 0
-        self.tile = (0, 0)
+        self.tile: tuple[int, int] = (0, 0)
 
     @property
     def read(self) -> int:
