@@ -27,7 +27,8 @@ KIND_COLORS = (UNTOUCHED, COLORS["attention"], COLORS["write"])
 def stream(scores: Float[Tensor, " n"], *, title: str = "") -> go.Figure:
     """Scores one by one with their running maximum; below, the sum of exp(score - maximum)."""
     top = scores.cummax(0).values
-    total = torch.stack([(scores[: n + 1] - top[n]).exp().sum() for n in range(len(scores))])
+    total = [float((scores[: n + 1] - top[n]).exp().sum()) for n in range(len(scores))]
+    sizes = [float(f"{x:.4g}") for x in total]
     raised = [n for n in range(1, len(scores)) if top[n] > top[n - 1]]
     fig = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.1, row_heights=[0.5, 0.5])
     x = list(range(1, len(scores) + 1))
@@ -36,10 +37,10 @@ def stream(scores: Float[Tensor, " n"], *, title: str = "") -> go.Figure:
     fig.add_scatter(x=x, y=rounded(scores), name="score", row=1, col=1, **dots)
     fig.add_scatter(x=x, y=rounded(top), name="maximum so far", line=steps, row=1, col=1)
     sums = {"color": COLORS["q"], "width": 2}
-    fig.add_scatter(x=x, y=rounded(total), name="sum so far", line=sums, row=2, col=1)
+    fig.add_scatter(x=x, y=sizes, name="sum so far", line=sums, row=2, col=1)
     fig.add_scatter(
         x=[n + 1 for n in raised],
-        y=[rounded(total)[n] for n in raised],
+        y=[sizes[n] for n in raised],
         name="the old sum has shrunk",
         mode="markers",
         marker={"size": 11, "symbol": "triangle-down", "color": COLORS["write"]},
@@ -174,7 +175,8 @@ def visited(
     for rows, cols, hidden in tiles:
         kind[rows.start // tile, cols.start // tile] = 1 if hidden is None else 2
     masked = int((kind == 2).sum())
-    title = f"{len(tiles)} of {n * n} tiles are computed ({len(tiles) / n**2:.0%}), {masked} with a mask"
+    share = len(tiles) / n**2
+    title = f"{len(tiles)} of {n * n} tiles are computed ({share:.0%}), {masked} with a mask"
     keys = [_key(*pair) for pair in zip(KINDS, KIND_COLORS, strict=True)]
     axes = {"x": f"blocks of {tile} keys", "y": f"blocks of {tile} queries"}
     fig = figure(_map(kind, KIND_COLORS, KINDS), *keys, title=title, height=440, **axes)
