@@ -51,6 +51,7 @@ arXiv:2106.09685 | 2021 | Hu | LoRA: Low-Rank Adaptation of Large Language Model
 arXiv:2108.12409 | 2021 | Press | Train Short, Test Long: Attention with Linear Biases
 arXiv:2110.02488 | 2021 | Peng | ABC: Attention with Bounded-memory Control
 arXiv:2111.00396 | 2021 | Gu | Efficiently Modeling Long Sequences with Structured State Spaces
+arXiv:2112.05682 | 2021 | Rabe | Self-attention Does Not Need O(n²) Memory
 arXiv:2202.08906 | 2022 | Zoph | ST-MoE: Designing Stable and Transferable Sparse Expert Models
 arXiv:2202.09368 | 2022 | Zhou | Mixture-of-Experts with Expert Choice Routing
 arXiv:2203.00555 | 2022 | Wang | DeepNet: Scaling Transformers to 1,000 Layers
@@ -75,6 +76,7 @@ arXiv:2307.08691 | 2023 | Dao | FlashAttention-2
 arXiv:2309.00071 | 2023 | Peng | YaRN: Efficient Context Window Extension of Large Language Models
 arXiv:2309.12252 | 2023 | Lim | Parallelizing non-linear sequential models …
 arXiv:2309.17453 | 2023 | Xiao | Efficient Streaming Language Models with Attention Sinks
+arXiv:2310.01889 | 2023 | Liu | Ring Attention with Blockwise Transformers …
 arXiv:2311.01927 | 2023 | Katsch | GateLoop
 arXiv:2312.00752 | 2023 | Gu | Mamba: Linear-Time Sequence Modeling with Selective State Spaces
 arXiv:2312.04927 | 2023 | Arora | Zoology
@@ -98,6 +100,7 @@ arXiv:2406.06484 | 2024 | Yang | Parallelizing Linear Transformers with the Delt
 arXiv:2406.07522 | 2024 | Ren | Samba: Simple Hybrid State Space Models
 arXiv:2407.04153 | 2024 | He | Mixture of A Million Experts
 arXiv:2407.04620 | 2024 | Sun | Learning to (Learn at Test Time): RNNs with Expressive Hidden States
+arXiv:2407.08608 | 2024 | Shah | FlashAttention-3
 arXiv:2408.15664 | 2024 | Wang | Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts
 arXiv:2409.07146 | 2024 | Zhang | Gated Slot Attention for Efficient Linear-Time Sequence Modeling
 arXiv:2410.01201 | 2024 | Feng | Were RNNs All We Needed?
