@@ -13,7 +13,8 @@
 #
 # - measure what the matrix of scores costs, in memory and in bytes moved, and say which of the two a GPU waits for;
 # - compute a softmax in one pass from two running numbers, and merge softmaxes that were computed apart;
-# - write the loops of FlashAttention 1 and 2, skip tiles for causality and windows, and say what each loop writes back;
+# - write the loops of FlashAttention 1 and 2, skip tiles for causality and windows, and say what each loop writes
+#   back;
 # - derive the backward pass that recomputes its weights, and write it in twenty lines;
 # - use the same merge for split-K decoding and for a ring of devices;
 # - say what FlashAttention 3 added, and check by yourself which kernel PyTorch runs.
@@ -28,12 +29,14 @@
 #
 # ## 1 · A failure: the matrix nobody asked for
 #
-# Attention reads $q$, $k$ and $v$, of $T \times K$ numbers each, and returns $y$, as many again. On the way it makes a
-# matrix of all pairs, $S = q k^\top / \sqrt K$, and its softmax $P$: $T \times T$ numbers. Nobody asked for these.
+# Attention reads $q$, $k$ and $v$, of $T \times K$ numbers each, and returns $y$, as many again. On the way it makes
+# a matrix of all pairs, $S = q k^\top / \sqrt K$, and its softmax $P$: $T \times T$ numbers. Nobody asked for these.
 # Here is what they cost on this machine, for one head with $K = 32$. *Plain* is the formula as it stands; *tiles* is
 # `attend_tiled`, which looks at 256 × 256 pairs at a time. **Before you read on**, commit to an answer:
 
 # %% tags=["measured"]
+from functools import partial
+
 import torch
 
 from seqlab.core.attention import attend, attend_tiled
@@ -54,19 +57,29 @@ def tiles(q, k, v):
     return attend_tiled(q, k, v, causal=True, tile=(256, 256))
 
 
-seconds, peak = {}, {}
-for name, form, lengths in (("plain", plain, LENGTHS[:4]), ("tiles", tiles, LENGTHS)):
+def measured(form, lengths):
+    """{T: seconds}, {T: bytes}."""
     given = {T: torch.randn(3, 1, T, 1, 32) for T in lengths}
-    seconds[name] = {T: best_seconds(lambda: form(*given[T]), 1) for T in lengths}
-    peak[name] = {T: peak_bytes(lambda: form(*given[T])) for T in lengths}
+    runs = {T: partial(form, *qkv) for T, qkv in given.items()}
+    took = {T: best_seconds(run, 1) for T, run in runs.items()}
+    return took, {T: peak_bytes(run) for T, run in runs.items()}
+
+
+FORMS = {"plain": (plain, LENGTHS[:4]), "tiles": (tiles, LENGTHS)}
+results = {name: measured(*how) for name, how in FORMS.items()}
+seconds = {name: took for name, (took, _) in results.items()}
+peak = {name: used for name, (_, used) in results.items()}
 MIB = {name: {T: b / 2**20 for T, b in by.items()} for name, by in peak.items()}
-more = f"At 8,192 tokens the plain form needs {MIB['plain'][8192]:,.0f} MiB, "
-more += f"tiles {MIB['tiles'][8192]:.1f}"
+most, least = MIB["plain"][8192], MIB["tiles"][8192]
 predict(
     "14-saves",
     "What does attention by tiles save?",
     lambda: [
-        timing_lines(MIB, title=more, y="MiB, at most at one time"),
+        timing_lines(
+            MIB,
+            title=f"8,192 tokens: {most:,.0f} MiB as a matrix, {least:.1f} MiB by tiles",
+            y="MiB at one time",
+        ),
         timing_lines(seconds, title="The time of both grows with the square of T"),
     ],
     choices=["memory, not multiplications", "multiplications, not memory", "both"],
@@ -74,33 +87,32 @@ predict(
 
 # %% [markdown]
 # *What to see.* The first answer is right. The exponents in the legends are fitted: the plain form's memory grows
-# with $T^2$, and that of tiles grows much more slowly. The time of both is quadratic, because both compute every pair. Tiles
-# are not an approximation: they do the same multiplications in another order. A third of the memory axis is where it
-# hurts: with 32 heads, 8,192 tokens would already take tens of gigabytes.
+# with $T^2$, and that of tiles much more slowly. The time of both is quadratic. Tiles are not an approximation: they
+# multiply the same pairs in another order. (Both forms are causal. Tiles are faster here because they skip those in
+# the future, and because a tile stays in the processor's cache.) With 32 heads in place of one, the plain form would
+# need 27 GiB at 8,192 tokens.
 #
 # Is the growth of tiles linear? One part does not depend on $T$: the tile. The rest must double when $T$ doubles.
 
 # %% tags=["nbval-check-output"]
+from itertools import pairwise
+
 from seqlab.course import holds
 
 
 @holds
-def memory_of_tiles_is_a_tile_and_a_line():
-    needs = {
-        T: peak_bytes(lambda T=T: tiles(*torch.zeros(3, 1, T, 1, 32))) for T in LENGTHS
-    }
+def the_memory_of_tiles_is_a_constant_and_a_line():
+    needs = peak["tiles"]
     steps = [needs[2 * T] - needs[T] for T in LENGTHS[:-1]]
-    assert all(
-        later == 2 * sooner for sooner, later in zip(steps, steps[1:], strict=False)
-    )
-    assert needs[16384] - needs[8192] < 8 * 8192 * 32 * 4  # fewer than 8 inputs' worth
+    assert all(later == 2 * sooner for sooner, later in pairwise(steps))
+    assert steps[-1] < 8 * 8192 * 32 * 4  # 8,192 tokens more: less than 8 such inputs
 
 
 # %% [markdown]
-# Then why is it called *flash*? On this CPU tiles are not much slower or faster. But count what a GPU must move. Each of its
-# multiprocessors computes only with what is in its own small, fast memory ("on chip"); everything else is in a
-# large, slow one. The plain form is three kernels: one writes $S$, the next reads $S$ and writes $P$, the third reads $P$.
-# So it moves $4T^2$ numbers beside the $4TK$ that it cannot avoid, a ratio of $T/K$:
+# But memory is not why it is called *flash*. Count what a GPU must move. Each of its multiprocessors computes only
+# with what is in its own small, fast memory ("on chip"); everything else is in a large, slow one. The plain form is
+# three kernels: one writes $S$, the next reads $S$ and writes $P$, the third reads $P$. So it moves $4T^2$ numbers
+# beside the $4TK$ that it cannot avoid, a ratio of $T/K$:
 
 # %% tags=["nbval-check-output"]
 from seqlab.gpu.roofline import roofline
@@ -113,20 +125,21 @@ print(
 print("only q … y: ", roofline(bf16 * 4 * T * K, 2 * multiply_adds, "H100"))
 
 # %% [markdown]
-# These are floors from published peaks, computed, not measured. Moving $S$ and $P$ takes far longer than all the multiplications.
-# If they never left the chip, multiplying would be all that is left. But a row of $S$ does not fit on the chip for
-# a long text, and a softmax needs its whole row: first the maximum, then the sum, then the quotients. Or does it?
+# These are floors from published peaks, computed, not measured. Moving $S$ and $P$ takes far longer than all the
+# multiplications. If they never left the chip, multiplying would be all that is left. But a row of $S$ does not fit
+# on the chip for a long text, and a softmax needs its whole row: first the maximum, then the sum, then the quotients.
+# Or does it?
 #
 # ## 2 · A softmax in one pass
 #
-# Take scores $s_1, s_2, \dots$ one by one. To avoid overflow we want $e^{s_j - m}$ with $m$ the maximum, but we
-# do not know it yet. So use the maximum *so far*, and keep two numbers:
+# Take scores $s_1, s_2, \dots$ one by one. To avoid overflow we want $e^{s_j - m}$ with $m$ the maximum, but we do
+# not know it yet. So use the maximum *so far*, and keep two numbers:
 #
 # $$m' = \max(m, s) \qquad \ell' = e^{m - m'}\,\ell + e^{s - m'}$$
 #
 # The sum $\ell$ is a number of units, each $e^m$. When a larger score changes the unit, what was summed so far is
-# converted to the new one, once. That **rescaling** is the one idea of this chapter; everything else is bookkeeping. At the end
-# $m + \log \ell$ is $\log \sum_j e^{s_j}$, the *log-sum-exp*, lse for short.
+# converted to the new one, once. That **rescaling** is the one idea of this chapter; everything else is bookkeeping.
+# At the end $m + \log \ell$ is $\log \sum_j e^{s_j}$, the *log-sum-exp*, lse for short.
 
 
 # %%
@@ -178,9 +191,9 @@ figures.stream(3 * torch.randn(32, generator=torch.Generator().manual_seed(4)))
 # *What to see.* Above, the scores and their running maximum. Below, the sum. It grows by at most 1 with each score,
 # and falls where a larger one appears: the old terms are still there, in a larger unit.
 #
-# Now give each score a value. The read $y = \sum_j e^{s_j - m} v_j$ is a sum in the same unit, so it is
-# rescaled by the same factor. It is divided by $\ell$ when all keys have been read. Nothing changes if keys come in blocks,
-# and the queries of a block are independent rows. That is FlashAttention's inner loop:
+# Now give each score a value. The read $y = \sum_j e^{s_j - m} v_j$ is a sum in the same unit, so it is rescaled by
+# the same factor. It is divided by $\ell$ when all keys have been read. Nothing changes if keys come in blocks, and
+# the queries of a block are independent rows. That is FlashAttention's inner loop:
 
 
 # %%
@@ -202,8 +215,9 @@ def flash2(q, k, v, tile=16):
 
 
 # %% [markdown]
-# There is a second way to see it. Suppose two parts of the keys have been read apart, each with a finished softmax of its own.
-# Part 1 has total weight $e^{\mathrm{lse}_1}$, part 2 has $e^{\mathrm{lse}_2}$. The whole is their weighted mean:
+# There is a second way to see it. Suppose two parts of the keys have been read apart, each with a finished softmax of
+# its own. Part 1 has total weight $e^{\mathrm{lse}_1}$, part 2 has $e^{\mathrm{lse}_2}$. The whole is their weighted
+# mean:
 
 
 # %%
@@ -250,8 +264,8 @@ def both_loops_are_attention_with_its_gradients():
 # %% [markdown]
 # ## 3 · Two loops, and what they write back
 #
-# `flash1` is the order of the first paper ([Dao et al. 2022](https://arxiv.org/abs/2205.14135)), `flash2` that of the second ([Dao
-# 2023](https://arxiv.org/abs/2307.08691)). They visit the same tiles.
+# `flash1` is the order of the first paper ([Dao et al. 2022](https://arxiv.org/abs/2205.14135)), `flash2` that of the
+# second ([Dao 2023](https://arxiv.org/abs/2307.08691)). They visit the same tiles.
 #
 # | | FlashAttention 1 | FlashAttention 2 |
 # |---|---|---|
@@ -270,10 +284,10 @@ shown = torch.randn(3, 16, 4, generator=torch.Generator().manual_seed(1)).double
 figures.tiling(*shown)
 
 # %% [markdown]
-# *What to see.* Press Play, or drag. Sixteen tokens in tiles of four; the tile on chip is orange and framed, with the rows it
-# changes framed in the other panels. In the first tile of a row every maximum is new; later fewer are, and only those rows
-# rescale (the title counts them). $y$ is divided when its row is finished. The white tiles are in the future of all
-# their queries: they are **skipped**, not masked. Only tiles on the diagonal need a mask.
+# *What to see.* Press Play, or drag. Sixteen tokens in tiles of four; the tile on chip is orange and framed, with the
+# rows it changes framed in the other panels. In the first tile of a row every maximum is new; later fewer are, and
+# only those rows rescale (the title counts them). $y$ is divided when its row is finished. The white tiles are in the
+# future of all their queries: they are **skipped**, not masked. Only tiles on the diagonal need a mask.
 #
 # The first loop, at a step of your choice. It takes up each block of $y$ again and again:
 
@@ -287,10 +301,11 @@ explore(
 )
 
 # %% [markdown]
-# *What to see.* Going down a column, the first loop changes four rows of $y$, leaves them unfinished, and comes back in
-# the next column. On a GPU each return is a trip to slow memory.
+# *What to see.* Going down a column, the first loop changes four rows of $y$, leaves them unfinished, and comes back
+# in the next column. On a GPU each return is a trip to slow memory.
 #
-# Causality leaves about half of the tiles, a window leaves a band. How many tiles are computed, and how many of those need a mask?
+# Causality leaves about half of the tiles, a window leaves a band. How many tiles are computed, and how many of those
+# need a mask?
 
 # %%
 explore(
@@ -303,8 +318,8 @@ explore(
 # *What to see.* Small tiles follow the diagonal closely but there are more of them. Large tiles compute many pairs
 # that the mask throws away. With a window of one tile or less *every* tile needs a mask.
 #
-# **Grouped queries** cost nothing extra: the query heads that share a head of $k$ are further rows of the same tile, so $k$ and $v$ are
-# loaded once for all of them.
+# **Grouped queries** cost nothing extra: the query heads that share a head of $k$ are further rows of the same tile,
+# so $k$ and $v$ are loaded once for all of them.
 
 
 # %% tags=["nbval-check-output"]
@@ -324,9 +339,10 @@ def windows_and_grouped_queries_are_the_same_loop():
 # %% [markdown]
 # ## 4 · A ledger of bytes
 #
-# A claim about bytes should be counted. `seqlab.gpu.ledger` runs an algorithm with a fast memory of so many bytes. What it computes with must
-# be loaded or made on chip first; a tile that does not fit is an error; each load and store is written down. Here
-# are 1,024 tokens, $K = 64$, two bytes a number, and square tiles as large as the memory allows:
+# A claim about bytes should be counted. `seqlab.gpu.ledger` runs an algorithm with a fast memory of so many bytes.
+# What it computes with must be loaded or made on chip first; a tile that does not fit is an error; each load and
+# store is written down. Here are 1,024 tokens, $K = 64$, two bytes a number, and square tiles as large as the memory
+# allows:
 
 # %%
 from seqlab.gpu.ledger import ALGORITHMS, Ledger, largest_tile, paper_bound
@@ -353,10 +369,11 @@ figures.traffic(
 
 # %% [markdown]
 # *What to see.* A larger fast memory hardly helps the plain form, whose $S$ and $P$ dominate. It helps both loops:
-# with larger tiles, $k$ and $v$ (or $q$ and $y$) are loaded fewer times. FlashAttention 2 is below 1 by what is never written back; in
-# a very small memory FlashAttention 1 gains little over the plain form. The paper proves that traffic of the order
-# $T^2K^2/M$ can be reached, and that no exact algorithm does better for every $M$ between $K$ and $TK$. The order has no
-# constant, so only the *slope* can be compared. Ours is less steep, because a square tile of scores also takes room.
+# with larger tiles, $k$ and $v$ (or $q$ and $y$) are loaded fewer times. FlashAttention 2 is below 1 by what is never
+# written back; in a very small memory FlashAttention 1 gains little over the plain form. The paper proves that
+# traffic of the order $T^2K^2/M$ can be reached, and that no exact algorithm does better for every $M$ between $K$
+# and $TK$. The order has no constant, so only the *slope* can be compared. Ours is less steep, because a square tile
+# of scores also takes room.
 #
 # Who moves what, at 128 KiB? And how does it grow with $T$?
 
@@ -372,8 +389,8 @@ for n, name in NAMES.items():
     print(f"{name}, 64 KiB, 512 to 2,048 tokens:", ", ".join(f"{b:.1f}" for b in by_T))
 
 # %% [markdown]
-# The traffic of flash attention is still quadratic in $T$. It is smaller by a constant, and that constant decides on which side of
-# the roofline the kernel is:
+# The traffic of flash attention is still quadratic in $T$. It is smaller by a constant, and that constant decides on
+# which side of the roofline the kernel is:
 
 # %%
 from seqlab.figures.roofline import roofline as roofline_figure
@@ -387,14 +404,15 @@ roofline_figure(
 )
 
 # %% [markdown]
-# *What to see.* Left of the bend of a roof a kernel waits for memory, right of it for the matrix units. The counts are the ledger's for
-# one head and 128 KiB, the roofs are published peaks. The ledger knows no cache between the memories; on a real GPU
-# part of these loads is served by one, so the true points are further right.
+# *What to see.* Left of the bend of a roof a kernel waits for memory, right of it for the matrix units. The counts
+# are the ledger's for one head and 128 KiB, the roofs are published peaks. The ledger knows no cache between the
+# memories; on a real GPU part of these loads is served by one, so the true points are further right.
 #
 # ## 5 · Backward, without the matrix
 #
-# Training needs $P$ again, and to keep it would bring the $T \times T$ matrix back. The way out is to keep one number for each row, lse, and
-# recompute any tile when it is needed: $P_{ij} = e^{S_{ij} - \mathrm{lse}_i}$. Let $dy$ be the gradient of $y$. From $y = P v$,
+# Training needs $P$ again, and to keep it would bring the $T \times T$ matrix back. The way out is to keep one number
+# for each row, lse, and recompute any tile when it is needed: $P_{ij} = e^{S_{ij} - \mathrm{lse}_i}$. Let $dy$ be the
+# gradient of $y$. From $y = P v$,
 #
 # $$dv = P^\top dy \qquad dP = dy\, v^\top$$
 #
@@ -402,9 +420,9 @@ roofline_figure(
 #
 # $$dS_{ij} = P_{ij}\Bigl(dP_{ij} - \sum_l P_{il}\, dP_{il}\Bigr)$$
 #
-# The inner sum runs over the whole row, which a tile does not have. But $\sum_l P_{il}\,(dy_i \cdot v_l) = dy_i \cdot \sum_l
-# P_{il} v_l = dy_i \cdot y_i$. That is a number $D_i$, known before the first tile. So $dS = P \circ (dP - D)$, and
-# $dq = dS\, k/\sqrt K$, $dk = dS^\top q / \sqrt K$, tile by tile:
+# The inner sum runs over the whole row, which a tile does not have. But $\sum_l P_{il}\,(dy_i \cdot v_l) = dy_i \cdot
+# \sum_l P_{il} v_l = dy_i \cdot y_i$. That is a number $D_i$, known before the first tile. So $dS = P \circ (dP -
+# D)$, and $dq = dS\, k/\sqrt K$, $dk = dS^\top q / \sqrt K$, tile by tile:
 
 
 # %%
@@ -453,26 +471,26 @@ timing_lines(
 )
 
 # %% [markdown]
-# *What to see.* The same picture with gradients. The backward makes five matrix products for each tile where the forward
-# made two, one of them a repetition. That is *more* arithmetic than keeping $P$ would need, and faster on a
-# GPU all the same, because it is arithmetic that the matrix units would have waited for.
+# *What to see.* The same picture with gradients. The backward makes five matrix products for each tile where the
+# forward made two, one of them a repetition. That is *more* arithmetic than keeping $P$ would need. On GPUs it was
+# faster all the same, because the matrix units would otherwise wait for $P$ to arrive.
 #
 # ## 6 · One merge, many machines
 #
 # `merge` does not ask who computed its two parts, or when. **Decoding** has one query and a long cache. Blocks of
-# queries give no parallel work there, so cut the *keys* into parts, read them at the same time, and merge: split-K, or Flash-Decoding.
-# If the sequence does not fit on one device, cut everything: each device keeps its queries, and the blocks of
-# keys and values travel around a ring ([Liu et al. 2023](https://arxiv.org/abs/2310.01889)).
+# queries give no parallel work there, so cut the *keys* into parts, read them at the same time, and merge: split-K,
+# or Flash-Decoding. If the sequence does not fit on one device, cut everything: each device keeps its queries, and
+# the blocks of keys and values travel around a ring ([Liu et al. 2023](https://arxiv.org/abs/2310.01889)).
 
 
 # %%
+from functools import reduce
+
+
 def split_k(q, k, v, parts):
     """Few queries, many keys: parts of the keys read apart, then merged."""
     reads = [part(q, *kv) for kv in zip(k.chunk(parts), v.chunk(parts), strict=True)]
-    y, lse = reads[0]
-    for read in reads[1:]:
-        y, lse = merge(y, lse, *read)
-    return y
+    return reduce(lambda one, other: merge(*one, *other), reads)[0]
 
 
 def ring(q, k, v, devices):
@@ -510,18 +528,16 @@ def parts_may_be_merged_in_any_order():
 
 # %% [markdown]
 # The second claim is why this works: the merge is associative and commutative, like a sum. Parts may arrive in any
-# order, from any device. (Our ring reads all pairs. With causality half of its work is empty, and which half depends on the
-# device: project 14.11 repairs that. Chapter 16 runs a ring on real processes.)
+# order, from any device. (Our ring reads all pairs. With causality half of its work is empty, and which half depends
+# on the device: project 14.11 repairs that. Chapter 16 runs a ring on real processes.)
 #
 # ## 7 · A trained model, read by tiles
 #
-# Does a model notice? Here is a transformer of two blocks, width 64, four heads, that reads Python's help texts byte by byte: 80
-# batches of 8 excerpts of 128 bytes, learning rate 0.003, seeds 0, 1 and 2. Each is trained twice, with the plain
-# form and by tiles of 32 × 32.
+# Does a model notice? Here is a transformer of two blocks, width 64, four heads, that reads Python's help texts byte
+# by byte: 50 batches of 8 excerpts of 128 bytes, learning rate 0.003, seeds 0, 1 and 2. Each is trained twice, with
+# the plain form and by tiles of 32 × 32.
 
 # %%
-from functools import partial
-
 from seqlab.mixers import Attention
 from seqlab.model import LanguageModel
 from seqlab.tasks import Text, python_help
@@ -530,7 +546,7 @@ from seqlab.train import train
 text = python_help()
 learned, held_out = text[: len(text) * 9 // 10], text[len(text) * 9 // 10 :]
 SEEDS = (0, 1, 2)
-FORMS = {"plain": attend, "tiles": partial(attend_tiled, tile=(32, 32))}
+ATTENTIONS = {"plain": attend, "tiles": partial(attend_tiled, tile=(32, 32))}
 
 
 def byte_model(seed, form=attend):
@@ -539,10 +555,10 @@ def byte_model(seed, form=attend):
 
 
 models, losses = {}, {}
-for name, form in FORMS.items():
+for name, form in ATTENTIONS.items():
     for seed in SEEDS:
         models[name, seed] = model = byte_model(seed, form)
-        how = {"steps": 80, "batch_size": 8, "lr": 3e-3, "seed": seed, "label": name}
+        how = {"steps": 50, "batch_size": 8, "lr": 3e-3, "seed": seed, "label": name}
         losses[name, seed] = train(model, Text(learned, n_tokens=128), **how).loss
 
 # %% tags=["measured"]
@@ -556,11 +572,13 @@ for seed in SEEDS:
 
 # %% [markdown]
 # The two curves are one, up to rounding. So look inside for what tiles *can* see: how often does a row's maximum
-# rise? Each time costs a rescaling. If scores came in random order, the $n$-th of equal tiles would hold the largest so far
-# with probability $1/n$. We read the last 8 queries of held-out excerpts of 128 bytes in 16 tiles of 8 keys, all heads and both
-# blocks: once from the first key on, and once from the newest key back.
+# rise? Each time costs a rescaling. If scores came in random order, the $n$-th of equal tiles would hold the largest
+# so far with probability $1/n$. We read the last 8 queries of held-out excerpts of 128 bytes in 16 tiles of 8 keys,
+# all heads and both blocks: once from the first key on, and once from the newest key back.
 
 # %%
+from seqlab.gpu.ledger import rises
+
 excerpts = torch.tensor([list(held_out[500 * n :][:128]) for n in range(16)])
 
 
@@ -570,11 +588,7 @@ def tops(model, newest_first):
     x, shares = model.embedding(excerpts), []
     for block in model.blocks:
         read = block.mixer.project(block.mixer_norm(x))
-        s = torch.einsum("bihk, bjhk -> bhij", read["q"][:, -8:], read["k"])
-        s = s.masked_fill(torch.ones(8, 128).triu(121).bool(), -torch.inf)
-        best = s.unflatten(-1, (-1, 8)).amax(-1)  # of each tile
-        so_far = (best.flip(-1) if newest_first else best).cummax(-1).values
-        shares.append((so_far.diff() > 0).double().mean((0, 1, 2)))
+        shares.append(rises(read["q"], read["k"], 8, newest_first=newest_first))
         x, _ = block(x)
     return torch.stack(shares).mean(0).tolist()
 
@@ -596,24 +610,28 @@ figures.rescales(
 )
 
 # %% [markdown]
-# *What to see.* Before training, the order hardly matters and the line is near $1/n$. After it, these models attend mostly to recent bytes.
-# Read forwards, larger scores keep coming, most of all in the last tiles. Read backwards, the largest come first and later
-# tiles seldom change anything. FlashAttention's kernels do walk from the newest block of keys backwards (their reason is the
-# mask: the blocks that need one come first). Three seeds of one small model; a model that attends to its first tokens could show less.
+# *What to see.* Before training, the order hardly matters and the line is near $1/n$. After it, these models attend
+# mostly to recent bytes. Read forwards, larger scores keep coming, most of all in the last tiles. Read backwards, the
+# largest come first and later tiles seldom change anything. FlashAttention's kernels do walk from the newest block of
+# keys backwards (their reason is the mask: the blocks that need one come first). Three seeds of one small model; a
+# model that attends to its first tokens could show less.
 #
 # ## 8 · FlashAttention 3: waiting less, and eight bits
 #
 # The second version reached only 35 % of an H100's peak, says the abstract of the third ([Shah et al.
 # 2024](https://arxiv.org/abs/2407.08608)). Its mathematics is unchanged; what changed is who waits for whom:
 #
-# - **Warps specialise.** Some only load tiles (the *producer*), others only compute. Loading no longer interrupts computing.
-# - **Ping-pong.** An exponential takes a slow unit, a product the matrix unit. Two groups of warps take turns: while one does
-#   softmax, the other multiplies.
-# - **FP8.** Eight bits a number (e4m3: 4 of exponent, 3 of mantissa, at most 448) double the peak of the matrix units, and round coarsely.
+# - **Warps specialise.** Some only load tiles (the *producer*), others only compute. Loading no longer interrupts
+#   computing.
+# - **Ping-pong.** An exponential takes a slow unit, a product the matrix unit. Two groups of warps take turns: while
+#   one does softmax, the other multiplies.
+# - **FP8.** Eight bits a number (e4m3: 4 of exponent, 3 of mantissa, at most 448) double the peak of the matrix
+#   units, and round coarsely.
 #
-# The first two cannot be seen on a CPU; the third can. Two means are to limit its error. *Block scales*: each block of tokens gets a scale of its own,
-# not the whole tensor. *Incoherent processing*: multiply $q$ and $k$ by the same random orthogonal matrix $R$, which
-# leaves $q k^\top$ as it is and spreads a single large entry over all channels. $R$ is a Hadamard matrix with random signs.
+# The first two cannot be seen on a CPU; the third can. Two means are to limit its error. *Block scales*: each block
+# of tokens gets a scale of its own, not the whole tensor. *Incoherent processing*: multiply $q$ and $k$ by the same
+# random orthogonal matrix $R$, which leaves $q k^\top$ as it is and spreads a single large entry over all channels.
+# $R$ is a Hadamard matrix with random signs.
 
 
 # %%
@@ -631,24 +649,19 @@ def rotation(K, rng):
     return H / K**0.5 * (2 * torch.randint(2, (K, 1), generator=rng) - 1)
 
 
-def drawn(data, seed, T=1024, K=64):
+def fp8_error(data, seed, block, rotate):
     rng = torch.Generator().manual_seed(seed)
-    x = torch.randn(3, T, K, generator=rng).double()
-    if data.startswith("rare"):  # N(0, 1) + N(0, 100) · Bernoulli(0.001)
-        wild = 10 * torch.randn(3, T, K, generator=rng)
-        x += wild * (torch.rand(3, T, K, generator=rng) < 0.001)
-    elif data.startswith("one"):
+    x = torch.randn(3, 1024, 64, generator=rng).double()
+    if data == "rare outliers":  # N(0, 1) + N(0, 100) · Bernoulli(0.001)
+        wild = torch.rand(x.shape, generator=rng) < 0.001
+        x += 10 * torch.randn(x.shape, generator=rng) * wild
+    if data == "one large channel":
         x[0, :, 3] *= 20
         x[1, :, 7] *= 20
-    return *x, rotation(K, rng)
-
-
-def fp8_error(data, seed, block, rotate):
-    q, k, v, R = drawn(data, seed)
-    exact = part(q, k, v)[0]
-    q, k = (q @ R.mT, k @ R.mT) if rotate else (q, k)
-    off = part(*(to_fp8(x, block) for x in (q, k, v)))[0] - exact
-    return (off.norm() / exact.norm()).item()
+    R = rotation(64, rng) if rotate else torch.eye(64).double()
+    exact = part(*x)[0]
+    rounded = (to_fp8(u, block) for u in (x[0] @ R.mT, x[1] @ R.mT, x[2]))
+    return ((part(*rounded)[0] - exact).norm() / exact.norm()).item()
 
 
 WAYS = {
@@ -673,18 +686,22 @@ figures.errors(
 )
 
 # %% [markdown]
-# *What to see.* Three seeds each. On Gaussian data there is nothing to repair. With rare outliers (the kind of data on which the
-# paper reports 2.6 times less error than a plain cast) the rotation helps. Block scales alone help little, because e4m3 is a *floating* format: its step
-# grows with the number, so a common scale that is too large costs small numbers almost nothing until they underflow. And if one whole channel is
-# large, rotating makes it worse in our simulation: the error of the large channel, which met a small partner, is spread over all
-# products. So measure on your own data. (We round $q$, $k$ and $v$, and compute the rest in float64; the kernel also rounds $P$.)
+# *What to see.* Three seeds each. On Gaussian data there is nothing to repair. With rare outliers (the kind of data
+# on which the paper reports 2.6 times less error than a plain cast) the rotation helps. Block scales alone help
+# little, because e4m3 is a *floating* format: its step grows with the number, so a common scale that is too large
+# costs small numbers almost nothing until they underflow. And if one whole channel is large, rotating makes it
+# *worse* here: the rounding error of $q$'s large channel met one small number of $k$; after the rotation it meets all
+# of $k$, whose own large channel is among them. So measure on your own data. (We round $q$, $k$ and $v$, and compute
+# the rest in float64; the kernel also rounds $P$.)
 #
 # ## 9 · In the wild
 #
-# Every model of recent years is trained and served with some form of this loop. What would one layer of scores weigh in real models,
-# for one text of 128K tokens in bfloat16? And what does flash attention keep instead, one lse in float32 for each row?
+# Every model of recent years is trained and served with some form of this loop. What would one layer of scores weigh
+# in real models, for one text of 128K tokens in bfloat16? And what does flash attention keep instead, one lse in
+# float32 for each row?
 
 # %% tags=["nbval-check-output"]
+from seqlab.gpu.devices import DEVICES
 from seqlab.zoo import recipe
 
 T, GIB = 2**17, 2**30
@@ -692,7 +709,7 @@ for name, s in recipe("Transformer 2026").published.items():
     d_head = s.get("d_head", s["d_model"] // s["n_heads"])
     scores, lse = 2 * s["n_heads"] * T * T, 4 * s["n_heads"] * T
     work = 2 * s["n_heads"] * T * T * d_head * s["n_layers"]  # causal: half of 4 T² K
-    floor = work / 989.4e12
+    floor = work / DEVICES["H100"].flops["bf16"]
     print(
         f"{name}: S of a layer {scores / GIB:,.0f} GiB, lse {lse / 2**20:.0f} MiB;",
         end=" ",
@@ -700,14 +717,14 @@ for name, s in recipe("Transformer 2026").published.items():
     print(f"all layers at an H100's peak {floor:.1f} s")
 
 # %% [markdown]
-# The matrix of one layer would fill a rack; its lse fits into a cache. What stays is the work: seconds of multiplying at full
-# speed, for attention alone. Chapters 15 and 16 are about computing fewer pairs.
+# One layer's matrix would take more than a dozen H100s; its lse takes a few MiB. What stays is the work: seconds of
+# multiplying at full speed, for attention alone. Chapters 15 and 16 are about computing fewer pairs.
 #
 # ### Fact check
 #
-# **"PyTorch's attention runs FlashAttention 3."** Ask it. `scaled_dot_product_attention` chooses a backend for its inputs;
-# FlashAttention 3 and 4 are separate packages that must be switched on by `activate_flash_attention_impl`, and only on
-# GPUs that have the hardware.
+# **"PyTorch's attention runs FlashAttention 3."** Ask it. `scaled_dot_product_attention` chooses a backend for its
+# inputs; FlashAttention 3 and 4 are separate packages that must be switched on by `activate_flash_attention_impl`,
+# and only on GPUs that have the hardware.
 
 # %% tags=["measured"]
 from torch.nn.attention import (
@@ -731,20 +748,21 @@ print("implementations that can be activated:", list_flash_attention_impls())
 print("active now:", current_flash_attention_impl() or "none, so the built-in one")
 
 # %% [markdown]
-# On a CPU, FLASH_ATTENTION means PyTorch's own C++ loop over tiles; on a GPU, the built-in FlashAttention 2. With dropout on
-# this machine, or with values narrower than keys, MATH builds the whole matrix, without a warning.
+# On a CPU, FLASH_ATTENTION means PyTorch's own C++ loop over tiles; on a GPU, the built-in FlashAttention 2. With
+# dropout on this machine, or with values narrower than keys, MATH builds the whole matrix, without a warning.
 #
 # **"Flash attention is linear."** Its memory is. Section 1 measured its time, section 4 its traffic: both quadratic.
 #
-# **"Flash attention is an approximation."** Section 2 compared it with attention to 1e-9. In low precision it
-# rounds in another order, as any kernel does.
+# **"Flash attention is an approximation."** Section 2 compared it with attention to 1e-9. In low precision it rounds
+# in another order, as any kernel does.
 #
-# **"FlashAttention invented the one-pass softmax."** [Milakov and Gimelshein](https://arxiv.org/abs/1805.02867) published it in 2018,
-# and [Rabe and Staats](https://arxiv.org/abs/2112.05682) used it for attention in little memory in 2021. What FlashAttention
-# added is the count of bytes, and a kernel that acts on it.
+# **"FlashAttention invented the one-pass softmax."** [Milakov and Gimelshein](https://arxiv.org/abs/1805.02867)
+# published it in 2018, and [Rabe and Staats](https://arxiv.org/abs/2112.05682) used it for attention in little memory
+# in 2021. What FlashAttention added is the count of bytes, and a kernel that acts on it.
 #
-# **"Causal means causal."** If there are fewer queries than keys, PyTorch's `is_causal` puts the first query at the first
-# key; FlashAttention since 2.1 puts the last query at the last key, as decoding needs. Exercise 14.7 is about what follows.
+# **"Causal means causal."** If there are fewer queries than keys, PyTorch's `is_causal` puts the first query at the
+# first key; FlashAttention since 2.1 puts the last query at the last key, as decoding needs. Exercise 14.7 is about
+# what follows.
 
 
 # %% tags=["nbval-check-output"]
@@ -768,13 +786,16 @@ def pytorch_aligns_the_first_query_with_the_first_key():
 # The table of exercises is made from their files.
 
 # %% [markdown]
-# The notebook is [exercises/14_flash_attention.ipynb](../exercises/14_flash_attention.ipynb); work on the copy in `work/`.
+# The notebook is [exercises/14_flash_attention.ipynb](../exercises/14_flash_attention.ipynb); work on the copy in
+# `work/`.
 #
 # ## Recap, in five lines
 #
 # 1. Attention needs no $T \times T$ matrix: a running maximum and a running sum give its softmax in one pass.
-# 2. When the maximum rises, everything summed so far is rescaled once; two finished parts are merged by their log-sum-exp.
-# 3. Multiplications and traffic stay quadratic in $T$; memory becomes linear, and traffic falls by a factor that grows with the fast memory.
+# 2. When the maximum rises, everything summed so far is rescaled once; two finished parts are merged by their
+#    log-sum-exp.
+# 3. Multiplications and traffic stay quadratic in $T$; memory becomes linear, and traffic falls by a factor that
+#    grows with the fast memory.
 # 4. The backward keeps one number a row, recomputes $P$, and needs only $D = dy \cdot y$ from the rest of the row.
 # 5. The merge is associative: blocks, splits of a cache and rings of devices are one algorithm.
 #
@@ -790,6 +811,7 @@ def pytorch_aligns_the_first_query_with_the_first_key():
 #   Partitioning.*](https://arxiv.org/abs/2307.08691) 2023.
 # - J. Shah et al. [*FlashAttention-3: Fast and Accurate Attention with Asynchrony and
 #   Low-precision.*](https://arxiv.org/abs/2407.08608) 2024.
-# - T. Dao et al. [*Flash-Decoding for long-context inference*](https://crfm.stanford.edu/2023/10/12/flashdecoding.html). 2023.
+# - T. Dao et al. [*Flash-Decoding for long-context
+#   inference*](https://crfm.stanford.edu/2023/10/12/flashdecoding.html). 2023.
 # - H. Liu et al. [*Ring Attention with Blockwise Transformers for Near-Infinite
 #   Context.*](https://arxiv.org/abs/2310.01889) 2023.

@@ -197,6 +197,26 @@ def fa2(
     return y, lse
 
 
+def rises(
+    q: Float[Tensor, "B T H K"],
+    k: Float[Tensor, "B T H K"],
+    tile: int,
+    *,
+    newest_first: bool = False,
+) -> Float[Tensor, " n"]:
+    """The share of rows whose maximum rises at each tile but the first: each asks for a rescaling.
+
+    Causal. The last `tile` queries of each head read all T keys in tiles, from the first key on or
+    from the newest back; T is a multiple of `tile`.
+    """
+    T = k.shape[1]
+    s = torch.einsum("bihk, bjhk -> bhij", q[:, T - tile :], k)
+    s = s.masked_fill(torch.ones(tile, T).triu(T - tile + 1).bool(), -torch.inf)
+    best = s.unflatten(-1, (-1, tile)).amax(-1)  # of each tile
+    so_far = (best.flip(-1) if newest_first else best).cummax(-1).values
+    return (so_far.diff() > 0).double().mean((0, 1, 2))
+
+
 ALGORITHMS: dict[str, Callable[..., Result]] = {"standard": standard, "fa1": fa1, "fa2": fa2}
 
 

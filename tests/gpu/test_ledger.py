@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from seqlab.core.attention import attend
-from seqlab.gpu.ledger import ALGORITHMS, Ledger, fa1, fa2, largest_tile, paper_bound, standard
+from seqlab.gpu.ledger import (
+    ALGORITHMS,
+    Ledger,
+    fa1,
+    fa2,
+    largest_tile,
+    paper_bound,
+    rises,
+    standard,
+)
 
 ROOM = 2**20
 
@@ -107,3 +116,16 @@ def test_standard_refuses_rows_that_do_not_fit():
     q, k, v = draw(4, 100)
     with pytest.raises(MemoryError):
         standard(Ledger(150), q, k, v, tile=(1, 1))
+
+
+def test_rises_counts_rows_whose_maximum_grows():
+    """Scores grow with the key: read forwards each tile brings a larger one, backwards none."""
+    q, k = torch.ones(2, 12, 3, 1), torch.arange(12.0).view(1, 12, 1, 1).expand(2, 12, 3, 1)
+    assert rises(q, k, 4).tolist() == [1, 1]
+    assert rises(q, k, 4, newest_first=True).tolist() == [0, 0]
+
+
+def test_rises_sees_no_future():
+    q, k = torch.ones(1, 8, 1, 1), torch.zeros(1, 8, 1, 1)
+    k[0, 6] = 1  # of the last four queries, those at 6 and 7 see it
+    assert rises(q, k, 4).tolist() == [0.5]
