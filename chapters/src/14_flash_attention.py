@@ -117,12 +117,10 @@ def the_memory_of_tiles_is_a_constant_and_a_line():
 # %% tags=["nbval-check-output"]
 from seqlab.gpu.roofline import roofline
 
-T, K, bf16 = 8192, 64, 2
-multiply_adds = 2 * T * T * K  # q kᵀ and P v
-print(
-    "plain:      ", roofline(bf16 * (4 * T * T + 4 * T * K), 2 * multiply_adds, "H100")
-)
-print("only q … y: ", roofline(bf16 * 4 * T * K, 2 * multiply_adds, "H100"))
+T, K = 8192, 64
+flops, needed = 2 * (2 * T * T * K), 2 * (4 * T * K)  # two products; q, k, v, y in bf16
+print("plain:      ", roofline(needed + 2 * (4 * T * T), flops, "H100"))
+print("only q … y: ", roofline(needed, flops, "H100"))
 
 # %% [markdown]
 # These are floors from published peaks, computed, not measured. Moving $S$ and $P$ takes far longer than all the
@@ -172,14 +170,10 @@ def with_gradients(f, *inputs):
 
 @holds
 def one_pass_gives_the_log_sum_exp():
-    scores = randn(50)
-    logsumexp = torch.logsumexp
-    same(
-        with_gradients(online, scores),
-        with_gradients(lambda s: logsumexp(s, 0), scores),
-    )
+    scores, whole = randn(50), partial(torch.logsumexp, dim=0)
+    same(with_gradients(online, scores), with_gradients(whole, scores))
     large = scores.detach() * 1e4  # exp of these is infinite
-    same(online(large), logsumexp(large, 0))
+    same(online(large), whole(large))
 
 
 # %%
@@ -380,10 +374,10 @@ figures.traffic(
 # %% tags=["nbval-check-output"]
 for n, name in NAMES.items():
     parts = books[n][2**17].by_tensor().items()
-    table = ", ".join(
-        f"{x} {(io['read'] + io['write']) / 2**20:.2f}" for x, io in parts
+    print(
+        f"{name}, MiB:",
+        ", ".join(f"{x} {sum(io.values()) / 2**20:.2f}" for x, io in parts),
     )
-    print(f"{name}, MiB: {table}")
 for n, name in NAMES.items():
     by_T = [ledger_of(n, T, 2**16).moved / 2**20 for T in (512, 1024, 2048)]
     print(f"{name}, 64 KiB, 512 to 2,048 tokens:", ", ".join(f"{b:.1f}" for b in by_T))
@@ -395,8 +389,10 @@ for n, name in NAMES.items():
 # %%
 from seqlab.figures.roofline import roofline as roofline_figure
 
-flops = 4 * 2048 * 2048 * 64
-kernels = {name: (ledger_of(n, 2048, 2**17).moved, flops) for n, name in NAMES.items()}
+kernels = {
+    name: (ledger_of(n, 2048, 2**17).moved, 4 * 2048**2 * 64)
+    for n, name in NAMES.items()
+}
 roofline_figure(
     kernels,
     ["A100", "H100"],
@@ -565,9 +561,8 @@ for name, form in ATTENTIONS.items():
 for seed in SEEDS:
     pairs = zip(losses["plain", seed], losses["tiles", seed], strict=True)
     gap = max(abs(a - b) for a, b in pairs)
-    end = losses["tiles", seed][-1]
     print(
-        f"seed {seed}: last loss {end:.3f} nats, the two never differ by more than {gap:.0e}"
+        f"seed {seed}: last loss {losses['tiles', seed][-1]:.3f}, gap at most {gap:.0e}"
     )
 
 # %% [markdown]
@@ -600,13 +595,12 @@ risen = {
     "trained, newest key first": [tops(m, True) for m in trained],
     "untrained, first key first": [tops(m, False) for m in untrained],
 }
-mean = {name: sum(map(sum, by)) / len(by) for name, by in risen.items()}
-forth, back = list(mean.values())[:2]
+forth, back, _ = (sum(map(sum, by)) / len(by) for by in risen.values())
 
 # %% tags=["measured"]
 figures.rescales(
     risen,
-    title=f"Read from the newest key, a trained row rescales {back:.1f} times, not {forth:.1f}",
+    title=f"Trained rows rescale {back:.1f} times newest key first, else {forth:.1f} times",
 )
 
 # %% [markdown]
@@ -670,19 +664,16 @@ WAYS = {
     "rotation": (None, True),
     "both": (64, True),
 }
-DATA = ("Gaussian", "rare outliers", "one large channel")
 found = {
-    d: {way: [fp8_error(d, s, *how) for s in SEEDS] for way, how in WAYS.items()}
-    for d in DATA
+    data: {w: [fp8_error(data, s, *how) for s in SEEDS] for w, how in WAYS.items()}
+    for data in ("Gaussian", "rare outliers", "one large channel")
 }
 
 # %% tags=["measured"]
-average = {d: {w: sum(es) / 3 for w, es in ways.items()} for d, ways in found.items()}
-rare = average["rare outliers"]
+rare = {way: sum(errors) / 3 for way, errors in found["rare outliers"].items()}
 better = rare["plain cast"] / rare["both"]
 figures.errors(
-    found,
-    title=f"Rare outliers: {better:.1f} times less error; one large channel: more, not less",
+    found, title=f"With rare outliers, both together err {better:.1f} times less"
 )
 
 # %% [markdown]
@@ -711,10 +702,10 @@ for name, s in recipe("Transformer 2026").published.items():
     work = 2 * s["n_heads"] * T * T * d_head * s["n_layers"]  # causal: half of 4 T² K
     floor = work / DEVICES["H100"].flops["bf16"]
     print(
-        f"{name}: S of a layer {scores / GIB:,.0f} GiB, lse {lse / 2**20:.0f} MiB;",
+        f"{name}, a layer: S {scores / GIB:,.0f} GiB, lse {lse / 2**20:.0f} MiB;",
         end=" ",
     )
-    print(f"all layers at an H100's peak {floor:.1f} s")
+    print(f"all layers: {floor:.1f} s")
 
 # %% [markdown]
 # One layer's matrix would take more than a dozen H100s; its lse takes a few MiB. What stays is the work: seconds of
@@ -727,25 +718,19 @@ for name, s in recipe("Transformer 2026").published.items():
 # and only on GPUs that have the hardware.
 
 # %% tags=["measured"]
-from torch.nn.attention import (
-    SDPBackend,
-    current_flash_attention_impl,
-    list_flash_attention_impls,
-)
+import torch.nn.attention as backends
 
 q = torch.randn(1, 2, 64, 32)
-narrow, hide = q[..., :16], torch.ones(64, 64).bool()
 asked = {
     "as it is": {"value": q},
-    "with a mask": {"value": q, "attn_mask": hide},
     "with dropout": {"value": q, "dropout_p": 0.1},
-    "values narrower than keys": {"value": narrow},
+    "values narrower than keys": {"value": q[..., :16]},
 }
 for what, how in asked.items():
     chosen = torch._fused_sdp_choice(q, q, **how)  # PyTorch's own, private, rule
-    print(f"{what}: {SDPBackend(chosen).name}")
-print("implementations that can be activated:", list_flash_attention_impls())
-print("active now:", current_flash_attention_impl() or "none, so the built-in one")
+    print(f"{what}: {backends.SDPBackend(chosen).name}")
+print("can be activated:", backends.list_flash_attention_impls())
+print("active now:", backends.current_flash_attention_impl())
 
 # %% [markdown]
 # On a CPU, FLASH_ATTENTION means PyTorch's own C++ loop over tiles; on a GPU, the built-in FlashAttention 2. With
