@@ -20,9 +20,8 @@ def absorb(top, total, scores):
     """The maximum and the sum after a block. top, total (B,), scores (B, n); returns (top, total)."""
     ### BEGIN SOLUTION
     new = torch.maximum(top, scores.amax(-1))
-    unit = new.masked_fill(
-        new == -torch.inf, 0
-    )  # exp(-inf - 0) is 0; -inf - -inf is NaN
+    # exp(-inf - 0) is 0, but -inf - -inf is NaN
+    unit = torch.where(new.isfinite(), new, torch.zeros_like(new))
     old = (top - unit).exp() * total
     return new, old + (scores - unit[:, None]).exp().sum(-1)
     ### END SOLUTION

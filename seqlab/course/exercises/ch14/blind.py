@@ -20,9 +20,8 @@ def blind(scores, mask):
     """Weights (B, T_q, T_k) and lse (B, T_q). scores (B, T_q, T_k), mask (T_q, T_k) of bool, True: may look."""
     ### BEGIN SOLUTION
     nothing = ~mask.any(-1)  # (T_q,)
-    s = scores.masked_fill(
-        ~(mask | nothing[:, None]), -torch.inf
-    )  # blind rows keep theirs
+    # Blind rows keep their scores.
+    s = scores.masked_fill(~(mask | nothing[:, None]), -torch.inf)
     P = s.softmax(-1).masked_fill(nothing[:, None], 0)
     lse = s.logsumexp(-1).masked_fill(nothing, -torch.inf)
     return P, lse

@@ -25,7 +25,7 @@ def decode(q, k, v, lengths, parts):
     s = s.masked_fill(beyond[:, None], -torch.inf).unflatten(-1, (parts, -1))
     lse = s.logsumexp(-1)  # (B, H, parts)
     share = lse.softmax(-1)
-    unit = lse.masked_fill(lse == -torch.inf, 0)
+    unit = torch.where(lse.isfinite(), lse, torch.zeros_like(lse))
     reads = (s - unit[..., None]).exp()  # a softmax in each span
     v = v.unflatten(1, (parts, -1))
     y = torch.einsum("bhp, bhpt, bpthv -> bhv", share, reads, v)

@@ -74,6 +74,7 @@ def cases(rng):
         case("fewer queries than keys", 5, 18, 4, 4, None),
         case("more queries than keys", 18, 7, 4, 3, None),
         case("a window", 24, 24, 4, 4, 9),
+        case("a window of 11", 24, 24, 4, 4, 11),
         case("a window of 1", 12, 12, 4, 4, 1),
         case("a window, fewer queries, ragged", 10, 23, 4, 5, 8),
         case("a window as wide as a tile", 32, 32, 8, 8, 8),

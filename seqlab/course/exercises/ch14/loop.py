@@ -5,8 +5,7 @@ r"""The whole loop
 Write FlashAttention 2 for a decoder: causal, T_q queries and T_k keys (the last query at the last key), tiles of `rows` queries and `cols` keys, neither of which must divide anything. Return y and the lse of
 each row. If T_q > T_k, the first queries see nothing: y = 0 and lse = -∞ there.
 
-The check counts: in one case no tensor may have as many numbers as a quarter of the T_q × T_k pairs, and tiles that no query of the block may see must be **skipped**, not masked: they hold numbers that would
-show.
+The check counts: in one case no tensor may have as many numbers as a quarter of the T_q × T_k pairs. (Skip the tiles that no query of the block may see: it is half of the work.)
 """
 
 import torch
@@ -24,20 +23,21 @@ def loop(q, k, v, rows, cols):
     ys, lses = [], []
     for i in range(0, len(q), rows):
         q_i = q[i : i + rows]
-        at = torch.arange(i, i + len(q_i))[:, None] + len(k) - len(q)
+        at = torch.arange(i, i + len(q_i)).add(len(k) - len(q))[:, None]
         top = q.new_full((len(q_i), 1), -torch.inf)
         total, y = torch.zeros_like(top), q.new_zeros(len(q_i), v.shape[-1])
-        for j in range(0, min(len(k), int(at[-1]) + 1), cols):
+        for j in range(0, len(k), cols):
+            if j > at.max():
+                break  # a tile of the future
             s = q_i @ k[j : j + cols].mT * q.shape[-1] ** -0.5
             s = s.masked_fill(torch.arange(j, j + s.shape[1]) > at, -torch.inf)
             new = torch.maximum(top, s.amax(-1, keepdim=True))
-            unit = new.masked_fill(new == -torch.inf, 0)
+            unit = torch.where(new.isfinite(), new, torch.zeros_like(new))
             fade, p = (top - unit).exp(), (s - unit).exp()
             total = fade * total + p.sum(-1, keepdim=True)
-            seen = v[j : j + cols].masked_fill(p.amax(0)[:, None] == 0, 0)
-            y = fade * y + p @ seen
+            y = fade * y + p @ v[j : j + cols]
             top = new
-        ys.append(y / total.masked_fill(total == 0, 1))
+        ys.append((y / total).nan_to_num())  # 0 / 0: nothing seen
         lses.append((top + total.log())[:, 0])
     return torch.cat(ys), torch.cat(lses)
     ### END SOLUTION
@@ -47,26 +47,18 @@ WHY = r"""
 **Solution.** The bookkeeping of three ragged ends: slices stop by themselves; positions start at T_k - T_q; and the loop over keys ends behind the last key that the block's last query sees. The unit of a row that has
 seen nothing is 0 in place of -∞.
 
-In the diagonal tile a hidden key has weight 0, and 0 times a finite value is 0. (The values of the future are never infinite in a model. In the check some keys are, in tiles that must not be loaded.)
-
 *Common mistakes:* dividing inside the loop; the maximum of the tile in place of that of the row; the number of keys taken from `cols` in the last tile.
 """
 
 HINTS = (
     "Start from the chapter's flash2. Which positions do the queries of a block have, and behind which key can it stop?",
-    "at = i + … + T_k - T_q; keys from 0 to at[-1] + 1 in steps of cols; mask j > at; unit = 0 where the new maximum is -inf.",
-    "for j in range(0, min(T_k, at[-1] + 1), cols): s, mask, new, unit, fade, p, total, y. At the end y / total (1 where 0), top + log total.",
+    "at = i + … + T_k - T_q; keys in steps of cols, up to at.max(); mask j > at; unit = 0 where the new maximum is -inf.",
+    "for j in range(0, T_k, cols), up to the last position: s, mask, new, unit, fade, p, total, y. At the end y / total (1 where 0), top + log total.",
 )
 
 
 def reference(q, k, v, rows, cols):
-    """All pairs, with what no query sees taken out first."""
-    seen = may_see(len(q), len(k))
-    used = seen.any(0)[:, None]
-    k, v = torch.where(used, k, 0), torch.where(used, v, 0)
-    finite = k.isfinite().all(-1)
-    assert finite[used[:, 0]].all()
-    return pair_by_pair(q, k, v, seen)
+    return pair_by_pair(q, k, v, may_see(len(q), len(k)))
 
 
 def cases(rng):
@@ -182,17 +174,17 @@ total = fade * total + → total = total +
     The sum is not rescaled when a larger maximum appears: y is, so they no longer fit together.
 y = fade * y + → y = y +
     y is not rescaled when a larger maximum appears: the sum is, so they no longer fit together.
-y = fade * y + p @ seen → y = fade * y + p @ seen / total
+y = fade * y + p @ v[j : j + cols] → y = fade * y + p @ v[j : j + cols] / total
     Each tile is divided by the sum so far, and y once more at the end: divide once.
 torch.maximum(top, s.amax(-1, keepdim=True)) → s.amax(-1, keepdim=True)
     The maximum is that of the newest tile. Rows keep the largest of all tiles so far.
-[:, None] + len(k) - len(q) → [:, None]
+.add(len(k) - len(q))[:, None] → [:, None]
     The first query is at the first key: the last one must be at the last.
 .masked_fill(torch.arange(j, j + s.shape[1]) > at, -torch.inf) → .masked_fill(torch.arange(j, j + s.shape[1]) >= at, -torch.inf)
     A query does not see its own key: the mask begins one key too early.
 .masked_fill(torch.arange(j, j + s.shape[1]) > at, -torch.inf) → .masked_fill(torch.zeros(1).bool(), -torch.inf)
     In the tiles on the diagonal nothing is masked: queries see keys of their future.
-int(at[-1]) + 1) → int(at[0]) + 1)
+at.max() → at.min()
     The loop over keys stops where the block's first query stops. The last one sees further.
 (top + total.log())[:, 0] → total.log()[:, 0]
     The lse is in units of e^top: add the maximum to the logarithm of the sum.
@@ -200,7 +192,7 @@ int(at[-1]) + 1) → int(at[0]) + 1)
     The maximum is added to the sum: add it to the sum's logarithm.
 q.shape[-1] ** -0.5 → 1
     The scores are not divided by the square root of K.
-ys.append(y / total.masked_fill(total == 0, 1)) → ys.append(y)
+(y / total).nan_to_num() → y
     y is never divided by the sum of the weights.
 """
 

@@ -17,7 +17,7 @@ from seqlab.course.exercises.ch14.shared import _close, _randn
 def score_gradient(S, v, y, lse, dy, dlse):
     """dS (T_q, T_k). S (T_q, T_k), v (T_k, V), y and dy (T_q, V), lse and dlse (T_q,)."""
     ### BEGIN SOLUTION
-    unit = lse.masked_fill(lse == -torch.inf, 0)
+    unit = torch.where(lse.isfinite(), lse, torch.zeros_like(lse))
     P = (S - unit[:, None]).exp()
     D = (dy * y).sum(-1) - dlse
     return P * (dy @ v.mT - D[:, None])

@@ -23,12 +23,12 @@ def step(q, k, v, hidden, top, total, y):
     ### BEGIN SOLUTION
     s = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(hidden, -torch.inf)
     new = torch.maximum(top, s.amax(-1))
-    unit = new.masked_fill(new == -torch.inf, 0)
+    unit = torch.where(new.isfinite(), new, torch.zeros_like(new))
     p = (s - unit[:, None]).exp()
     old = (top - unit).exp() * total  # the weight of all that was read before
     both = old + p.sum(-1)
     read = old[:, None] * y + p @ v
-    return new, both, read / both.masked_fill(both == 0, 1)[:, None]
+    return new, both, (read / both[:, None]).nan_to_num()  # 0 / 0: nothing seen
     ### END SOLUTION
 
 
@@ -43,7 +43,7 @@ leaves out both the multiplication and the division until the last tile: the sam
 HINTS = (
     "y is a mean, not a sum. By what must a mean be multiplied before something can be added to it?",
     "old = e^(top - new) · total is the weight of the past; the tile's weight is Σ p. y' = (old · y + p v) / (old + Σ p).",
-    "s masked, new, unit (0 for -inf), p = exp(s - unit), old, both = old + p.sum(-1); divide by 1 where both is 0.",
+    "s masked, new, unit (0 for -inf), p = exp(s - unit), old, both = old + p.sum(-1); 0 / 0 becomes 0.",
 )
 
 
@@ -168,9 +168,9 @@ read = old[:, None] * y + p @ v → read = total[:, None] * y + p @ v
     The old sum is not rescaled, neither in the new sum nor for y: it counts units of e^top.
 (top - unit).exp() * total → (top - unit).exp()
     The old weight is e^(top - new) without the old sum: what was read before counts as one single key.
-return new, both, read / both.masked_fill(both == 0, 1)[:, None] → return new, both, read
+(read / both[:, None]).nan_to_num() → read
     y is not divided. In this form it is a finished read after every tile.
-read / both.masked_fill(both == 0, 1)[:, None] → read / total.masked_fill(total == 0, 1)[:, None]
+read / both[:, None] → read / total[:, None]
     y is divided by the old sum: the new one belongs there.
 read = old[:, None] * y + p @ v → read = p @ v
     What was read before is lost: y holds this tile only.
