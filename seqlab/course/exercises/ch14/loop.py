@@ -34,8 +34,8 @@ def loop(q, k, v, rows, cols):
             new = torch.maximum(top, s.amax(-1, keepdim=True))
             unit = torch.where(new.isfinite(), new, torch.zeros_like(new))
             fade, p = (top - unit).exp(), (s - unit).exp()
-            total = fade * total + p.sum(-1, keepdim=True)
-            y = fade * y + p @ v[j : j + cols]
+            total = fade.mul(total) + p.sum(-1, keepdim=True)
+            y = fade.mul(y) + p @ v[j : j + cols]
             top = new
         ys.append((y / total).nan_to_num())  # 0 / 0: nothing seen
         lses.append((top + total.log())[:, 0])
@@ -170,11 +170,11 @@ def _keys_outside(q, k, v, rows, cols):
 ALTERNATIVES = (_by_merging, _keys_outside)
 
 MISTAKES = """
-total = fade * total + → total = total +
+total = fade.mul(total) + → total = total +
     The sum is not rescaled when a larger maximum appears: y is, so they no longer fit together.
-y = fade * y + → y = y +
+y = fade.mul(y) + → y = y +
     y is not rescaled when a larger maximum appears: the sum is, so they no longer fit together.
-y = fade * y + p @ v[j : j + cols] → y = fade * y + p @ v[j : j + cols] / total
+y = fade.mul(y) + p @ v[j : j + cols] → y = fade.mul(y) + p @ v[j : j + cols] / total
     Each tile is divided by the sum so far, and y once more at the end: divide once.
 torch.maximum(top, s.amax(-1, keepdim=True)) → s.amax(-1, keepdim=True)
     The maximum is that of the newest tile. Rows keep the largest of all tiles so far.
