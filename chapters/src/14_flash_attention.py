@@ -70,27 +70,29 @@ results = {name: measured(*how) for name, how in FORMS.items()}
 seconds = {name: took for name, (took, _) in results.items()}
 peak = {name: used for name, (_, used) in results.items()}
 MIB = {name: {T: b / 2**20 for T, b in by.items()} for name, by in peak.items()}
-most, least = MIB["plain"][8192], MIB["tiles"][8192]
+sizes = (
+    f"{MIB['plain'][8192]:,.0f} MiB as a matrix, {MIB['tiles'][8192]:.1f} MiB by tiles"
+)
+double = seconds["tiles"][16384] / seconds["tiles"][8192]
 predict(
     "14-saves",
     "What does attention by tiles save?",
     lambda: [
+        timing_lines(MIB, title=f"8,192 tokens: {sizes}", y="MiB at one time"),
         timing_lines(
-            MIB,
-            title=f"8,192 tokens: {most:,.0f} MiB as a matrix, {least:.1f} MiB by tiles",
-            y="MiB at one time",
+            seconds, title=f"Tiles: 16,384 tokens take {double:.1f} times 8,192"
         ),
-        timing_lines(seconds, title="The time of both grows with the square of T"),
     ],
     choices=["memory, not multiplications", "multiplications, not memory", "both"],
 )
 
 # %% [markdown]
 # *What to see.* The first answer is right. The exponents in the legends are fitted: the plain form's memory grows
-# with $T^2$, and that of tiles much more slowly. The time of both is quadratic. Tiles are not an approximation: they
-# multiply the same pairs in another order. (Both forms are causal. Tiles are faster here because they skip those in
-# the future, and because a tile stays in the processor's cache.) With 32 heads in place of one, the plain form would
-# need 27 GiB at 8,192 tokens.
+# with $T^2$, that of tiles much more slowly. The time is another matter. Tiles are not an approximation: they
+# multiply the same pairs in another order, so twice the tokens are four times the work; the dashed line approaches
+# that slope once the fixed costs of its loop no longer count. (Both forms are causal. Tiles are faster here because
+# they skip those in the future, and because a tile stays in the processor's cache.) With 32 heads in place of one,
+# the plain form would need 26 GiB at 8,192 tokens.
 #
 # Is the growth of tiles linear? One part does not depend on $T$: the tile. The rest must double when $T$ doubles.
 
@@ -179,7 +181,8 @@ def one_pass_gives_the_log_sum_exp():
 # %%
 from seqlab.figures import flash as figures
 
-figures.stream(3 * torch.randn(32, generator=torch.Generator().manual_seed(4)))
+scores = 2 * torch.randn(32, generator=torch.Generator().manual_seed(46))
+figures.stream(scores + torch.linspace(0, 4, 32))
 
 # %% [markdown]
 # *What to see.* Above, the scores and their running maximum. Below, the sum. It grows by at most 1 with each score,
@@ -383,26 +386,26 @@ for n, name in NAMES.items():
     print(f"{name}, 64 KiB, 512 to 2,048 tokens:", ", ".join(f"{b:.1f}" for b in by_T))
 
 # %% [markdown]
-# The traffic of flash attention is still quadratic in $T$. It is smaller by a constant, and that constant decides on
-# which side of the roofline the kernel is:
+# The traffic of flash attention is still quadratic in $T$; it is smaller by a factor. What does the factor buy? Here
+# are the same loops with as much fast memory as a block of threads has on an H100:
 
 # %%
 from seqlab.figures.roofline import roofline as roofline_figure
+from seqlab.gpu.devices import MULTIPROCESSORS
 
-kernels = {
-    name: (ledger_of(n, 2048, 2**17).moved, 4 * 2048**2 * 64)
-    for n, name in NAMES.items()
-}
-roofline_figure(
-    kernels,
-    ["A100", "H100"],
-    title="Plain attention is bound by memory, flash attention by arithmetic",
-)
+ROOM, work = MULTIPROCESSORS["sm_90"].shared_per_block, 4 * 2048**2 * 64  # 227 KiB
+kernels = {name: (ledger_of(n, 2048, ROOM).moved, work) for n, name in NAMES.items()}
+fewer = kernels["plain"][0] / kernels["FlashAttention 2"][0]
+title = f"With each byte, FlashAttention 2 computes {fewer:.0f} times as much as plain attention"
+roofline_figure(kernels, ["A100", "H100"], title=title)
 
 # %% [markdown]
 # *What to see.* Left of the bend of a roof a kernel waits for memory, right of it for the matrix units. The counts
-# are the ledger's for one head and 128 KiB, the roofs are published peaks. The ledger knows no cache between the
-# memories; on a real GPU part of these loads is served by one, so the true points are further right.
+# are the ledger's for one head, the roofs are published peaks. A query costs $4K$ flops for each key, and a key with
+# its value is $4K$ bytes, loaded once for the whole tile. So the intensity of FlashAttention 2 is about the number of
+# *queries in a tile*: enough here for the A100, not for the H100. Real kernels have smaller tiles still. The chip
+# also has a cache that all multiprocessors share, and that the ledger does not know: programs that run at the same
+# time can find each other's keys there.
 #
 # ## 5 · Backward, without the matrix
 #
@@ -598,17 +601,17 @@ risen = {
 forth, back, _ = (sum(map(sum, by)) / len(by) for by in risen.values())
 
 # %% tags=["measured"]
-figures.rescales(
-    risen,
-    title=f"Trained rows rescale {back:.1f} times newest key first, else {forth:.1f} times",
+title = (
+    f"A trained row rescales {back:.1f} times newest key first, {forth:.1f} times else"
 )
+figures.rescales(risen, title=title)
 
 # %% [markdown]
 # *What to see.* Before training, the order hardly matters and the line is near $1/n$. After it, these models attend
-# mostly to recent bytes. Read forwards, larger scores keep coming, most of all in the last tiles. Read backwards, the
-# largest come first and later tiles seldom change anything. FlashAttention's kernels do walk from the newest block of
-# keys backwards (their reason is the mask: the blocks that need one come first). Three seeds of one small model; a
-# model that attends to its first tokens could show less.
+# mostly to recent bytes. Read forwards, larger scores keep coming up to the last tile. Read backwards, the largest
+# come first and later tiles seldom change anything. FlashAttention's kernels do walk from the newest block of keys
+# backwards (their reason is the mask: the blocks that need one come first). Three seeds of one small model; a model
+# that attends to its first tokens could show less.
 #
 # ## 8 · FlashAttention 3: waiting less, and eight bits
 #
@@ -672,9 +675,7 @@ found = {
 # %% tags=["measured"]
 rare = {way: sum(errors) / 3 for way, errors in found["rare outliers"].items()}
 better = rare["plain cast"] / rare["both"]
-figures.errors(
-    found, title=f"With rare outliers, both together err {better:.1f} times less"
-)
+figures.errors(found, title=f"With rare outliers, the error falls {better:.1f} times")
 
 # %% [markdown]
 # *What to see.* Three seeds each. On Gaussian data there is nothing to repair. With rare outliers (the kind of data

@@ -111,7 +111,10 @@ def tiling(q, k, v, *, tile: int = 4, order: str = "fa2", causal: bool = True) -
     """`tiling_at` with plotly's own slider and a play button."""
     steps = tiling_steps(q, k, v, tile=tile, order=order, causal=causal)
     pages = {str(n + 1): _page(steps, n, order) for n in range(len(steps))}
-    return playable(flip_book(pages, "tile"))
+    book = playable(flip_book(pages, "tile"))
+    layout: Any = book.layout
+    layout.sliders[0].pad.t, layout.updatemenus[0].pad.t = 74, 88  # below the legend
+    return book.update_layout(margin_b=layout.margin.b + 30, height=layout.height + 30)
 
 
 def _page(steps: list[Step], now: int, order: str) -> go.Figure:
@@ -237,7 +240,9 @@ def rescales(shares: Mapping[str, Sequence[Sequence[float]]], *, title: str) -> 
             marker={"size": 8, "symbol": SYMBOLS[n % 5]},
         )
     dotted = {"color": INK, "dash": "dot", "width": 1.5}
-    fig.add_scatter(x=x, y=[round(1 / t, 4) for t in x], name="random order: 1 / n", line=dotted)
+    fig.add_scatter(
+        x=x, y=[round(1 / t, 4) for t in x], name="random order: 1 / n", mode="lines", line=dotted
+    )
     fig.update_yaxes(title_text="share of rows that rescale", tickformat=".0%", rangemode="tozero")
     return _legend_below(fig)
 
@@ -256,7 +261,9 @@ def errors(found: Mapping[str, Mapping[str, Sequence[float]]], *, title: str) ->
         )
     low = min(e for ways in found.values() for es in ways.values() for e in es)
     high = max(e for ways in found.values() for es in ways.values() for e in es)
-    fig.update_yaxes(type="log", dtick="D1", range=[math.log10(low / 1.5), math.log10(high * 1.5)])
+    shown = [x for x in (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5) if low / 1.5 < x < high * 1.5]
+    reach = [math.log10(low / 1.5), math.log10(high * 1.5)]
+    fig.update_yaxes(type="log", range=reach, tickvals=shown, ticktext=[f"{x:.0%}" for x in shown])
     return _legend_below(fig)
 
 
