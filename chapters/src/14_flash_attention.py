@@ -396,7 +396,7 @@ from seqlab.gpu.devices import MULTIPROCESSORS
 ROOM, work = MULTIPROCESSORS["sm_90"].shared_per_block, 4 * 2048**2 * 64  # 227 KiB
 kernels = {name: (ledger_of(n, 2048, ROOM).moved, work) for n, name in NAMES.items()}
 fewer = kernels["plain"][0] / kernels["FlashAttention 2"][0]
-title = f"With each byte, FlashAttention 2 computes {fewer:.0f} times as much as plain attention"
+title = f"FlashAttention 2 computes {fewer:.0f} times as much with each byte moved"
 roofline_figure(kernels, ["A100", "H100"], title=title)
 
 # %% [markdown]
