@@ -80,19 +80,19 @@ predict(
     lambda: [
         timing_lines(MIB, title=f"8,192 tokens: {sizes}", y="MiB at one time"),
         timing_lines(
-            seconds, title=f"Tiles: 16,384 tokens take {double:.1f} times 8,192"
+            seconds, title=f"16,384 tokens take tiles {double:.1f} times as long"
         ),
     ],
     choices=["memory, not multiplications", "multiplications, not memory", "both"],
 )
 
 # %% [markdown]
-# *What to see.* The first answer is right. The exponents in the legends are fitted: the plain form's memory grows
-# with $T^2$, that of tiles much more slowly. The time is another matter. Tiles are not an approximation: they
-# multiply the same pairs in another order, so twice the tokens are four times the work; the dashed line approaches
-# that slope once the fixed costs of its loop no longer count. (Both forms are causal. Tiles are faster here because
-# they skip those in the future, and because a tile stays in the processor's cache.) With 32 heads in place of one,
-# the plain form would need 26 GiB at 8,192 tokens.
+# *What to see.* The first answer is right; the third is the usual guess, since less memory sounds like less work. The
+# exponents in the legends are fitted: the plain form's memory grows with $T^2$, that of tiles much more slowly. The
+# time is another matter. Tiles are not an approximation: they multiply the same pairs in another order, so twice the
+# tokens are four times the work; the dashed line approaches that slope once the fixed costs of its loop no longer
+# count. (Both forms are causal. Tiles are faster here because they skip those in the future, and because a tile stays
+# in the processor's cache.) With 32 heads in place of one, the plain form would need 26 GiB at 8,192 tokens.
 #
 # Is the growth of tiles linear? One part does not depend on $T$: the tile. The rest must double when $T$ doubles.
 
@@ -139,7 +139,7 @@ print("only q … y: ", roofline(needed, flops, "H100"))
 #
 # The sum $\ell$ is a number of units, each $e^m$. When a larger score changes the unit, what was summed so far is
 # converted to the new one, once. That **rescaling** is the one idea of this chapter; everything else is bookkeeping.
-# At the end $m + \log \ell$ is $\log \sum_j e^{s_j}$, the *log-sum-exp*, lse for short.
+# At the end, $m + \log \ell$ is $\log \sum_j e^{s_j}$, the *log-sum-exp*, lse for short.
 
 
 # %%
@@ -185,8 +185,8 @@ scores = 2 * torch.randn(32, generator=torch.Generator().manual_seed(46))
 figures.stream(scores + torch.linspace(0, 4, 32))
 
 # %% [markdown]
-# *What to see.* Above, the scores and their running maximum. Below, the sum. It grows by at most 1 with each score,
-# and falls where a larger one appears: the old terms are still there, in a larger unit.
+# *What to see.* Above, the scores and their running maximum. Below, the sum. Each score adds at most 1. Where a
+# larger one appears, the old terms shrink, because they are now counted in a larger unit; the sum may even fall.
 #
 # Now give each score a value. The read $y = \sum_j e^{s_j - m} v_j$ is a sum in the same unit, so it is rescaled by
 # the same factor. It is divided by $\ell$ when all keys have been read. Nothing changes if keys come in blocks, and
@@ -312,7 +312,7 @@ explore(
 )
 
 # %% [markdown]
-# *What to see.* Small tiles follow the diagonal closely but there are more of them. Large tiles compute many pairs
+# *What to see.* Small tiles follow the diagonal closely, but there are more of them. Large tiles compute many pairs
 # that the mask throws away. With a window of one tile or less *every* tile needs a mask.
 #
 # **Grouped queries** cost nothing extra: the query heads that share a head of $k$ are further rows of the same tile,
@@ -607,11 +607,12 @@ title = (
 figures.rescales(risen, title=title)
 
 # %% [markdown]
-# *What to see.* Before training, the order hardly matters and the line is near $1/n$. After it, these models attend
-# mostly to recent bytes. Read forwards, larger scores keep coming up to the last tile. Read backwards, the largest
-# come first and later tiles seldom change anything. FlashAttention's kernels do walk from the newest block of keys
-# backwards (their reason is the mask: the blocks that need one come first). Three seeds of one small model; a model
-# that attends to its first tokens could show less.
+# *What to see.* Before training the line is near $1/n$. After it, larger scores keep coming up to the last tile if a
+# row is read forwards (we did not look for the cause of the bumps). Read backwards, most rows have their largest
+# score after a few tiles, so it is among the newest keys, and later tiles seldom change anything. FlashAttention's
+# kernels do walk from the newest block of keys backwards (their reason is the mask: the blocks that need one come
+# first). Three seeds of one small model, read with its own training length; a model that attends to its first tokens
+# would show less.
 #
 # ## 8 · FlashAttention 3: waiting less, and eight bits
 #
@@ -625,8 +626,8 @@ figures.rescales(risen, title=title)
 # - **FP8.** Eight bits a number (e4m3: 4 of exponent, 3 of mantissa, at most 448) double the peak of the matrix
 #   units, and round coarsely.
 #
-# The first two cannot be seen on a CPU; the third can. Two means are to limit its error. *Block scales*: each block
-# of tokens gets a scale of its own, not the whole tensor. *Incoherent processing*: multiply $q$ and $k$ by the same
+# The first two cannot be seen on a CPU; the third can. Two measures limit its error. *Block scales*: each block of
+# tokens gets a scale of its own, not the whole tensor. *Incoherent processing*: multiply $q$ and $k$ by the same
 # random orthogonal matrix $R$, which leaves $q k^\top$ as it is and spreads a single large entry over all channels.
 # $R$ is a Hadamard matrix with random signs.
 
@@ -675,22 +676,22 @@ found = {
 # %% tags=["measured"]
 rare = {way: sum(errors) / 3 for way, errors in found["rare outliers"].items()}
 better = rare["plain cast"] / rare["both"]
-figures.errors(found, title=f"With rare outliers, the error falls {better:.1f} times")
+figures.errors(found, title=f"Rare outliers: together they err {better:.1f} times less")
 
 # %% [markdown]
 # *What to see.* Three seeds each. On Gaussian data there is nothing to repair. With rare outliers (the kind of data
-# on which the paper reports 2.6 times less error than a plain cast) the rotation helps. Block scales alone help
-# little, because e4m3 is a *floating* format: its step grows with the number, so a common scale that is too large
-# costs small numbers almost nothing until they underflow. And if one whole channel is large, rotating makes it
-# *worse* here: the rounding error of $q$'s large channel met one small number of $k$; after the rotation it meets all
-# of $k$, whose own large channel is among them. So measure on your own data. (We round $q$, $k$ and $v$, and compute
-# the rest in float64; the kernel also rounds $P$.)
+# on which the paper reports 2.6 times less error than a plain cast) the rotation helps. Block scales alone help less,
+# because e4m3 is a *floating* format: its step grows with the number, so a common scale that is too large costs small
+# numbers little until they underflow. And if one whole channel is large, rotating makes it *worse* here: the rounding
+# error of $q$'s large channel met one small number of $k$; after the rotation it meets all of $k$, whose own large
+# channel is among them. So measure on your own data. (We round $q$, $k$ and $v$, and compute the rest in float64; the
+# kernel also rounds $P$.)
 #
 # ## 9 · In the wild
 #
-# Every model of recent years is trained and served with some form of this loop. What would one layer of scores weigh
-# in real models, for one text of 128K tokens in bfloat16? And what does flash attention keep instead, one lse in
-# float32 for each row?
+# PyTorch's own attention is a form of this loop, and so are the kernels that models are served with. What would one
+# layer of scores weigh in real models, for one text of 128K tokens in bfloat16? And what does flash attention keep
+# instead, one lse in float32 for each row?
 
 # %% tags=["nbval-check-output"]
 from seqlab.gpu.devices import DEVICES

@@ -50,7 +50,7 @@ def stream(scores: Float[Tensor, " n"], *, title: str = "") -> go.Figure:
     fig.update_yaxes(title_text="score", row=1, col=1)
     fig.update_yaxes(title_text="sum, over e<sup>maximum</sup>", rangemode="tozero", row=2, col=1)
     fig.update_xaxes(title_text="scores read", row=2, col=1)
-    title = title or f"The sum shrinks {len(raised)} times: where a larger score appears"
+    title = title or f"{len(raised)} times a larger score appears, and the old sum shrinks"
     legend = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
     return dressed(fig, title, 460, legend=legend, margin_b=90)
 

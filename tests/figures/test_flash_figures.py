@@ -13,7 +13,7 @@ def draw(T=8, K=4, V=3):
 
 def test_stream_marks_each_larger_score():
     fig = flash.stream(torch.tensor([0.0, -1.0, 2.0, 1.0, 3.0]))
-    assert "shrinks 2 times" in fig.layout.title.text
+    assert "2 times a larger score" in fig.layout.title.text
     assert list(fig.data[1].y) == [0, 0, 2, 2, 3] and list(fig.data[3].x) == [3, 5]
     assert fig.data[2].y[1] == pytest.approx(1 + 2.718281828**-1, abs=1e-3)
 

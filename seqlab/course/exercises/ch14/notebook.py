@@ -48,20 +48,22 @@ from seqlab.figures.theme import COLORS, WEIGHTS, figure
 # %%
 @when_written
 def picture_of_absorb():
-    scores = 3 * torch.randn(24, generator=torch.Generator().manual_seed(2))
+    scores = 2 * torch.randn(24, generator=torch.Generator().manual_seed(9))
+    scores += torch.linspace(0, 5, 24)
     top, total, seen = torch.tensor([-torch.inf]), torch.zeros(1), []
     for block in scores.split(4):
         top, total = absorb(top, total, block[None])
         seen.append((top.item(), total.item(), (top + total.log()).item()))
     tops, totals, lses = zip(*seen, strict=True)
     x = list(range(4, 25, 4))
-    return figure(
+    fig = figure(
         go.Scatter(x=x, y=tops, name="top", line_color=COLORS["softmax"]),
         go.Scatter(x=x, y=totals, name="total", line_color=COLORS["q"]),
         go.Scatter(x=x, y=lses, name="top + log total", line_color=COLORS["write"]),
         title="The total may fall; the log-sum-exp only rises",
         x="scores read",
     )
+    return fig.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
 
 
 # %% [markdown] tags=["exercise"]
@@ -90,11 +92,15 @@ def picture_of_kinds():
     computed = int((table > 0).sum())
     fig = figure(
         heat,
+        height=440,
         title=f"{computed} of {table.numel()} tiles are computed",
         x="blocks of 8 keys",
         y="blocks of 8 queries",
     )
-    return fig.update_yaxes(autorange="reversed", scaleanchor="x")
+    fig.update_xaxes(constrain="domain", zeroline=False, showgrid=False)
+    return fig.update_yaxes(
+        autorange="reversed", scaleanchor="x", zeroline=False, showgrid=False
+    )
 
 
 # %% [markdown]
