@@ -29,12 +29,13 @@ def blind(scores, mask):
 
 
 WHY = r"""
-**Solution.** Let a blind row keep its scores, so that its softmax is an ordinary one, and remove its result afterwards. `masked_fill` passes no gradient to what it replaced, so scores, weights and gradient are all
-finite.
+**Solution.** Let a blind row keep its scores, so that its softmax is an ordinary one, and replace its result afterwards. Scores, weights and gradient are finite at every step.
 
-The other order looks the same and is not: mask first, take the softmax (NaN), and put 0 in place of NaN. The value is right. The gradient is 0 times NaN, which is NaN, in the whole row.
+Another right way masks everything with `masked_fill`, takes the softmax (NaN in blind rows) and puts 0 in place of NaN. Its gradient is finite for a reason that is easily lost: `masked_fill` passes
+no gradient to what it hid, so the NaN never reaches the scores. Hide by *adding* a mask of 0 and -∞ instead, as much code does, and the values are the same. But an addition passes everything on, and every score of a blind row gets the
+gradient NaN.
 
-*Common mistakes:* `nan_to_num` after the softmax; -1e9 in place of -∞, which makes a blind row attend to all keys evenly; lse = 0 for a row whose total weight is 0.
+*Common mistakes:* an added -∞ with `nan_to_num` after it; -1e9 in place of -∞, which makes a blind row attend to all keys evenly; lse = 0 for a row whose total weight is 0.
 """
 
 HINTS = (
@@ -85,7 +86,7 @@ def cases(rng):
 
 def effort(inputs, effort):
     if not effort.gradient_finite:
-        return "The values are right, but the gradient of the scores is not finite: a NaN was made and then covered. Avoid it where it arises."
+        return "The values are right, but the gradient of the scores is not finite: a NaN was made, and covered in the value only. Avoid it where it arises, or let no gradient pass there."
     return None
 
 
@@ -136,7 +137,13 @@ def _only_rows_that_see(scores, mask):
     return P, lse
 
 
-ALTERNATIVES = (_by_hand, _only_rows_that_see)
+def _covered(scores, mask):
+    """NaN is made, but masked_fill passes no gradient to what it hid."""
+    s = scores.masked_fill(~mask, -torch.inf)
+    return s.softmax(-1).nan_to_num(), s.logsumexp(-1)
+
+
+ALTERNATIVES = (_by_hand, _only_rows_that_see, _covered)
 
 MISTAKES = """
 .softmax(-1).masked_fill(nothing[:, None], 0) → .softmax(-1)
