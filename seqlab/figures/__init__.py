@@ -5,7 +5,7 @@ from seqlab.figures.microscope import microscope, microscope_frames, state_surfa
 from seqlab.figures.roofline import roofline
 from seqlab.figures.state import attention_matrix, state_pair, state_table
 from seqlab.figures.theme import COLORS, figure
-from seqlab.figures.training import bars, loss_curves, timing_lines
+from seqlab.figures.training import bars, learning_curves, loss_curves, timing_lines
 
 __all__ = [
     "COLORS",
@@ -13,6 +13,7 @@ __all__ = [
     "bars",
     "figure",
     "kernel_trace",
+    "learning_curves",
     "loss_curves",
     "microscope",
     "microscope_frames",

@@ -4,8 +4,11 @@ import math
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from seqlab.figures.theme import INK, LINES, figure
+from seqlab.figures.panels import dressed
+from seqlab.figures.theme import COLORS, INK, LINES, figure
+from seqlab.train import History
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up")
@@ -26,6 +29,36 @@ def loss_curves(
         for n, (name, ys) in enumerate(losses.items())
     ]
     return _legend_below(figure(*lines, title=title, x="training step", y=y))
+
+
+def learning_curves(history: History, *, title: str = "") -> go.Figure:
+    """Loss and accuracy of each training step side by side; the thick line is a running mean."""
+    n = len(history.loss)
+    fig = make_subplots(1, 2, horizontal_spacing=0.14)
+    kinds = (("loss", history.loss, COLORS["write"]), ("accuracy", history.accuracy, COLORS["q"]))
+    for column, (name, ys, color) in enumerate(kinds, start=1):
+        steps = list(range(1, n + 1))[:: max(n // 500, 1)]
+        mean = _running_mean(ys, max(n // 20, 1))
+        for values, width, opacity in ((ys, 1, 0.35), (mean, 2.5, 1.0)):
+            line = {"color": color, "width": width}
+            shown = _short(values[step - 1] for step in steps)
+            trace = go.Scatter(x=steps, y=shown, name=name, mode="lines", line=line)
+            fig.add_trace(trace.update(opacity=opacity, showlegend=False), 1, column)
+        fig.update_yaxes(title_text=name, row=1, col=column)
+    fig.update_xaxes(title_text="training step")
+    if min(history.accuracy) >= 0:
+        fig.update_yaxes(range=[0, 1.04], tickformat=".0%", row=1, col=2)
+    last = _running_mean(history.accuracy, max(n // 20, 1))[-1]
+    return dressed(fig, title or f"After {n:,} steps the accuracy is {last:.1%}", 340)
+
+
+def _running_mean(ys: list[float], over: int) -> list[float]:
+    """The mean of each number and those before it, `over` numbers in all."""
+    total, means = 0.0, []
+    for i, y in enumerate(ys):
+        total += y - (ys[i - over] if i >= over else 0.0)
+        means.append(total / min(i + 1, over))
+    return means
 
 
 def timing_lines(
