@@ -177,13 +177,19 @@ class LanguageModel(nn.Module):
     ) -> tuple[Float[Tensor, "B T vocab"], list]:
         """Logits for the next token at each position, and the state of each block."""
         _check_tokens(tokens)
+        return self.run(self.embedding(tokens), states)
+
+    def run(
+        self, x: Float[Tensor, "B T D"], states: list | None = None
+    ) -> tuple[Float[Tensor, "B T vocab"], list]:
+        """The model behind its embedding: x is what the embedding gave."""
         states = [None] * len(self.blocks) if states is None else states
         if len(states) != len(self.blocks):
             raise ValueError(
                 f"there are {len(states)} states for {len(self.blocks)} blocks: "
                 "give one each, or None"
             )
-        x = self.embedding_norm(self.embedding(tokens) * self.embedding_scale)
+        x = self.embedding_norm(x * self.embedding_scale)
         shared = {"embedding": x}
         new_states = []
         for block, state in zip(self.blocks, states, strict=True):
@@ -193,6 +199,22 @@ class LanguageModel(nn.Module):
         if self.logit_cap is not None:
             logits = (logits / self.logit_cap).tanh() * self.logit_cap
         return logits, new_states
+
+
+class VectorModel(LanguageModel):
+    """The same model for sequences of vectors: a linear map in place of the embedding.
+
+    n_in numbers a token come in, n_out go out; mixers and options are those of LanguageModel.
+    """
+
+    def __init__(self, n_in: int, n_out: int, d_model: int, mixers: Sequence[Make], *args, **how):
+        super().__init__(n_out, d_model, mixers, *args, **how)
+        self.embedding = nn.Linear(n_in, d_model)
+
+    def forward(
+        self, tokens: Float[Tensor, "B T n_in"], states: list | None = None
+    ) -> tuple[Float[Tensor, "B T n_out"], list]:
+        return self.run(self.embedding(tokens), states)
 
 
 def _one_per_block(ffn, mixers) -> Sequence[Make | None]:

@@ -1,26 +1,47 @@
-"""Synthetic tasks: batches of (tokens, targets) that need one ability, and nothing else."""
+"""Synthetic tasks: batches of (tokens, targets) that need one ability, and nothing else.
 
-from seqlab.tasks.base import IGNORE, Batch, Task
+All are seeded dataclasses with one look: `task.batch(batch_size, generator)` has tokens and targets
+(B, T), IGNORE where nothing is asked, and sometimes facts about each question; `task.vocab` counts
+the tokens, `task.word(token)` says one, `task.chance` is what guessing gets right. Three are not
+like that: a story's tokens are sentences, LinearRegression has vectors for tokens and numbers for
+targets, and Clusters has points without an order.
+"""
+
+from seqlab.tasks.base import IGNORE, Batch, Mixed, Task
 from seqlab.tasks.clusters import ClusterBatch, Clusters
 from seqlab.tasks.copying import Copy, DelayedCopy, SelectiveCopy
+from seqlab.tasks.fuzzy import FuzzyRecall
+from seqlab.tasks.mqar import MQAR, Induction, MQARBatch
 from seqlab.tasks.names import Names, NamesBatch
-from seqlab.tasks.parity import Parity
+from seqlab.tasks.needle import Needle, NeedleBatch
+from seqlab.tasks.parity import ModularCount, Parity
 from seqlab.tasks.recall import Recall, RecallBatch
+from seqlab.tasks.regression import LinearRegression, RegressionBatch
 from seqlab.tasks.stories import Stories, StoryBatch
 from seqlab.tasks.text import Text, ngram_bits, python_help
 
 __all__ = [
     "IGNORE",
+    "MQAR",
     "Batch",
     "ClusterBatch",
     "Clusters",
     "Copy",
     "DelayedCopy",
+    "FuzzyRecall",
+    "Induction",
+    "LinearRegression",
+    "MQARBatch",
+    "Mixed",
+    "ModularCount",
     "Names",
     "NamesBatch",
+    "Needle",
+    "NeedleBatch",
     "Parity",
     "Recall",
     "RecallBatch",
+    "RegressionBatch",
     "SelectiveCopy",
     "Stories",
     "StoryBatch",

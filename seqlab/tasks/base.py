@@ -1,5 +1,6 @@
 """What every task shares."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -15,6 +16,21 @@ class Task(Protocol):
     """What `seqlab.train` trains on: its batches have tokens and targets, both (B, T)."""
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Several tasks of one vocabulary in turn at random: each batch is one of them, whole."""
+
+    tasks: tuple[Any, ...]
+
+    @property
+    def vocab(self) -> int:
+        return max(task.vocab for task in self.tasks)
+
+    def batch(self, batch_size: int, generator: torch.Generator) -> Any:
+        drawn = int(torch.randint(len(self.tasks), (1,), generator=generator))
+        return self.tasks[drawn].batch(batch_size, generator)
 
 
 class Batch(NamedTuple):

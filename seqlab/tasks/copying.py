@@ -22,6 +22,11 @@ class Copy:
     def vocab(self) -> int:
         return self.n_symbols + 1
 
+    @property
+    def chance(self) -> float:
+        """What guessing gets right."""
+        return 1 / self.n_symbols
+
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         symbols = torch.randint(self.n_symbols, (batch_size, self.length), generator=generator)
         tokens = torch.cat([symbols, torch.full_like(symbols, self.n_symbols)], dim=1)
@@ -47,6 +52,11 @@ class DelayedCopy:
     def vocab(self) -> int:
         return self.n_symbols + 2
 
+    @property
+    def chance(self) -> float:
+        """What guessing gets right."""
+        return 1 / self.n_symbols
+
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         tokens = torch.full((batch_size, self.delay + 2), self.n_symbols)
         order = torch.randperm(batch_size, generator=generator)
@@ -62,6 +72,12 @@ class DelayedCopy:
     def blank(self) -> int:
         """The token that says nothing."""
         return self.n_symbols
+
+    def word(self, token: int) -> str:
+        """A letter for a symbol, · for a blank, ? for the question."""
+        if token < self.n_symbols:
+            return LETTERS[token]
+        return "·" if token == self.blank else "?"
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,11 @@ class SelectiveCopy:
     @property
     def vocab(self) -> int:
         return self.n_symbols + 1 + self.n_marked
+
+    @property
+    def chance(self) -> float:
+        """What guessing gets right."""
+        return 1 / self.n_symbols
 
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         B, n, L = batch_size, self.n_marked, self.length

@@ -43,6 +43,11 @@ class Names:
         """Tokens: first the names, then the fillers, then the question."""
         return self.n_names + self.n_fillers + 1
 
+    @property
+    def chance(self) -> float:
+        """What guessing gets right."""
+        return 1 / self.n_names
+
     def word(self, token: int) -> str:
         """A letter for a name, · for any filler, ? for the question."""
         if token < self.n_names:

@@ -52,6 +52,11 @@ class Recall:
         """Tokens: first the pairs, then the questions, one per key, then the answers."""
         return self.n_keys * self.n_values + self.n_keys + self.n_values
 
+    @property
+    def chance(self) -> float:
+        """What guessing gets right."""
+        return 1 / self.n_values
+
     def batch(self, batch_size: int, generator: torch.Generator) -> RecallBatch:
         B, P, K = batch_size, self.n_pairs, self.n_keys
         keys = torch.randint(K, (B, P), generator=generator)

@@ -17,6 +17,17 @@ class Text:
     n_tokens: int = 64
     vocab: int = 256
 
+    @property
+    def chance(self) -> float:
+        """What guessing gets right."""
+        return 1 / self.vocab
+
+    def word(self, token: int) -> str:
+        """The byte as a character, ␣ for a space, · if it has none."""
+        if token == ord(" "):
+            return "␣"
+        return chr(token) if 32 < token < 127 else "·"
+
     def batch(self, batch_size: int, generator: torch.Generator) -> Batch:
         starts = len(self.data) - self.n_tokens
         if starts < 1:

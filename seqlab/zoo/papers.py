@@ -59,6 +59,7 @@ arXiv:2203.14343 | 2022 | Gupta | Diagonal State Spaces are as Effective as Stru
 arXiv:2205.14135 | 2022 | Dao | FlashAttention
 arXiv:2206.11893 | 2022 | Gu | … Parameterization and Initialization of Diagonal State Space Models
 arXiv:2206.13947 | 2022 | Mehta | Long Range Language Modeling via Gated State Spaces
+arXiv:2208.01066 | 2022 | Garg | What Can Transformers Learn In-Context? …
 arXiv:2208.04933 | 2022 | Smith | Simplified State Space Layers for Sequence Modeling
 arXiv:2209.10655 | 2022 | Ma | Mega: Moving Average Equipped Gated Attention
 arXiv:2210.04243 | 2022 | Mao | Fine-Tuning Pre-trained Transformers into Decaying Fast Weights
@@ -86,6 +87,7 @@ arXiv:2401.06066 | 2024 | Dai | DeepSeekMoE
 arXiv:2402.13753 | 2024 | Ding | LongRoPE: Extending LLM Context Window Beyond 2 Million Tokens
 arXiv:2402.18668 | 2024 | Arora | Simple linear attention language models …
 arXiv:2402.19427 | 2024 | De | Griffin: Mixing Gated Linear Recurrences with Local Attention
+arXiv:2403.17844 | 2024 | Poli | Mechanistic Design and Scaling of Hybrid Architectures
 arXiv:2403.19887 | 2024 | Lieber | Jamba: A Hybrid Transformer-Mamba Language Model
 arXiv:2404.05892 | 2024 | Peng | Eagle and Finch
 arXiv:2404.07839 | 2024 | Botev | RecurrentGemma
