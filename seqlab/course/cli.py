@@ -233,6 +233,41 @@ def _fitted(names: tuple[str, ...], lines: list) -> Table:
     return view
 
 
+@app.command()
+def leaderboard(
+    setting: Annotated[str, typer.Option(help="small (minutes) or full (hours).")] = "small",
+    row: Annotated[
+        list[str] | None, typer.Option(help="Only this architecture; repeat it.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeat it.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes, one thread each.", min=1)] = 2,
+    show: Annotated[bool, typer.Option("--show", help="Run nothing: show what is kept.")] = False,
+    to: Annotated[Path | None, typer.Option(help="Write TO.md and TO.json.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="A folder for pages with figures.")] = None,
+) -> None:
+    """Compare architectures at equal size on the same tasks. May be stopped; goes on next time.
+
+    Exit code 1 if a run failed.
+    """
+    from seqlab.course.leaderboard import command
+
+    store = paths.work() / "leaderboard" / "runs"
+    chosen = command.chosen(setting, row or (), task or ())
+    failed = {} if show else command.run_all(chosen, store, workers=workers)
+    lines = command.lines(chosen, store)
+    if lines:
+        names, rows = command.table(chosen, lines)
+        out.print(_fitted(names, rows))
+        to = to or paths.work() / "leaderboard" / chosen.name
+        for written in command.write(chosen, lines, to, figures):
+            out.print(paths.shown(written), soft_wrap=True)
+    else:
+        out.print("There is no result yet: seqlab leaderboard runs what is missing.")
+    for run, says in failed.items():
+        err.print(f"{run}: {says}", style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(1 if failed else 0)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def lab(
     context: typer.Context,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 import torch
 
-from seqlab.figures.theme import COLORS, EDGE, MARKED, UNTOUCHED, figure
+from seqlab.figures.theme import COLORS, EMPTY, MARKED, UNTOUCHED, figure
 from seqlab.tasks import IGNORE, Task
 
 
@@ -41,7 +41,7 @@ def task_examples(
     fig.update_yaxes(autorange="reversed", tickvals=list(range(len(names))), ticktext=names)
     fig.update_yaxes(showgrid=False, zeroline=False, ticks="")
     fig.update_xaxes(visible=False, range=[-0.5, width - 0.5])
-    return fig.update_layout(plot_bgcolor=EDGE, showlegend=False)
+    return fig.update_layout(plot_bgcolor=EMPTY, showlegend=False)
 
 
 def _cells(task: Task, seed: int, longest: int) -> list[tuple[str, str]]:
