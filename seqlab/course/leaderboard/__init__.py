@@ -4,9 +4,10 @@
 """
 
 from seqlab.course.leaderboard.board import Failed, lines, load, run_all
+from seqlab.course.leaderboard.contest import Contest, Setting
 from seqlab.course.leaderboard.models import build
 from seqlab.course.leaderboard.report import markdown
-from seqlab.course.leaderboard.settings import FULL, SETTINGS, SMALL, Contest, Setting
+from seqlab.course.leaderboard.settings import FULL, SETTINGS, SMALL
 
 __all__ = [
     "FULL",

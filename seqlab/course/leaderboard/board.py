@@ -11,8 +11,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from seqlab.course.leaderboard.contest import Contest, Setting
 from seqlab.course.leaderboard.runs import Run, kept, perform
-from seqlab.course.leaderboard.settings import Contest, Setting
 from seqlab.zoo import FAMILIES, row
 
 Failed = dict[str, str]  # run -> what was wrong
@@ -27,14 +27,18 @@ def local(runs: Sequence[Run], store: Path, workers: int) -> Iterator[Outcome]:
         for run in runs:
             yield run, _tried(run, store)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    waiting = {pool.submit(_tried, run, store): run for run in runs}
     try:
-        waiting = {pool.submit(_tried, run, store): run for run in runs}
         for done in as_completed(waiting):
             yield waiting[done], done.result()
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - set(others):
+            child.terminate()  # its run goes on from the checkpoint next time
+        raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _tried(run: Run, store: Path) -> dict[str, Any] | Exception:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqlab.course.leaderboard.board import lines, narrowed, run_all
+from seqlab.course.leaderboard.contest import Setting
 from seqlab.course.leaderboard.report import Line, cells, head, markdown, ranked, where
-from seqlab.course.leaderboard.settings import SETTINGS, Setting
+from seqlab.course.leaderboard.settings import SETTINGS
 from seqlab.gpu.results import write as write_results
 
 __all__ = ["chosen", "lines", "run_all", "table", "write"]

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from seqlab.course.leaderboard.settings import Contest, Setting
+from seqlab.course.leaderboard.contest import Contest, Setting
 from seqlab.ffn import SwiGLU
 from seqlab.model import LanguageModel, Make
 from seqlab.zoo import row

@@ -4,7 +4,7 @@ import math
 import statistics
 from typing import Any
 
-from seqlab.course.leaderboard.settings import Setting
+from seqlab.course.leaderboard.contest import Setting
 
 Line = dict[str, Any]
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from seqlab.course.leaderboard.models import build, parameters
-from seqlab.course.leaderboard.settings import Contest, Setting
+from seqlab.course.leaderboard.contest import Contest, Setting
+from seqlab.course.leaderboard.models import SHIFT, build, parameters
 from seqlab.course.leaderboard.source import code_hash, modules_of
 from seqlab.train import accuracy, task_loss, train
 from seqlab.zoo import row
@@ -48,7 +48,8 @@ class Run:
     def key(self) -> str:
         """A name for the result, by content: another setting or other code has another key."""
         tasks = [type(task) for _, task in self.contest.sizes]
-        code = code_hash([*CODE, *modules_of([row(self.row).make, *tasks])])
+        shift = [row(SHIFT).make] if self.contest.shift else []
+        code = code_hash([*CODE, *modules_of([row(self.row).make, *tasks, *shift])])
         text = json.dumps(self.what() | {"code": code}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
