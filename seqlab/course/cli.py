@@ -257,7 +257,14 @@ def leaderboard(
     lines = command.lines(chosen, store)
     if lines:
         names, rows = command.table(chosen, lines)
-        out.print(_fitted(names, rows))
+        dropped = {"family", "parameters"} if out.width < 120 else set()
+        kept = [i for i, name in enumerate(names) if name not in dropped]
+        view = Table(box=None, pad_edge=False)
+        for i in kept:
+            view.add_column(names[i], justify="left" if i < 2 else "right")
+        for cells in rows:
+            view.add_row(*(_plain(cells[i]) for i in kept))
+        out.print(view)
         to = to or paths.work() / "leaderboard" / chosen.name
         for written in command.write(chosen, lines, to, figures):
             out.print(paths.shown(written), soft_wrap=True)

@@ -14,6 +14,7 @@ from seqlab.figures.theme import INK, LINES, figure
 from seqlab.figures.training import DASHES, SYMBOLS
 
 Line = dict[str, Any]
+KINDS = ("training", "decoding")
 
 
 def accuracy_by_size(
@@ -67,8 +68,10 @@ def accuracy_by_state(lines: Sequence[Line], contest: str, *, title: str = "") -
         )
     title = title or f"{contest}: accuracy against the bytes of state"
     fig = figure(*traces, title=title, y="right answers", height=460, showlegend=True)
-    fig.update_xaxes(title_text="bytes of state per sequence (log scale)", type="log")
-    chance = _shown(lines, contest)[0]["contests"][contest]["chance"]
+    fig.update_xaxes(title_text="bytes of state per sequence (log scale)")
+    shown = [line["contests"][contest] for line in _shown(lines, contest)]
+    fig.update_xaxes(_log_axis([result["state_bytes"] for result in shown]))
+    chance = shown[0]["chance"]
     _percent(fig, statistics.fmean(chance.values()))
     return _below(fig)
 
@@ -76,6 +79,7 @@ def accuracy_by_state(lines: Sequence[Line], contest: str, *, title: str = "") -
 def speeds(lines: Sequence[Line], *, title: str = "") -> go.Figure:
     """Tokens per second in training and in decoding: one point a row, a colour a family."""
     measured = [line for line in lines if "training_tokens_per_second" in line]
+    xs, ys = ([line[f"{kind}_tokens_per_second"] for line in measured] for kind in KINDS)
     traces = [
         go.Scatter(
             x=[float(f"{line['training_tokens_per_second']:.3g}") for line in members],
@@ -87,8 +91,10 @@ def speeds(lines: Sequence[Line], *, title: str = "") -> go.Figure:
     ]
     title = title or "Speed on one processor thread, in training and token by token"
     fig = figure(*traces, title=title, height=460, showlegend=True)
-    fig.update_xaxes(title_text="training: tokens per second (log scale)", type="log", dtick="D2")
-    fig.update_yaxes(title_text="decoding: tokens per second (log scale)", type="log", dtick="D2")
+    fig.update_xaxes(title_text="training: tokens per second (log scale)")
+    fig.update_yaxes(title_text="decoding: tokens per second (log scale)")
+    fig.update_xaxes(_log_axis(xs))
+    fig.update_yaxes(_log_axis(ys))
     return _below(fig)
 
 
@@ -120,6 +126,22 @@ def _look(n: int, family: str, total: int) -> dict[str, Any]:
         "marker": {"size": 10, "color": LINES[n % 8], "symbol": SYMBOLS[n % 6]},
         "cliponaxis": False,
     }
+
+
+def _log_axis(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis with room for the names, and the ticks written out."""
+    low, high = math.log10(min(values)), math.log10(max(values))
+    room = max(0.12 * (high - low), 0.1)
+    low, high = low - room, high + room
+    decades = range(math.floor(low), math.ceil(high))
+    shown = []
+    for digits in ((1, 2, 5), range(1, 10)):  # all digits where three are too few
+        ticks = [m * 10**e for e in decades for m in digits]
+        shown = [t for t in ticks if low <= math.log10(t) <= high]
+        if len(shown) > 2:
+            break
+    texts = [f"{t:,g}" if t < 1 else f"{t:,}" for t in shown]
+    return {"type": "log", "range": [low, high], "tickvals": shown, "ticktext": texts}
 
 
 def _percent(fig: go.Figure, chance: float) -> None:
