@@ -40,13 +40,13 @@ FULL = Setting(
     "full",
     tuple(row.name for row in ZOO if row.causal),
     (
-        recall(1000),
+        recall(2000),
         parity(1000),
         Contest("counting mod 5", "tokens", (("16", ModularCount(5, 16)),), 1000),
         Contest("copying", "symbols", (("12", Copy(8, 12)),), 1000),
         Contest("selective copying", "symbols", (("3", SelectiveCopy()),), 1000),
         Contest("induction", "tokens", (("64", Induction()),), 1000, shift=True),
-        mqar(1500),
+        mqar(3000),
     ),
 )
 
