@@ -578,8 +578,9 @@ for n in EXPERTS:
 loop, sort, _ = seconds.values()
 ratios = {n: loop[n] / sort[n] for n in EXPERTS}
 print("loop / sorting:", "  ".join(f"{n}: {r:.2f}" for n, r in ratios.items()))
-faster = f"{ratios[8]:.2f} times with 8 experts, {ratios[64]:.2f} times with 64"
-figures.dispatch(seconds, title=f"The loop takes as long as sorting {faster}")
+at_8, at_64 = (f"{ratios[n]:.2f} times with {n}" for n in (8, 64))
+title = f"The loop's time over sorting's: {at_8} experts, {at_64}"
+figures.dispatch(seconds, title=title)
 
 # %% [markdown]
 # *What to see.* Forward and backward for 2,048 tokens, two experts each. The experts' own work is the same for every
