@@ -2,11 +2,12 @@
 
 import html
 import math
+from typing import Any
 
 from torch import Tensor
 
 
-def rounded(x: Tensor, digits: int = 3):
+def rounded(x: Tensor, digits: int = 3) -> Any:
     """x as nested lists with so many significant digits, None for NaN: short, reproducible JSON."""
     if x.ndim:
         return [rounded(row, digits) for row in x]
