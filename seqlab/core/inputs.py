@@ -19,12 +19,17 @@ def full_precision(function: Function) -> Function:
     @wraps(function)
     def run(*args, **options):
         device = _device(args, options)
-        if not torch.is_autocast_enabled(device):
+        if not autocasts(device):
             return function(*args, **options)
         with torch.autocast(device, enabled=False):
             return function(*map(_widen, args), **{name: _widen(x) for name, x in options.items()})
 
     return cast(Function, run)
+
+
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for tensors there; on the meta device there is none."""
+    return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def _device(args, options) -> str:

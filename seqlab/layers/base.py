@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from seqlab.core.inputs import at_least_one, choose
+from seqlab.core.inputs import at_least_one, autocasts, choose
 
 
 class Mixer(nn.Module):
@@ -108,7 +108,7 @@ class Mixer(nn.Module):
 
         Autocast casts all but float64, so there any dtypes without float64 go together.
         """
-        cast = x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type)
+        cast = x.dtype != torch.float64 and autocasts(x.device.type)
         weights = None
         for p in self.parameters():
             if p.dtype == x.dtype or (cast and p.dtype != torch.float64):

@@ -1,0 +1,88 @@
+"""What a model keeps of the text it has read: bytes of cache and of state, from its sizes."""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from seqlab.model import Block, LanguageModel
+from seqlab.zoo import recipe
+from seqlab.zoo.row import COUNTED
+
+
+class Kept(NamedTuple):
+    """Numbers that a model keeps for one sequence.
+
+    fixed: the states, whatever the length. growing: per token, in caches without an end.
+    windows: {W: numbers per token} in caches of the last W tokens.
+    """
+
+    fixed: int
+    growing: int
+    windows: dict[int, int]
+
+    def numbers(self, n_tokens: int) -> int:
+        """After n_tokens: fixed + growing · n + Σ_W windows[W] · min(n, W)."""
+        return self.fixed + self._cached(n_tokens)
+
+    def bytes(self, n_tokens: int, *, cache: int = 2, state: int = 4) -> int:
+        """`cache` and `state` are bytes per number: caches in bfloat16, states in float32."""
+        return state * self.fixed + cache * self._cached(n_tokens)
+
+    def _cached(self, n_tokens: int) -> int:
+        inside = (per * min(n_tokens, W) for W, per in self.windows.items())
+        return self.growing * n_tokens + sum(inside)
+
+
+@cache
+def kept(name: str, model: str) -> Kept:
+    """What `model` of the recipe `name` keeps: its real layers, run without numbers.
+
+    >>> kept("Transformer 2026", "Llama 3.1 8B").bytes(2**17) / 2**30
+    16.0
+    """
+    made_of = recipe(name)
+    if model not in made_of.published:
+        raise ValueError(f"{name} has no {model}: it has {', '.join(made_of.published)}")
+    sizes = {k: v for k, v in made_of.published[model].items() if k not in COUNTED}
+    if "n_experts" in sizes:  # experts keep nothing, and hundreds take long to make
+        sizes["n_experts"] = min(sizes["n_experts"], 16)
+    with torch.device("meta"):
+        layers = made_of.build(**sizes)
+    for block in layers.modules():
+        if isinstance(block, Block) and not getattr(
+            getattr(block, "ffn", None), "has_state", False
+        ):
+            block.ffn = None  # keeps nothing, and a mixture cannot run without numbers
+    return kept_by(layers)
+
+
+def kept_by(model: LanguageModel) -> Kept:
+    """What this model keeps; what a second token adds to its state is cache."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.weight.device)
+    with torch.inference_mode():
+        _, first = model(token)
+        _, second = model(token, first)
+    fixed, growing, windows = 0, 0, {}
+    for block, *states in zip(model.blocks, first, second, strict=True):
+        one, two = (sum(x.numel() for x in _tensors(state)) for state in states)
+        fixed += one - (two - one)
+        limits = {w for m in block.modules() if isinstance(w := getattr(m, "window", None), int)}
+        for limit in limits:
+            windows[limit] = windows.get(limit, 0) + two - one
+        growing += 0 if limits else two - one
+    return Kept(fixed, growing, windows)
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, dict):
+        yield from _tensors(list(state.values()))
+    elif isinstance(state, list | tuple):
+        for part in state:
+            yield from _tensors(part)
+    elif hasattr(state, "__dict__"):
+        yield from _tensors(vars(state))
