@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from seqlab.core.attention import attend, attend_sdpa
 from seqlab.core.recurrence import chunkwise, recurrent
-from seqlab.measure import peak_bytes
+from seqlab.measure import growth, peak_bytes
 
 LENGTHS = [512, 1024, 2048, 4096, 8192, 16384, 32768]
 FITTED_FROM, LONGEST_PLAIN, ROUNDS, K = 2048, 16384, 5, 64
@@ -79,18 +79,8 @@ def save(found: dict) -> None:
     KEPT.with_suffix(".tmp").replace(KEPT)
 
 
-def slope(points: dict[int, float]) -> tuple[float, float]:
-    """The least-squares slope of log y over log T, and its standard error."""
-    x = torch.tensor(list(points), dtype=torch.float64).log()
-    y = torch.tensor(list(points.values()), dtype=torch.float64).log()
-    x, y = x - x.mean(), y - y.mean()
-    found = ((x * y).sum() / x.square().sum()).item()
-    left = (y - found * x).square().sum().item()
-    return found, math.sqrt(left / max(len(points) - 2, 1) / x.square().sum().item())
-
-
 def fitted(by_length: dict[int, dict], what: str) -> tuple[float, float]:
-    return slope({T: x[what] for T, x in by_length.items() if T >= FITTED_FROM})
+    return growth({T: x[what] for T, x in by_length.items() if T >= FITTED_FROM})
 
 
 def table(found: dict, where: str) -> str:

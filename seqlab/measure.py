@@ -1,5 +1,6 @@
-"""What a computation costs on this machine, apart from its time: the memory of its tensors."""
+"""What a computation costs on this machine: the memory of its tensors, and how a cost grows."""
 
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,20 @@ def peak_bytes(f: Callable[[], Any]) -> int:
     with _Alive() as alive:
         f()
     return alive.peak
+
+
+def growth(costs: dict[int, float]) -> tuple[float, float]:
+    """The exponent p of the least-squares fit cost = c T^p to {T: cost}, and its standard error.
+
+    1 is linear, 2 quadratic. The error is how far the costs lie from such a line; two lengths fit
+    every line, and have none.
+    """
+    xs, ys = ([math.log(u) for u in us] for us in (costs.keys(), costs.values()))
+    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+    spread = sum((a - x) ** 2 for a in xs)
+    p = sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / spread
+    left = sum((b - y - p * (a - x)) ** 2 for a, b in zip(xs, ys, strict=True))
+    return p, math.sqrt(left / max(len(xs) - 2, 1) / spread)
 
 
 class _Alive(TorchDispatchMode):

@@ -103,5 +103,3 @@ def test_scaling_measures_what_is_missing_and_fits_a_slope(script, tmp_path):
     assert list(found["recurrence, in chunks"]) == [32, 64, 128]
     text = module.table(found, "here")
     assert "| attention, plain | 5e+03 |" in text and "| MiB | T = 32 |" in text
-    rise, error = module.slope({T: 3.0 * T**2 for T in (1, 2, 4, 8)})
-    assert rise == pytest.approx(2) and error == pytest.approx(0, abs=1e-9)

@@ -26,8 +26,8 @@
 #
 # ## 1 · A failure: the memory of a long text is larger than the model
 #
-# A transformer that writes a text keeps a key and a value for every token, in every layer. This **KV cache** is what it
-# knows of the text. Llama 3.1 70B is a large model: 141 GB of weights in bfloat16. How large is its cache?
+# A transformer that writes a text keeps a key and a value for every token, in every layer. This **KV cache** is what
+# it knows of the text. Llama 3.1 70B is a large model: 141 GB of weights in bfloat16. How large is its cache?
 
 # %% tags=["nbval-check-output"]
 from seqlab.zoo import recipe
@@ -42,53 +42,67 @@ print(
 for tokens in (2**13, 2**17, 2**20):
     cache = tokens * per_token
     print(
-        f"{tokens:9,} tokens: {cache / 1e9:6.1f} GB of cache, {cache / weights:.0%} of the weights"
+        f"{tokens:9,} tokens: {cache / 1e9:6.1f} GB of cache,",
+        f"{cache / weights:.0%} of the weights",
     )
 
 # %% [markdown]
 # At 8,000 tokens the cache is nothing. At a million it is more than twice the model, for *one* reader; and the weights
-# are shared by all readers, the cache is not. All of it must also be read for every token that is written. So the price
-# shows in time as well. Two small models write the next token, after texts of growing length: one with attention, one
-# with a recurrence, the subject of this course.
+# are shared by all readers, the cache is not. All of it must also be read for every token that is written. So the
+# price shows in time as well. Two small models write the next token, after texts of growing length: one with
+# attention, one with a recurrence, the subject of this course. **Before you read on**, commit to an answer:
 
-# %%
+# %% tags=["measured"]
+from functools import partial
+
 import torch
 
+from seqlab.course import predict
+from seqlab.figures import timing_lines
 from seqlab.mixers import Attention, RetNet
 from seqlab.model import LanguageModel
 from seqlab.train import best_seconds
 
 torch.set_num_threads(1)  # one thread keeps the timings steady
-LENGTHS = (256, 1024, 4096, 16384)
+AFTER = (128, 512, 2048, 8192)
 
 
+@torch.inference_mode()
 def writing(mixer):
-    """n -> seconds for one more token after n tokens; the model has two layers of width 256."""
+    """{n: seconds for one more token after n} for two layers of width 256."""
     torch.manual_seed(0)
     model, seconds = LanguageModel(64, 256, [mixer] * 2), {}
-    with torch.inference_mode():
-        for n in LENGTHS:
-            _, state = model(torch.randint(64, (1, n)))
-            token = torch.randint(64, (1, 1))
-            seconds[n] = best_seconds(lambda: model(token, state))
+    for n in AFTER:
+        _, state = model(torch.randint(64, (1, n)))
+        seconds[n] = best_seconds(partial(model, torch.randint(64, (1, 1)), state), 9)
     return seconds
 
 
-from seqlab.figures import timing_lines
-
-decoding = {"attention": writing(Attention), "a recurrence (RetNet)": writing(RetNet)}
-
-# %% tags=["measured"]
-longest = LENGTHS[-1]
-times = decoding["attention"][longest] / decoding["a recurrence (RetNet)"][longest]
-timing_lines(
-    decoding,
-    title=f"After {longest:,} tokens, attention takes {times:.0f} times as long for the next",
+next_token = {
+    "attention": writing(partial(Attention, n_heads=4, form="sdpa")),
+    "a recurrence (RetNet)": writing(partial(RetNet, n_heads=4)),
+}
+longest = {name: seconds[8192] for name, seconds in next_token.items()}
+times = longest["attention"] / longest["a recurrence (RetNet)"]
+predict(
+    "01-next",
+    "How much longer does the next token take after 8,192 tokens than after 128?",
+    lambda: timing_lines(
+        next_token,
+        title=f"After 8,192 tokens attention takes {times:.0f} times as long as RetNet",
+    ),
+    choices=[
+        "as long, in both",
+        "64 times as long, in both",
+        "longer in attention only",
+    ],
 )
 
 # %% [markdown]
-# *What to see.* Both axes are logarithmic. The recurrence takes the same time after any text, because what it knows has
-# a fixed size. Attention starts at the same level and then grows with the length: it reads its whole cache.
+# *What to see.* Both axes are logarithmic. The third answer is right. What a recurrence knows has a fixed size, so its
+# next token costs the same after any text. Attention reads its whole cache. It does not take 64 times as long, because
+# the rest of the model (norms, feed-forward layers, the loop in Python) costs the same at any length, and at first
+# costs more than the cache; only the slope at the right end tends to 1.
 #
 # ## 2 · Two styles
 #
@@ -115,14 +129,11 @@ timing_lines(
 # | what is kept for the next token | $2\,T K$ numbers | $K^2$ numbers | $K^2$ numbers |
 # | work for the next token | $2\,T K$ | $2\,K^2$ | $2\,K^2$ |
 #
-# (Scores are $T^2 K$ multiplications with their additions, and so is their product with the values. A causal model needs
-# half of them; the plain form computes all and masks.) Now count, instead of believing. PyTorch counts the operations of
-# matrix products, one multiplication and one addition as two; a state's numbers we count ourselves:
+# (Scores are $T^2 K$ multiplications with their additions, and so is their product with the values. A causal model
+# needs half of them; the plain form computes all and masks.) Now count, instead of believing. PyTorch counts the
+# operations of matrix products, one multiplication and one addition as two; a state's numbers we count ourselves:
 
 # %% tags=["nbval-check-output"]
-import math
-from functools import partial
-
 from torch.utils.flop_counter import FlopCounterMode
 
 from seqlab.core.attention import attend
@@ -199,8 +210,8 @@ def same(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
-def with_gradients(y, module):
-    return y, *torch.autograd.grad(y.sin().sum(), [*module.parameters()])
+def with_gradients(y, inputs):
+    return y, *torch.autograd.grad(y.sin().sum(), [*inputs])
 
 
 @holds
@@ -209,14 +220,14 @@ def heads_are_small_attentions_that_add_up():
     q, k, v = (heads(W(x), 4) for W in (layer.q, layer.k, layer.v))
     outs = layer.out.weight.split(8, dim=1)  # (D, K) for each head
     parts = (attention(q[:, h], k[:, h], v[:, h]) @ outs[h].mT for h in range(4))
-    same(with_gradients(sum(parts), layer), with_gradients(layer(x)[0], layer))
+    same(*(with_gradients(y, layer.parameters()) for y in (sum(parts), layer(x)[0])))
 
 
 # %% [markdown]
-# **Change 1: positions by rotation (RoPE).** Attention sees a *set* of keys: shuffle the past, and nothing changes. The
-# first transformer added waves to its inputs, one pattern for each position. RoPE turns $q$ and $k$ instead, each pair
-# of channels by an angle that grows with the position. A dot product of two turned vectors knows only the *difference*
-# of their angles, so the score knows the distance and not the place.
+# **Change 1: positions by rotation (RoPE).** Attention sees a *set* of keys: shuffle the past, and nothing changes.
+# The first transformer added waves to its inputs, one pattern for each position. RoPE turns $q$ and $k$ instead, each
+# pair of channels by an angle that grows with the position. A dot product of two turned vectors knows only the
+# *difference* of their angles, so the score knows the distance and not the place.
 
 
 # %%
@@ -254,48 +265,69 @@ def a_score_knows_only_the_distance():
         same(diagonal, diagonal[:1].expand_as(diagonal))
 
 
+# %%
+from seqlab.figures.position import turning
+
+q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(2)).double()
+turning(q, k, [3, 4, 5, 8, 16, 32, 64, 128], distance=3)
+
 # %% [markdown]
-# **Change 2: fewer keys (GQA, MQA).** The cache holds keys and values, not queries. So let several query heads share one
-# key head: *grouped-query attention*. With a single key head it is *multi-query attention*. The arithmetic is the same as
-# if the shared keys were repeated; only the cache is smaller. Llama 3.1 70B has 64 query heads and 8 key heads: without
-# groups, its cache would be eight times as large.
+# *What to see.* Move the slider. Each circle is one pair of channels, with the query (solid) at its position and a key
+# (dotted) three tokens earlier. The first pair turns by a whole radian at each step, the last by a thousandth. Within
+# a circle both arrows turn together, so the angle between them stays, and with it the score.
+#
+# **Change 2: fewer keys (GQA, MQA).** The cache holds keys and values, not queries. So let several query heads share
+# one key head: *grouped-query attention*. With a single key head it is *multi-query attention*. The arithmetic is the
+# same as if the shared keys were repeated; only the cache is smaller. Llama 3.1 70B has 64 query heads and 8 key
+# heads: without groups, its cache would be eight times as large.
 
 
 # %% tags=["nbval-check-output"]
 @holds
 def grouped_queries_are_attention_with_repeated_keys():
-    x, sizes = randn(2, 9, 32), {}
     for n_kv_heads in (4, 2, 1):
-        grouped = Attention(32, n_heads=4, n_kv_heads=n_kv_heads).double()
-        full = Attention(32, n_heads=4).double()
-        full.load_state_dict(
-            grouped.state_dict()
-            | {
-                f"{name}.weight": rearrange(
-                    getattr(grouped, name).weight, "(h k) d -> h k d", h=n_kv_heads
-                )
-                .repeat_interleave(4 // n_kv_heads, dim=0)
-                .flatten(0, 1)
-                for name in ("k", "v")
-            }
-        )
-        y, cache = grouped(x)
-        same(y, full(x)[0])
-        sizes[n_kv_heads] = cache.k.numel() + cache.v.numel()
-    assert sizes[4] == 2 * sizes[2] == 4 * sizes[1]
+        sizes = [(2, 9, n, 8) for n in (4, n_kv_heads, n_kv_heads)]
+        q, k, v = (randn(*size).requires_grad_() for size in sizes)
+        shared = (u.repeat_interleave(4 // n_kv_heads, dim=2) for u in (k, v))
+        ours = attention(*(u.transpose(1, 2) for u in (q, *shared))).transpose(1, 2)
+        theirs = attend(q, k, v, causal=True)
+        same(with_gradients(ours, (q, k, v)), with_gradients(theirs, (q, k, v)))
 
 
 # %% [markdown]
+# Here is what the three rows of the zoo keep, with the recurrence of section 1, all of width 64:
+
+# %%
+from seqlab.figures.state_space import curves
+from seqlab.zoo import row
+
+NAMES = ("attention", "grouped-query attention", "multi-query attention", "RetNet")
+READ = [2**n for n in range(4, 15)]
+kept_by = {
+    name: (READ, torch.tensor([float(row(name).state_floats(T, 64)) for T in READ]))
+    for name in NAMES
+}
+curves(
+    kept_by,
+    title="A key head less is a lower line, but only a state is a flat one",
+    x="tokens read (log scale)",
+    y="numbers kept (log scale)",
+    log="xy",
+)
+
+# %% [markdown]
+# *What to see.* Four heads, two key heads and one key head: each halving moves the line down, and none changes its
+# slope. Short texts are cheaper to keep than a state.
+#
 # **Change 3: norm before, and a simpler one.** LayerNorm subtracts the mean and divides by the standard deviation.
 # *RMSNorm* only divides by the root mean square. And it moved: in 2017 each sum was normed, $\mathrm{norm}(x + f(x))$,
 # today each *part* is given a normed input, $x + f(\mathrm{norm}(x))$. That leaves a path from the last layer to the
-# first on which nothing is multiplied. Is it worth anything? Build untrained models of 1 to 24 layers of either kind, start
-# their matrices as in 2017 (Xavier's rule), and measure the gradient that reaches the first layer:
+# first on which nothing is multiplied. Is it worth anything? Build untrained models of 1 to 24 layers of either kind,
+# start their matrices as in 2017 (Xavier's rule), and measure the gradient that reaches the first layer:
 
 # %%
 from torch import nn
 
-from seqlab.figures.state_space import curves
 from seqlab.model import PostNormBlock
 
 WIRING = {
@@ -333,23 +365,74 @@ by_depth = {
 after, before = (g.mean(0)[-1] / g.mean(0)[0] for g in by_depth.values())
 curves(
     {name: (DEPTHS, g.mean(0)) for name, g in by_depth.items()},
-    title=f"From 1 layer to 24, the gradient grows {after:.0f}-fold with the norm after the sum, "
-    f"{before:.1f}-fold with it before",
+    title=f"1 to 24 layers, gradient × {after:.0f} norm after, × {before:.1f} before",
     x="layers in the model",
     y="gradient of the first layer's W_V (log scale)",
     log="y",
     markers=True,
-)
+).update_yaxes(dtick="D2")
 
 # %% [markdown]
 # *What to see.* Means of three starts. With the norm before, a model of any depth begins with about the same gradient:
-# one learning rate fits all. With the norm after, the gradient grows with the depth; this is why the first transformers
-# needed a warm-up, steps with a tiny learning rate. The finding belongs to the start as well as to the norm: with the
-# smaller matrices of PyTorch's own start the same measurement gives a far smaller rise.
+# one learning rate fits all. With the norm after, the gradient grows with the depth; this is why the first
+# transformers needed a warm-up, steps with a tiny learning rate. The finding belongs to the start as well as to the
+# norm: with the smaller matrices of PyTorch's own start the same measurement gives a far smaller rise.
+#
+# Does it matter for what is learned? Train both for 50 steps: eight layers of width 64, on Python's help texts, byte
+# by byte, 8 excerpts of 32 bytes a step, learning rate 0.003 after five steps of warm-up, three seeds.
+
+# %%
+from seqlab.ffn import MLP
+from seqlab.figures import loss_curves
+from seqlab.tasks import Text, python_help
+from seqlab.train import train
+
+help_texts = python_help()
+task = Text(help_texts, n_tokens=32)
+PARTS = [partial(Attention, n_heads=4)] * 8, partial(MLP, d_ff=128)
+
+
+def learned(wiring, seed, label):
+    torch.manual_seed(seed)
+    model = LanguageModel(256, 64, *PARTS, **wiring)
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+    how = {"steps": 50, "batch_size": 8, "lr": 3e-3, "seed": seed, "label": label}
+    return train(model, task, **how).loss
+
+
+losses = {
+    name: [learned(wiring, seed, name) for seed in range(3)]
+    for name, wiring in WIRING.items()
+}
+
+# %% tags=["measured"]
+end = {name: [sum(loss[-10:]) / 10 for loss in seeds] for name, seeds in losses.items()}
+after, before = (sum(ends) / 3 for ends in end.values())
+p = torch.tensor(list(help_texts)).bincount() / len(help_texts)
+print(f"the frequencies of the bytes alone: {-(p * p.log()).nansum():.2f} nats a byte")
+for name, ends in end.items():
+    print(f"{name}:", "  ".join(f"{loss:.2f}" for loss in ends), "nats a byte")
+means = {
+    name: [sum(at) / 3 for at in zip(*seeds, strict=True)]
+    for name, seeds in losses.items()
+}
+loss_curves(
+    means,
+    title=f"Norm before: {before:.2f} nats a byte after 50 steps, not {after:.2f}",
+)
+
+# %% [markdown]
+# *What to see.* The curves are means of three seeds; the printed numbers are those of each seed, over the last ten
+# steps. With the norm after, all three are still at what the frequencies of the bytes alone give. With it before, all
+# three are below. We changed two things at once, the place of the norm and its kind, as history did. And this is one
+# learning rate, one depth, and 50 steps: with a longer warm-up the older model does train, as it did in 2017.
 #
 # **Change 4: a gated feed-forward layer (SwiGLU).** Beside attention each block has a layer for each token alone. The
 # *MLP* of 2017 has two matrices, $D \times 4D$ and back: $8 D^2$ weights. *SwiGLU* has three, because one more map
-# multiplies the other: $W_3(\mathrm{silu}(W_1 x) \odot W_2 x)$. At equal weights its width is $\tfrac83 D$.
+# multiplies the other: $W_3(\mathrm{silu}(W_1 x) \odot W_2 x)$. Three matrices $D \times w$ have as many weights as
+# two of $4D$ if $w = \tfrac83 D$.
 
 
 # %%
@@ -362,9 +445,9 @@ def rms_norm(x, weight, eps=1e-6):
 
 
 # %% [markdown]
-# **Change 5: the KV cache.** Training computes all tokens at once. Writing computes one at a time, and the keys and values
-# of the past do not change, since no token sees those after it. So keep them. It is a change of the program, not of the
-# model: both give the same numbers.
+# **Change 5: the KV cache.** Training computes all tokens at once. Writing computes one at a time, and the keys and
+# values of the past do not change, since no token sees those after it. So keep them. It is a change of the program,
+# not of the model: both give the same numbers.
 #
 # Now all together: the models of both years, inline.
 
@@ -422,10 +505,8 @@ def these_are_the_transformers_of_2017_and_2026():
         ("Transformer 2026", lambda model, tokens: transformer_2026(model, tokens)[0]),
     ):
         model = recipe(name).build().double()
-        same(
-            with_gradients(ours(model, tokens), model),
-            with_gradients(model(tokens)[0], model),
-        )
+        both = ours(model, tokens), model(tokens)[0]
+        same(*(with_gradients(y, model.parameters()) for y in both))
 
 
 @holds
@@ -441,7 +522,181 @@ def with_a_cache_each_token_is_computed_once():
 
 
 # %% [markdown]
-# ## 5 · A table of the surveys, recomputed
+# The last theorem is the failure of section 1 seen from its good side: with the cache a token costs one row of scores
+# in place of a whole matrix. The price is that every row is kept.
 #
-# Surveys print what a context of 128K tokens costs a model of 7 billion parameters: 40 GB for full attention, 200 MB,
-# 150 MB, 8 GB and 2 GB for its rivals, without saying for which model, in which numbers. Sizes are published, so compute.
+# ## 4 · How it grows, measured
+#
+# Section 2 counted. Now the clock, and the memory, of one head of width 64. There are two forms of attention. The
+# *plain* form is the formula as it stands: it makes the $T \times T$ matrix. The *fused* form is PyTorch's
+# `scaled_dot_product_attention`, which works through the matrix piece by piece and never has all of it (chapter 14).
+# And there are two forms of a recurrence whose state is 64 × 64: token by token, and in chunks (chapter 04).
+
+# %% tags=["measured"]
+from seqlab.core.attention import attend_sdpa
+from seqlab.figures.training import scaling_lines
+from seqlab.measure import peak_bytes
+
+FORMS = {
+    "attention, plain": partial(attend, causal=True),
+    "attention, fused": partial(attend_sdpa, causal=True),
+    "recurrence, by token": recurrent,
+    "recurrence, in chunks": chunkwise,
+}
+seconds, MIB = {name: {} for name in FORMS}, {name: {} for name in FORMS}
+with torch.inference_mode():
+    for T in (512, 1024, 2048, 4096, 8192):
+        for name, form in FORMS.items():
+            run = partial(form, *draw(T))
+            seconds[name][T] = best_seconds(run, 2 if T < 4096 else 1)
+            MIB[name][T] = peak_bytes(run) / 2**20
+
+ratio = seconds["attention, fused"][8192] / seconds["recurrence, in chunks"][8192]
+title = f"8,192 tokens: fused attention takes {ratio:.1f} times as long as chunks"
+scaling_lines(seconds, title=title, y="seconds", fitted_from=2048).show()
+most, least = (MIB[f"attention, {form}"][8192] for form in ("plain", "fused"))
+title = f"8,192 tokens: {most:,.0f} MiB with the matrix, {least:.0f} MiB without"
+scaling_lines(MIB, title=title, y="MiB at one time", fitted_from=2048)
+
+# %% [markdown]
+# *What to see.* Above, time: both forms of attention follow the line of $T^2$, both recurrences that of $T$. Which one
+# is faster at a given length is another question: token by token, Python waits for 8,192 small steps. Below, memory:
+# the most that tensors take at one time, without the inputs. Only the plain form grows as $T^2$. So "attention needs
+# quadratic memory" is true of the formula and false of the program that everybody runs; its *time* is quadratic in
+# both. The numbers behind ± are standard errors of the fitted slopes, from three lengths. `python
+# benchmarks/scaling.py` goes on to 32,768 tokens, shows its progress and can be stopped at any time. Its stored
+# result:
+
+# %%
+from seqlab.course.paths import root
+
+stored = root() / "benchmarks" / "results" / "scaling.md"
+print(stored.read_text() if stored.exists() else "run python benchmarks/scaling.py")
+
+# %% [markdown]
+# ## 5 · A calculator of memories
+#
+# What does a published model keep of a text? `kept` answers from the sizes: it builds the real layers without numbers
+# (on PyTorch's *meta* device, where a tensor is only a shape), lets two tokens pass, and looks at the states. What has
+# grown in between is a cache; what has not is a state; a cache that only holds the last $W$ tokens is a window. For
+# Llama it must give what we computed by hand:
+
+# %% tags=["nbval-check-output"]
+from seqlab.zoo.memory import kept
+
+
+@holds
+def the_calculator_agrees_with_our_own_count():
+    found = kept("Transformer 2026", "Llama 3.1 70B")
+    assert (found.fixed, found.windows) == (0, {})
+    assert found.bytes(2**20) == 2**20 * per_token
+
+
+print("a hybrid:  ", kept("Jamba", "v0.1"))
+print("a window:  ", kept("Griffin", "7B"))
+print("a state:   ", kept("Falcon Mamba", "7B"))
+
+# %% [markdown]
+# Choose models of the zoo, the bytes of a number in its caches (2 for bfloat16, 1 for FP8; states are counted in
+# float32, as they are usually kept), and how many texts are read at the same time:
+
+# %%
+from seqlab.figures.memory import MODELS, memory_of
+from seqlab.widgets import explore
+
+explore(memory_of, models=list(MODELS), bytes_per_number=[4, 2, 1], texts=(1, 64))
+
+# %% [markdown]
+# *What to see.* A cache is a straight line upwards, a state is flat, a window rises and then stays. A hybrid does
+# both: few of its layers have a cache. For short texts the state is the larger of the two. More texts lift every line
+# by the same factor.
+#
+# ### In the wild: a table of the surveys, recomputed
+#
+# Surveys print what a context of 128K tokens costs a model "of 7B": 40 GB for full attention, and 8 GB, 2 GB, 200 MB
+# and 150 MB for its rivals; the model and the format of the numbers are not named. Here is what comes out for
+# published models, with caches in bfloat16 and states in float32:
+
+# %% tags=["nbval-check-output"]
+print(f"{'at 128K tokens':32} {'weights':>8} {'cache':>9} {'state':>7}")
+for name, model in (
+    ("Transformer 2026", "Llama 3.1 70B"),
+    ("Transformer 2026", "Llama 3.1 8B"),
+    ("DeepSeek-V3", "V3"),
+    ("Jamba", "v0.1"),
+    ("Griffin", "7B"),
+    ("Codestral Mamba", "7B"),
+    ("Falcon Mamba", "7B"),
+):
+    total, found = recipe(name).published[model]["total"], kept(name, model)
+    cache, state = found.bytes(2**17, state=0), found.bytes(0)
+    sizes = f"{total / 1e9:7,.0f}B {cache / 1e6:6,.0f} MB {state / 1e6:4,.0f} MB"
+    print(f"{name + ', ' + model:32} {sizes}")
+
+# %% [markdown]
+# 40 GB is Llama's at **70B** (40 GiB, to be exact), not at 7B: at 8B it is 17 GB. Without groups the 8B model would
+# need four times that, 69 GB. The 2 GB of a hybrid fit Jamba, which has one attention layer in eight, and 52 billion
+# weights. 8 GB is near DeepSeek-V3, with 671 billion. No 7B model here keeps 150 or 200 MB: Codestral Mamba's state
+# would be 138 MB in bfloat16 and is twice that in float32, Falcon Mamba's is 40 MB. So the order is right, and the
+# numbers belong to different models. A factor of a thousand between the ends of such a table is partly a
+# factor of ten in the models' size.
+#
+# ### Fact check
+#
+# **"Attention needs quadratic memory."** The formula does, the fused kernel does not (section 4).
+#
+# **"Grouped queries make attention faster to compute."** The multiplications are the same; count them. What shrinks is
+# the cache, and with it the time to *read* it, which is what decoding waits for.
+
+
+# %% tags=["nbval-check-output"]
+@holds
+def fewer_key_heads_do_not_save_multiplications():
+    q, k, v = randn(1, 64, 8, 16), randn(1, 64, 8, 16), randn(1, 64, 8, 16)
+    flops = []
+    for n_kv_heads in (8, 2, 1):
+        with FlopCounterMode(display=False) as counter:
+            attend(q, k[:, :, :n_kv_heads], v[:, :, :n_kv_heads], causal=True)
+        flops.append(counter.get_total_flops())
+    assert flops[0] == flops[1] == flops[2] > 0
+
+
+# %% [markdown]
+# **"A recurrence needs constant memory."** While it writes, yes. While it is *trained*, it keeps something for every
+# token, as any network does, because the backward pass needs it.
+#
+# ## 6 · Practise
+#
+# In a terminal, `seqlab start 01` puts your own copy of the exercises into `work/`.
+
+# %% [markdown] tags=["exercises"]
+# The table of exercises is made from their files.
+
+# %% [markdown]
+# The notebook is [exercises/01_why_architectures.ipynb](../exercises/01_why_architectures.ipynb); work on the copy in
+# `work/`.
+#
+# ## Recap, in five lines
+#
+# 1. Attention keeps a row for every token and reads all rows for the next; a recurrence keeps a state of fixed size.
+# 2. Attention's work is quadratic and waits for nothing; a recurrence's is linear and, token by token, waits $T$ times.
+# 3. Five changes lead from 2017 to 2026: positions by rotation, fewer keys, a norm before each part, a gated
+#    feed-forward layer, a cache.
+# 4. Quadratic *memory* belongs to the plain form of attention only; quadratic *time* to every form.
+# 5. A number of a survey means little without its model, its format and its length: compute it from published sizes.
+#
+# Next, chapter 02: a recurrence reads a text at the same price for each token. Why was it given up?
+#
+# ## References
+#
+# - A. Vaswani et al. [*Attention Is All You Need.*](https://arxiv.org/abs/1706.03762) 2017.
+# - N. Shazeer. [*Fast Transformer Decoding: One Write-Head is All You Need*](https://arxiv.org/abs/1911.02150)
+#   (multi-query attention). 2019.
+# - B. Zhang, R. Sennrich. [*Root Mean Square Layer Normalization.*](https://arxiv.org/abs/1910.07467) 2019.
+# - N. Shazeer. [*GLU Variants Improve Transformer*](https://arxiv.org/abs/2002.05202) (SwiGLU). 2020.
+# - R. Xiong et al. [*On Layer Normalization in the Transformer Architecture.*](https://arxiv.org/abs/2002.04745) 2020.
+# - J. Su et al. [*RoFormer: Enhanced Transformer with Rotary Position Embedding.*](https://arxiv.org/abs/2104.09864)
+#   2021.
+# - J. Ainslie et al. [*GQA: Training Generalized Multi-Query Transformer Models from Multi-Head
+#   Checkpoints.*](https://arxiv.org/abs/2305.13245) 2023.
+# - A. Yang et al. [*Qwen3 Technical Report*](https://arxiv.org/abs/2505.09388) (the Transformer 2026 of the zoo). 2025.

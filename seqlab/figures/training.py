@@ -1,6 +1,5 @@
 """Measurements as pictures: loss curves, timings against T, accuracies."""
 
-import math
 from typing import Any
 
 import plotly.graph_objects as go
@@ -8,6 +7,7 @@ from plotly.subplots import make_subplots
 
 from seqlab.figures.panels import dressed
 from seqlab.figures.theme import COLORS, INK, LINES, figure
+from seqlab.measure import growth
 from seqlab.train import History
 
 DASHES = ("solid", "dash", "dot", "dashdot")
@@ -87,10 +87,35 @@ def timing_lines(
 
 def slope(times: dict[int, float]) -> float:
     """The exponent p of the least-squares fit seconds = c T^p."""
-    xs, ys = ([math.log(u) for u in us] for us in (times.keys(), times.values()))
-    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    together = sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True))
-    return together / sum((a - x) ** 2 for a in xs)
+    return growth(times)[0]
+
+
+def scaling_lines(
+    costs: dict[str, dict[int, float]], *, title: str, y: str, fitted_from: int = 0
+) -> go.Figure:
+    """Costs against T, both logarithmic, between thin lines that grow as T and as T².
+
+    The legend has the exponent fitted to the lengths from `fitted_from` on, with its error.
+    """
+    fig = timing_lines(costs, title=title, y=y)
+    for line, by_length in zip(fig.data, costs.values(), strict=True):
+        p, error = growth({T: cost for T, cost in by_length.items() if fitted_from <= T})
+        line.name = f"{line.name.split(':')[0]}: T<sup>{p:.2f} ± {error:.2f}</sup>"
+    lengths = sorted({T for by_length in costs.values() for T in by_length})
+    all_costs = [cost for by_length in costs.values() for cost in by_length.values()]
+    least, most = min(all_costs), max(all_costs)
+    for power, name in ((1, "T"), (2, "T²")):
+        ys = [2 * least * (T / lengths[0]) ** power for T in lengths]
+        shown = {T: cost for T, cost in zip(lengths, ys, strict=True) if cost <= 2 * most}
+        fig.add_scatter(
+            x=list(shown),
+            y=_short(shown.values()),
+            mode="lines",
+            name=f"grows as {name}",
+            line={"color": INK, "width": 1, "dash": "longdash" if power == 1 else "dot"},
+            opacity=0.5,
+        )
+    return fig
 
 
 def bars(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqlab.model import Block, LanguageModel
+from seqlab.model import Block
 from seqlab.zoo import recipe
 from seqlab.zoo.row import COUNTED
 
@@ -59,8 +59,8 @@ def kept(name: str, model: str) -> Kept:
     return kept_by(layers)
 
 
-def kept_by(model: LanguageModel) -> Kept:
-    """What this model keeps; what a second token adds to its state is cache."""
+def kept_by(model: Any) -> Kept:
+    """What this LanguageModel keeps; what a second token adds to its state is cache."""
     token = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.weight.device)
     with torch.inference_mode():
         _, first = model(token)

@@ -36,6 +36,7 @@ arXiv:1907.05242 | 2019 | Lample | Large Memory Layers with Product Keys
 arXiv:1910.07467 | 2019 | Zhang | Root Mean Square Layer Normalization
 arXiv:1910.09890 | 2019 | Gu | Improving the Gating Mechanism of Recurrent Neural Networks
 arXiv:1911.02150 | 2019 | Shazeer | Fast Transformer Decoding: One Write-Head is All You Need
+arXiv:2002.04745 | 2020 | Xiong | On Layer Normalization in the Transformer Architecture
 arXiv:2002.05202 | 2020 | Shazeer | GLU Variants Improve Transformer
 arXiv:2004.05150 | 2020 | Beltagy | Longformer: The Long-Document Transformer
 arXiv:2006.04768 | 2020 | Wang | Linformer: Self-Attention with Linear Complexity

@@ -15,7 +15,7 @@ from seqlab.figures import (
     timing_lines,
 )
 from seqlab.figures.theme import COLORS, figure, wrap
-from seqlab.figures.training import slope
+from seqlab.figures.training import scaling_lines, slope
 
 S = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
 TIMES = {"quadratic": {64: 0.1, 128: 0.4, 256: 1.6}, "linear": {64: 0.2, 256: 0.8}}
@@ -50,6 +50,15 @@ def test_slope_is_the_exponent():
         "quadratic: T<sup>2.00</sup>",
         "linear: T<sup>1.00</sup>",
     ]
+
+
+def test_scaling_lines_are_fitted_from_a_length_on_and_drawn_between_powers():
+    times = {"one": {T: 5.0 if T < 512 else 5.0 * (T / 512) ** 2 for T in (64, 512, 1024, 2048)}}
+    fig = scaling_lines(times, title="a finding", y="seconds", fitted_from=512)
+    assert fig.data[0].name == "one: T<sup>2.00 ± 0.00</sup>"
+    for line, power in zip(fig.data[1:], (1, 2), strict=True):
+        low, high = line.x[0], line.x[-1]
+        assert line.y[-1] / line.y[0] == pytest.approx((high / low) ** power, rel=1e-3)
 
 
 def test_state_pair_stops_where_the_states_first_part():
