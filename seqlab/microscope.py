@@ -22,6 +22,7 @@ from seqlab.core.discretize import as_complex, bilinear
 from seqlab.core.inputs import wide
 from seqlab.core.rank_one import by_convolution
 from seqlab.core.recurrence import parallel, step
+from seqlab.layers.base import tensors_in
 
 COMES_BACK = 0.9
 """A stored value comes back when what its key returns has at least this cosine with it."""
@@ -170,7 +171,7 @@ def _watch_forward(mixer, x) -> dict[str, Any]:
     flat = []
     for t in range(x.shape[1]):
         _, state = mixer(x[:, t : t + 1], state)
-        flat.append(torch.cat([u.flatten().to(x) for u in _tensors(state)] or [x.new_zeros(1)]))
+        flat.append(torch.cat([u.flatten().to(x) for u in _real(state)] or [x.new_zeros(1)]))
     n = max(len(u) for u in flat)
     width = math.ceil(math.sqrt(n))
     room = width * math.ceil(n / width)
@@ -180,16 +181,11 @@ def _watch_forward(mixer, x) -> dict[str, Any]:
     return {"states": states, "written": states - before, "weights": _influence(mixer, x)}
 
 
-def _tensors(state) -> list[Tensor]:
+def _real(state) -> list[Tensor]:
     """Every floating-point tensor in a nested state; a complex number is two of its cells."""
-    if isinstance(state, Tensor):
-        state = torch.view_as_real(state.detach()) if state.is_complex() else state.detach()
-        return [state] if state.is_floating_point() else []
-    if isinstance(state, dict):
-        state = state.values()
-    elif not isinstance(state, tuple | list):
-        return []
-    return [u for part in state for u in _tensors(part)]
+    parts = (x.detach() for x in tensors_in(state))
+    cells = [torch.view_as_real(x) if x.is_complex() else x for x in parts]
+    return [x for x in cells if x.is_floating_point()]
 
 
 @torch.enable_grad()

@@ -1,6 +1,7 @@
 """What all mixers share: the checks of their input and of the sizes they are made with."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ class Mixer(nn.Module):
                 "floating-point vectors are needed (tokens are embedded first)"
             )
         self._check_dtype(x, name)
-        for part in _tensors(state):
+        for part in tensors_in(state):
             if part.ndim and part.shape[0] != len(x):
                 raise ValueError(
                     f"{name}: the state holds a tensor of shape {tuple(part.shape)}, "
@@ -134,12 +135,15 @@ def own(part: Tensor) -> Tensor:
     return part.clone() if held > 2 * part.numel() * part.element_size() else part
 
 
-def _tensors(state) -> Iterator[Tensor]:
+def tensors_in(state: Any) -> Iterator[Tensor]:
+    """Every tensor of a state, which may be a tensor, or tuples, lists and dicts of states."""
     if isinstance(state, Tensor):
         yield state
+    elif isinstance(state, dict):
+        yield from tensors_in(list(state.values()))
     elif isinstance(state, tuple | list):
         for part in state:
-            yield from _tensors(part)
+            yield from tensors_in(part)
 
 
 def head_width(

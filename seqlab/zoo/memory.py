@@ -1,12 +1,11 @@
 """What a model keeps of the text it has read: bytes of cache and of state, from its sizes."""
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
+from seqlab.layers.base import tensors_in
 from seqlab.model import Block
 from seqlab.zoo import recipe
 from seqlab.zoo.row import COUNTED
@@ -67,22 +66,10 @@ def kept_by(model: Any) -> Kept:
         _, second = model(token, first)
     fixed, growing, windows = 0, 0, {}
     for block, *states in zip(model.blocks, first, second, strict=True):
-        one, two = (sum(x.numel() for x in _tensors(state)) for state in states)
+        one, two = (sum(x.numel() for x in tensors_in(state)) for state in states)
         fixed += one - (two - one)
         limits = {w for m in block.modules() if isinstance(w := getattr(m, "window", None), int)}
         for limit in limits:
             windows[limit] = windows.get(limit, 0) + two - one
         growing += 0 if limits else two - one
     return Kept(fixed, growing, windows)
-
-
-def _tensors(state: Any) -> Iterator[Tensor]:
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, dict):
-        yield from _tensors(list(state.values()))
-    elif isinstance(state, list | tuple):
-        for part in state:
-            yield from _tensors(part)
-    elif hasattr(state, "__dict__"):
-        yield from _tensors(vars(state))

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from seqlab.course.leaderboard.contest import Contest, Setting
 from seqlab.course.leaderboard.models import SHIFT, build, parameters
 from seqlab.course.leaderboard.source import code_hash, modules_of
+from seqlab.layers.base import tensors_in
 from seqlab.train import accuracy, task_loss, train
 from seqlab.zoo import row
 
@@ -127,8 +127,7 @@ def state_bytes(model: torch.nn.Module, contest: Contest) -> int:
     """What the model keeps of one sequence of the largest size."""
     _, task = contest.sizes[-1]
     states = model.eval()(task.batch(1, torch.Generator().manual_seed(0)).tokens)[1]
-    parts = [x for x in tree_leaves(states) if isinstance(x, Tensor)]
-    return sum(x.numel() * x.element_size() for x in parts)
+    return sum(x.numel() * x.element_size() for x in tensors_in(states))
 
 
 def measured_speed(run: Run) -> dict[str, float]:
