@@ -18,6 +18,7 @@ from keep import keep, versions
 from tqdm import tqdm
 
 from seqlab.core.recurrence import chunkwise, recurrent
+from seqlab.measure import growth
 
 LENGTHS = [1024, 2048, 4096, 8192, 16384]
 LONGEST_RECURRENT = 4096
@@ -91,14 +92,6 @@ def medians(forms: dict, inputs: list, backward: bool, bar) -> dict[str, float]:
     return {form: statistics.median(took) for form, took in rounds.items()}
 
 
-def slope(by_length: dict[int, float]) -> float:
-    """The least-squares slope of log seconds over log T: 1 is linear."""
-    x = torch.tensor(list(by_length), dtype=torch.float64).log()
-    y = torch.tensor(list(by_length.values()), dtype=torch.float64).log()
-    x, y = x - x.mean(), y - y.mean()
-    return ((x * y).sum() / x.square().sum()).item()
-
-
 def table(times: dict, where: str) -> str:
     lengths = " | ".join(f"T = {T}" for T in LENGTHS)
     rows = [
@@ -115,7 +108,7 @@ def table(times: dict, where: str) -> str:
     ]
     for (name, form), by_length in times.items():
         cells = [f"{1e3 * by_length[T]:.1f}" if T in by_length else "" for T in LENGTHS]
-        cells.append(f"{slope(by_length):.2f}")
+        cells.append(f"{growth(by_length)[0]:.2f}")
         cells.append(f"{by_length[4096] / times[name, OURS][4096]:.2f}")
         rows.append(f"| {name} | {form} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
@@ -126,7 +119,7 @@ def main():
     where = versions()
     times = measure()
     flat = [
-        {"pass": name, "implementation": form, "seconds": by_length, "slope": slope(by_length)}
+        {"pass": name, "implementation": form, "seconds": by_length, "slope": growth(by_length)[0]}
         for (name, form), by_length in times.items()
     ]
     keep("chunkwise", table(times, where), where, flat)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from seqlab.figures.panels import dressed, flip_book
+from seqlab.figures.panels import dressed, flip_book, legend_below
 from seqlab.figures.table import rounded
 from seqlab.figures.theme import COLORS, EDGE, HEIGHTS, INK, LINES, WEIGHTS, figure
 from seqlab.figures.training import DASHES, SYMBOLS
@@ -138,9 +137,13 @@ def _notes(what: str, sizes: Tensor, *, x: float, anchor: str, always: bool = Fa
 
 def dropped(load: Float[Tensor, " E"], capacity_factor: float) -> float:
     """The share of the tokens that find their expert full, if expert e is chosen load[e] times."""
-    N, E = load.sum().item(), len(load)
-    places = math.ceil(capacity_factor * N / E)
-    return (load - places).clamp(min=0).sum().item() / N
+    full = (load - _places(load, capacity_factor)).clamp(min=0)
+    return full.sum().item() / load.sum().item()
+
+
+def _places(load: Float[Tensor, " E"], capacity_factor: float) -> int:
+    """Of each expert."""
+    return math.ceil(capacity_factor * load.sum().item() / len(load))
 
 
 def capacity_at(
@@ -150,7 +153,7 @@ def capacity_at(
     fig = make_subplots(1, len(named), subplot_titles=list(named), shared_yaxes=True)
     said = []
     for col, (name, load) in enumerate(named.items(), start=1):
-        places = math.ceil(capacity_factor * load.sum().item() / len(load))
+        places = _places(load, capacity_factor)
         parts = {"kept": load.clamp(max=places), "dropped": (load - places).clamp(min=0)}
         for part, color, pattern in (("kept", "q", ""), ("dropped", "write", "/")):
             fig.add_bar(
@@ -225,7 +228,7 @@ def dispatch(seconds: Mapping[str, Mapping[int, float]], *, title: str) -> go.Fi
     fig.update_xaxes(type="log", tickvals=shown, ticktext=[str(E) for E in shown])
     ticks = [1, 2, 5, 10, 20, 50, 100, 200, 500]
     fig.update_yaxes(type="log", tickvals=ticks, title_text="milliseconds (log scale)")
-    return _legend_below(fig)
+    return legend_below(fig)
 
 
 def product_keys_at(
@@ -305,13 +308,6 @@ def _beside(places: Sequence[float], near: float = 0.18) -> list[str]:
     nearest = [min(gap, key=abs) for gap in gaps]
     sides = {True: "middle left", False: "middle right"}
     return [sides[gap > 0] if abs(gap) < near else "top center" for gap in nearest]
-
-
-def _legend_below(fig: go.Figure) -> go.Figure:
-    layout: Any = fig.layout
-    legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}
-    fig.update_layout(legend=legend, showlegend=True)
-    return fig.update_layout(margin_b=96, height=layout.height + 30)
 
 
 def merges(pairs: Sequence[tuple[float, float, bool]], *, title: str) -> go.Figure:

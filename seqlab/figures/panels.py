@@ -18,6 +18,14 @@ def dressed(fig: go.Figure, title: str, height: int, **layout) -> go.Figure:
     )
 
 
+def legend_below(fig: go.Figure) -> go.Figure:
+    """The legend under the horizontal axis, and the room that it takes."""
+    layout: Any = fig.layout
+    legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}
+    fig.update_layout(legend=legend, showlegend=True)
+    return fig.update_layout(margin_b=96, height=layout.height + 30)
+
+
 def hline(fig: go.Figure, y: float, *, row: int, col: int, **look: Any) -> None:
     """A horizontal line across one panel."""
     fig.add_hline(y, row=row, col=col, **look)  # pyright: ignore[reportArgumentType]  plotly: str

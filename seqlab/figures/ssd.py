@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from seqlab.figures.panels import dressed, flip_book
+from seqlab.figures.panels import dressed, flip_book, legend_below
 from seqlab.figures.table import rounded
 from seqlab.figures.theme import COLORS, INK, LINES, UNTOUCHED, WEIGHTS, figure
 
@@ -36,7 +35,7 @@ def state_cost(seconds: Mapping[str, Mapping[int, float]], *, title: str) -> go.
     shown = sorted({N for by_width in seconds.values() for N in by_width})
     fig.update_xaxes(type="log", tickvals=shown, ticktext=[str(N) for N in shown])
     fig.update_yaxes(type="log", dtick=1, title_text="milliseconds (log scale)")
-    return _legend_below(fig)
+    return legend_below(fig)
 
 
 def blocks_at(chunk: int, T: int = 24) -> go.Figure:
@@ -105,7 +104,7 @@ def singular_values(blocks: Mapping[str, Float[Tensor, "R C"]], *, title: str) -
         dtick=4,
         range=[-17.5, 0.5],
     )
-    return _legend_below(fig)
+    return legend_below(fig)
 
 
 def masks(named: Mapping[str, Float[Tensor, "T T"]], *, title: str) -> go.Figure:
@@ -154,7 +153,7 @@ def bits_per_byte(
             mode="lines",
             line={"color": INK, "dash": ("dot", "dash")[n % 2], "width": 1.5},
         )
-    return _legend_below(fig)
+    return legend_below(fig)
 
 
 def half_lives(lives: Float[Tensor, "H T"], labels: Sequence[str], *, title: str) -> go.Figure:
@@ -199,17 +198,10 @@ def memory_lines(
     names = [f"{T // 2**20}M" if T >= 2**20 else f"{T // 2**10}K" for T in shown]
     fig.update_xaxes(type="log", tickvals=shown, ticktext=names)
     fig.update_yaxes(type="log", dtick=1, title_text="gigabytes (log scale)")
-    return _legend_below(fig)
+    return legend_below(fig)
 
 
 def _in_steps(colors: Sequence[str]) -> list[list]:
     """A colour scale of flat steps, one per colour."""
     n = len(colors)
     return [[at / n, color] for i, color in enumerate(colors) for at in (i, i + 1)]
-
-
-def _legend_below(fig: go.Figure) -> go.Figure:
-    layout: Any = fig.layout
-    legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}
-    fig.update_layout(legend=legend, showlegend=True)
-    return fig.update_layout(margin_b=96, height=layout.height + 30)

@@ -1,11 +1,9 @@
 """Measurements as pictures: loss curves, timings against T, accuracies."""
 
-from typing import Any
-
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from seqlab.figures.panels import dressed
+from seqlab.figures.panels import dressed, legend_below
 from seqlab.figures.theme import COLORS, INK, LINES, figure
 from seqlab.measure import growth
 from seqlab.train import History
@@ -28,7 +26,7 @@ def loss_curves(
         )
         for n, (name, ys) in enumerate(losses.items())
     ]
-    return _legend_below(figure(*lines, title=title, x="training step", y=y))
+    return legend_below(figure(*lines, title=title, x="training step", y=y))
 
 
 def learning_curves(history: History, *, title: str = "") -> go.Figure:
@@ -82,7 +80,7 @@ def timing_lines(
     times = [t for by_length in seconds.values() for t in by_length.values()]
     few_decades = max(times) < 100 * min(times)  # then name 2 and 5 of each decade too
     fig.update_yaxes(type="log", dtick="D2" if few_decades else 1, exponentformat="power")
-    return _legend_below(fig)
+    return legend_below(fig)
 
 
 def slope(times: dict[int, float]) -> float:
@@ -98,9 +96,9 @@ def scaling_lines(
     The legend has the exponent fitted to the lengths from `fitted_from` on, with its error.
     """
     fig = timing_lines(costs, title=title, y=y)
-    for line, by_length in zip(fig.data, costs.values(), strict=True):
+    for line, (name, by_length) in zip(fig.data, costs.items(), strict=True):
         p, error = growth({T: cost for T, cost in by_length.items() if fitted_from <= T})
-        line.name = f"{line.name.split(':')[0]}: T<sup>{p:.2f} ± {error:.2f}</sup>"
+        line.name = f"{name}: T<sup>{p:.2f} ± {error:.2f}</sup>"
     lengths = sorted({T for by_length in costs.values() for T in by_length})
     all_costs = [cost for by_length in costs.values() for cost in by_length.values()]
     least, most = min(all_costs), max(all_costs)
@@ -147,10 +145,3 @@ def bars(
 
 def _short(values) -> list[float]:
     return [float(f"{float(value):.4g}") for value in values]
-
-
-def _legend_below(fig: go.Figure) -> go.Figure:
-    layout: Any = fig.layout
-    legend = {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0}
-    fig.update_layout(legend=legend, showlegend=True)
-    return fig.update_layout(margin_b=96, height=layout.height + 30)
