@@ -8,6 +8,7 @@ In a chapter's page, a markdown cell tagged `exercises` becomes the table of the
 written down once.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from seqlab.course.exercise import Exercise
 from seqlab.course.exercise_file import BEGIN, END, heading, solved_code, stub
 
 NBGRADER = {"schema_version": 3, "task": False}
+HOW_OF = re.compile(r"\{how (\d\d\.\d+)\}")
 
 
 def read(path: Path) -> NotebookNode:
@@ -90,9 +92,29 @@ def _assembled(chapter, cells_of, points_of) -> NotebookNode:
     return _numbered(notebook)
 
 
+# How an exercise notebook works; `{how 05.3}` in its opening stands for it, with that exercise as
+# the example.
+HOW = """**How it works**
+
+- Replace `raise NotImplementedError(...)` with your code, or `...` with a number. Then run the cell
+  and the check under it.
+- `check("ID", NAME)` says at once what is right. If something is wrong it says which mistake it is,
+  where it can.
+- Keep the names of the parameters. An answer leaves the tensors that it is given as they are, and
+  returns new ones.
+- `hint("ID")` opens one more of three hints: a direction, the key identity, nearly the code.
+- `show_solution("ID")` explains the answer once you have tried. `progress()` shows what is done.
+- `seqlab start CHAPTER` copies this notebook into `work/`: open that copy and work there. No update
+  ever touches it. `seqlab grade CHAPTER` grades it."""
+
+
 def _filled_in(cell: NotebookNode, all_of_them) -> NotebookNode:
-    """A markdown cell with {count}, {points} and {minutes} of the chapter's exercises put in."""
+    """A markdown cell with {count}, {points} and {minutes} of the chapter's exercises put in, and
+    HOW for {how ID}.
+    """
     if cell.cell_type == "markdown":
+        names = {e.id: e.name for e in all_of_them}
+        cell.source = HOW_OF.sub(lambda match: _how(match[1], names), cell.source)
         facts = {"count": len(all_of_them)}
         facts |= {
             what: sum(getattr(e, what) for e in all_of_them) for what in ("points", "minutes")
@@ -100,6 +122,13 @@ def _filled_in(cell: NotebookNode, all_of_them) -> NotebookNode:
         for name, value in facts.items():
             cell.source = cell.source.replace(f"{{{name}}}", str(value))
     return cell
+
+
+def _how(id: str, names: dict[str, str]) -> str:
+    if id not in names:
+        raise ValueError(f"notebook.py: {{how {id}}} names no exercise: {', '.join(names)} do")
+    text = HOW.replace("ID", id).replace("NAME", names[id])
+    return text.replace("CHAPTER", id.partition(".")[0])
 
 
 def _named(cell: NotebookNode, known: dict[str, Exercise], chapter: str) -> Exercise:

@@ -90,7 +90,7 @@ def _notebook(page: str) -> str:
     return (
         f"# %% [markdown]\n# # Exercises {page[:2]}\n#\n"
         "# {count} exercises, {points} points, about {minutes} minutes. They go with the chapter "
-        f"`{page}`.\n\n"
+        f"`{page}`.\n#\n# {{how {page[:2]}.1}}\n\n"
         "# %%\nimport torch\n\n"
         "from seqlab.course import check, hint, progress, show_solution\n"
     )

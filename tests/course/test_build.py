@@ -169,6 +169,22 @@ def test_a_mark_in_another_cell_never_reaches_the_learner(master):
         masters.unsolved("90")
 
 
+def test_how_a_notebook_works_is_written_once(master):
+    master(("about {minutes} minutes.", "about {minutes} minutes.\n#\n# {how 90.1}"))
+    opening = masters.unsolved("90").cells[0].source
+    for said in ('check("90.1", write)', 'hint("90.1")', "`seqlab start 90` copies"):
+        assert said in opening
+    assert "{" not in opening and opening == masters.solved("90").cells[0].source
+
+
+def test_an_example_that_is_no_exercise_is_named(master):
+    master(("about {minutes} minutes.", "about {minutes} minutes.\n#\n# {how 90.7}"))
+    with pytest.raises(
+        ValueError, match=r"\{how 90\.7\} names no exercise: 90\.1, 90\.2, 90\.3 do"
+    ):
+        masters.unsolved("90")
+
+
 def test_stale_notebooks_are_named(master, home, monkeypatch):
     monkeypatch.chdir(home)
     source = master()

@@ -8,17 +8,7 @@
 # {count} exercises, {points} points, about {minutes} minutes. They go with the chapter `01_why_architectures`, and get harder towards the end.
 # Each stands alone: you can skip one and come back.
 #
-# **How it works**
-#
-# - Replace `raise NotImplementedError(...)` with your code, or `...` with a number. Then run the cell and the check
-#   under it.
-# - `check("01.2", shared_read)` says at once what is right. If something is wrong it says which mistake it is, where it
-#   can.
-# - Keep the names of the parameters. An answer leaves the tensors that it is given as they are, and returns new ones.
-# - `hint("01.2")` opens one more of three hints: a direction, the key identity, nearly the code.
-# - `show_solution("01.2")` explains the answer once you have tried. `progress()` shows what is done.
-# - `seqlab start 01` copies this notebook into `work/`: open that copy and work there. No update ever touches it.
-#   `seqlab grade 01` grades it.
+# {how 01.2}
 #
 # **Shapes.** Time comes before heads: q is (B, T, H, K), a cache of S tokens k is (B, S, h, K) and v is (B, S, h, V).
 

@@ -8,17 +8,7 @@
 # {count} exercises, {points} points, about {minutes} minutes. They go with the chapter `02_recurrent_networks`, and get harder towards the end.
 # Each stands alone: you can skip one and come back.
 #
-# **How it works**
-#
-# - Replace `raise NotImplementedError(...)` with your code, or `...` with a number. Then run the cell and the check
-#   under it.
-# - `check("02.2", unrolled)` says at once what is right. If something is wrong it says which mistake it is, where it
-#   can.
-# - Keep the names of the parameters. An answer leaves the tensors that it is given as they are, and returns new ones.
-# - `hint("02.2")` opens one more of three hints: a direction, the key identity, nearly the code.
-# - `show_solution("02.2")` explains the answer once you have tried. `progress()` shows what is done.
-# - `seqlab start 02` copies this notebook into `work/`: open that copy and work there. No update ever touches it.
-#   `seqlab grade 02` grades it.
+# {how 02.2}
 #
 # **Shapes.** Time comes first: x is (B, T, E), a state (B, D). Vectors are rows, so $W x$ is `x @ W.mT`.
 

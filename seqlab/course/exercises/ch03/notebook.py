@@ -8,17 +8,7 @@
 # {count} exercises, {points} points, about {minutes} minutes. They go with the chapter `03_linear_attention`, and get harder towards
 # the end.
 #
-# **How it works**
-#
-# - Replace `raise NotImplementedError(...)` with your code, or `...` with a number. Then run the cell and the check
-#   under it.
-# - `check("03.2", write)` says at once what is right. If something is wrong it says which mistake it is, where it
-#   can.
-# - An answer leaves the tensors that it is given as they are, and returns new ones.
-# - `hint("03.2")` opens one more of three hints: a direction, the key identity, nearly the code.
-# - `show_solution("03.2")` explains the answer once you have tried. `progress()` shows what is done.
-# - Opened with `seqlab start 03`, this notebook is your own copy in `work/`. No update ever touches it. `seqlab grade
-#   03` grades it.
+# {how 03.2}
 #
 # **Shapes.** Time comes first: q and k are (B, T, H, K), v is (B, T, H, V). The memory S is (B, H, V, K): one table
 # for each head of each sequence, with a row for each entry of v and a column for each entry of k. K and V may differ.

@@ -10,16 +10,7 @@
 # Each stands alone: you can skip one and come back. Only 04.9 joins the others; it may call your `decay_mask` (04.4),
 # or do without.
 #
-# **How it works**
-#
-# - Replace `raise NotImplementedError(...)` with your code, or `...` with a number. Then run the cell and the check
-#   under it.
-# - `check("04.3", step)` says at once what is right. If something is wrong it says which mistake it is, where it can.
-# - An answer leaves the tensors that it is given as they are, and returns new ones.
-# - `hint("04.3")` opens one more of three hints: a direction, the key identity, nearly the code.
-# - `show_solution("04.3")` explains the answer once you have tried. `progress()` shows what is done.
-# - `seqlab start 04` copies this notebook into `work/`: open that copy and work there. No update ever touches it.
-#   `seqlab grade 04` grades it.
+# {how 04.3}
 #
 # **Shapes.** Time comes first: q and k are (B, T, H, K), v is (B, T, H, V). The memory S is (B, H, V, K): a write is
 # v kᵀ and a read is S q. K and V may differ. The decay `gamma` is (H,): one number between 0 and 1 for each head, the

@@ -7,16 +7,7 @@
 # {count} exercises, {points} points, about {minutes} minutes. They go with the chapter `05_gates`, and get harder towards the end.
 # Each stands alone: you can skip one and come back.
 #
-# **How it works**
-#
-# - Replace `raise NotImplementedError(...)` with your code, or `...` with a number. Then run the cell and the check
-#   under it.
-# - `check("05.3", step)` says at once what is right. If something is wrong it says which mistake it is, where it can.
-# - Keep the names of the parameters. An answer leaves the tensors that it is given as they are, and returns new ones.
-# - `hint("05.3")` opens one more of three hints: a direction, the key identity, nearly the code.
-# - `show_solution("05.3")` explains the answer once you have tried. `progress()` shows what is done.
-# - `seqlab start 05` copies this notebook into `work/`: open that copy and work there. No update ever touches it.
-#   `seqlab grade 05` grades it.
+# {how 05.3}
 #
 # **Shapes.** Time comes first: q and k are (B, T, H, K), v is (B, T, H, V). The memory S is (B, H, V, K): a write is
 # v kᵀ and a read is S q. A gate is given by its logarithm `log_a`, at most 0.

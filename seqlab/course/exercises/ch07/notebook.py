@@ -7,16 +7,7 @@
 # {count} exercises, {points} points, about {minutes} minutes. They go with the chapter `07_mamba2_ssd`, and get harder towards the end.
 # Each stands alone: you can skip one and come back.
 #
-# **How it works**
-#
-# - Replace `raise NotImplementedError(...)` with your code, or `...` with a number. Then run the cell and the check
-#   under it.
-# - `check("07.2", unmix)` says at once what is right. If something is wrong it says which mistake it is, where it can.
-# - Keep the names of the parameters. An answer leaves the tensors that it is given as they are, and returns new ones.
-# - `hint("07.2")` opens one more of three hints: a direction, the key identity, nearly the code.
-# - `show_solution("07.2")` explains the answer once you have tried. `progress()` shows what is done.
-# - `seqlab start 07` copies this notebook into `work/`: open that copy and work there. No update ever touches it.
-#   `seqlab grade 07` grades it.
+# {how 07.2}
 #
 # **Shapes.** Time comes before heads: q and k are (B, T, H, N), v is (B, T, H, P), the gates' logarithms `log_a` are (B, T, H). The
 # state S is (B, H, P, N).

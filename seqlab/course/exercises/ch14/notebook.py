@@ -7,16 +7,7 @@
 # {count} exercises, {points} points, about {minutes} minutes. They go with the chapter `14_flash_attention`, and get harder towards the end.
 # Each stands alone: you can skip one and come back.
 #
-# **How it works**
-#
-# - Replace `raise NotImplementedError(...)` with your code, or `...` with a number. Then run the cell and the check
-#   under it.
-# - `check("14.3", step)` says at once what is right. If something is wrong it says which mistake it is, where it can.
-# - Keep the names of the parameters. An answer leaves the tensors that it is given as they are, and returns new ones.
-# - `hint("14.3")` opens one more of three hints: a direction, the key identity, nearly the code.
-# - `show_solution("14.3")` explains the answer once you have tried. `progress()` shows what is done.
-# - `seqlab start 14` copies this notebook into `work/`: open that copy and work there. No update ever touches it.
-#   `seqlab grade 14` grades it.
+# {how 14.3}
 #
 # **Shapes.** Most exercises are about one head: q is (T_q, K), k is (T_k, K), v is (T_k, V). *lse* is the log-sum-exp of a row's scores.
 

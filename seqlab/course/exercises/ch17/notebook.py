@@ -7,16 +7,7 @@
 # {count} exercises, {points} points, about {minutes} minutes. They go with the chapter `17_mixture_of_experts`, and get harder towards the end.
 # Each stands alone: you can skip one and come back.
 #
-# **How it works**
-#
-# - Replace `raise NotImplementedError(...)` with your code, or `...` with a number. Then run the cell and the check
-#   under it.
-# - `check("17.2", drop)` says at once what is right. If something is wrong it says which mistake it is, where it can.
-# - Keep the names of the parameters. An answer leaves the tensors that it is given as they are, and returns new ones.
-# - `hint("17.2")` opens one more of three hints: a direction, the key identity, nearly the code.
-# - `show_solution("17.2")` explains the answer once you have tried. `progress()` shows what is done.
-# - `seqlab start 17` copies this notebook into `work/`: open that copy and work there. No update ever touches it.
-#   `seqlab grade 17` grades it.
+# {how 17.2}
 #
 # **Shapes.** Tokens come before experts: logits are (N, E), or (B, T, E) where there are several sequences. A token has k slots: `experts` and `weights` are
 # (N, k).
