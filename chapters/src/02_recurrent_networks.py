@@ -21,7 +21,7 @@
 #
 # **You need** chapter 01: what attention costs. Jacobians help: the matrix of all partial derivatives of a map.
 #
-# **Time** 60 minutes to read, a minute to run.
+# **Time** 75 minutes to read, a minute to run.
 #
 # **Covers** Elman RNN · LSTM · GRU · Neural Turing Machine · Memory network · Attention-based memory selection.
 #
@@ -421,6 +421,10 @@ def two_steps_of_tanh_reach_less_than_any_one_step():
 #
 # ## 6 · Attention before attention
 #
+# The best known step is a translator's: [Bahdanau, Cho and Bengio](https://arxiv.org/abs/1409.0473) (2014) let each new
+# word look back at all states of the network that read the source. Three machines of those years let a network look
+# into a memory of its own.
+#
 # ### A tape with a soft head
 #
 # A **Neural Turing Machine** (2014) gives a network a table of $N$ rows and two heads, one to write and one to read. A
@@ -760,7 +764,7 @@ print(f"Hawk 7B: {hawk['n_layers'] * hawk['lru_width'] * 4 / 2**20:.2f} MiB")
 #
 # The pair "forget 5, input -5" is a case of a rule. A gate of bias $\ln(T - 1)$ has $1 - f = 1/T$: it forgets in about
 # $T$ steps. Tallec and Ollivier's [chrono initialisation](https://arxiv.org/abs/1804.11188) draws a $T$ for each cell,
-# uniform between 1 and the longest gap expected, sets $b_f = \ln(T - 1)$ and $b_i = -b_f$. So some cells start short
+# uniform between 2 and the longest gap expected, sets $b_f = \ln(T - 1)$ and $b_i = -b_f$. So some cells start short
 # and some long. Chapters 05 and 06 find the same medicine twice more: spread the half-lives from the start.
 #
 # ## References
@@ -772,6 +776,8 @@ print(f"Hawk 7B: {hawk['n_layers'] * hawk['lru_width'] * 4 / 2**20:.2f} MiB")
 #   Networks.*](https://arxiv.org/abs/1211.5063) 2012.
 # - K. Cho et al. [*Learning Phrase Representations using RNN Encoder-Decoder*](https://arxiv.org/abs/1406.1078)
 #   (GRU). 2014.
+# - D. Bahdanau, K. Cho, Y. Bengio. [*Neural Machine Translation by Jointly Learning to Align and
+#   Translate.*](https://arxiv.org/abs/1409.0473) 2014.
 # - A. Graves, G. Wayne, I. Danihelka. [*Neural Turing Machines.*](https://arxiv.org/abs/1410.5401) 2014.
 # - S. Sukhbaatar et al. [*End-To-End Memory Networks.*](https://arxiv.org/abs/1503.08895) 2015.
 # - D.-R. Liu, S.-P. Chuang, H.-Y. Lee. [*Attention-based Memory Selection Recurrent Network for Language

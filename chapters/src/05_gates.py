@@ -20,7 +20,7 @@
 #
 # **You need** chapters 03 and 04: the state, its three forms, and the decay mask.
 #
-# **Time** 50 minutes to read, a minute to run.
+# **Time** 60 minutes to read, a minute to run.
 #
 # **Covers** gated retention · GLA · HGRN-2 · GateLoop · DFW · Gated RFA · ABC · GSA.
 #
@@ -420,7 +420,8 @@ def our_layer_is_the_layer_of_seqlab():
 # | | the gate | the write | so it can |
 # |---|---|---|---|
 # | RetNet | one constant | all | nothing that depends on the token |
-# | gated retention, Mamba-2 | one number a head | all | forget at a name |
+# | gated retention | one number a head | all | forget at a name |
+# | Mamba-2 | the same, $e^{\Delta_t A}$ | $\Delta_t$ | pass over a token: $\Delta_t = 0$ neither fades nor writes |
 # | Gated RFA | the same, $g_t$ | $1 - g_t$ | ignore filler; its state stays an average |
 # | mLSTM | one number a head | any strength $e^{i_t}$ | write strongly *without* forgetting |
 # | GLA, RWKV-6 | one a column | all | clear one key and keep the rest |
@@ -665,7 +666,8 @@ retention.accuracy(
 # *What to see.* Around 40 tokens the rotated model does worse than guessing; around 80 it has the name again. A decay
 # cannot do that. RetNet's third pair of channels turns once in $2\pi / 10000^{-2/7} \approx 87$ tokens: at half of that
 # its part of the score has the opposite sign, after a full turn it is back. Stop this one pair, and the recovery is
-# gone. So a comparison of decays with the rotation on would have blamed the decay for what the angle does.
+# gone. The loss at 40 stays, so this pair does not explain it; but without any rotation it is not there. Either way, a
+# comparison of decays with the rotation on would have blamed the decay for what angles do.
 #
 # ## References
 #

@@ -21,7 +21,7 @@
 # **You need** chapters 03 and 05: the state, and gates. Complex numbers help: $e^{i\theta}$ turns by the angle
 # $\theta$.
 #
-# **Time** 60 minutes to read, a minute to run.
+# **Time** 90 minutes to read, a minute to run.
 #
 # **Covers** HiPPO · discretisation · S4, S4D, S4D-Real, DSS, S5, LRU, GSS · the shift SSM · parallel scan · Mamba (S6).
 #
@@ -269,7 +269,7 @@ explore(lambda dt=0.1: figures.rules_at(dt), dt=(0.01, 0.5, 0.01))
 # *What to see.* Left, 16 modes with rates $-\frac12 + i\pi k$, as gates $\bar A$ in the complex plane. A gate outside
 # the unit circle grows without bound. Euler's do, unless the step is tiny. Bilinear and zero-order hold keep every
 # decay a decay. Right, one mode whose input is switched on: zero-order hold lies on the exact line for every step,
-# because that input *is* constant. For an input that varies during a step, no rule is exact:
+# because that input *is* constant. For an input that varies during a step, none of the three is exact:
 
 # %%
 figures.orders_of_rules()
@@ -277,7 +277,8 @@ figures.orders_of_rules()
 # %% [markdown]
 # *What to see.* Euler and zero-order hold have slope 1: the error is proportional to $\Delta$. The bilinear rule has
 # slope 2.
-# (It is given the mean of the input at both ends of the step, as its derivation asks. Models give all rules $x_t$.)
+# (It is given the mean of the input at both ends of the step, as its derivation asks. Models give it $x_t$ alone, and
+# then its slope is 1 as well.)
 #
 # ## 4 · S4: one system, two readings
 #
@@ -331,8 +332,9 @@ def a_fixed_recurrence_is_a_convolution():
 # a good basis. Its kernel then follows from a generating function and four inner products. `seqlab.core.rank_one` has
 # the code; chapter 08 comes back to gates of this shape.
 #
-# **S4D** just drops the rank-one part. What remains: rates $A_n = -\frac12 + i\omega_n$. A kernel is then a sum of
-# fading waves, and the layer is short:
+# **S4D** just drops the rank-one part. What remains: rates $A_n = -\frac12 + i\omega_n$. The frequencies $\omega_n$ are
+# a choice: those of HiPPO's $A$, or simply $\omega_n = \pi n$, as here. A kernel is then a sum of fading waves, and the
+# layer is short:
 
 # %% tags=["nbval-check-output"]
 import torch.nn.functional as F
@@ -498,7 +500,7 @@ for T in (16, 256, 4096):
 #
 # Now a task that no fixed kernel fits. *Selective copying*: two of four symbols lie at random places among 24 tokens;
 # the rest are blanks. Then the latest symbol is asked for, then the one before. What counts is the *order* of the
-# symbols; their ages say nothing. Four models learn it, in one layer of width 32; 200 steps, learning rate 0.02.
+# symbols; their ages say nothing. Four models learn it, in one layer of width 32; 150 steps, learning rate 0.02.
 #
 # - **S4D**: as before.
 # - **Mamba**: the answer of this section; without its short convolution (`d_conv=1`), so only the memory is tested.
@@ -522,7 +524,7 @@ def fixed_step(d_model):
 def selective(mixer, seed):
     torch.manual_seed(seed)
     model = LanguageModel(task.vocab, 32, [mixer], ffn=None)
-    train(model, task, steps=200, batch_size=24, lr=0.02, seed=seed, label="copying")
+    train(model, task, steps=150, batch_size=24, lr=0.02, seed=seed, label="copying")
     return model
 
 
@@ -638,8 +640,8 @@ for seed, model in enumerate(models["Mamba"]):
     print(f"{seed:4}{keeps.sum():25} of {len(keeps)}{found[0]:21.0%}{found[1]:18.0%}")
 
 # %% [markdown]
-# The channels that stand still answer alone. The others, alone, do no better than guessing. Here is one of the first
-# kind under the microscope:
+# The channels that stand still answer alone. The others, alone, do little better than guessing. Here is one of the
+# first kind under the microscope:
 
 # %% tags=["measured"]
 channel = int((delta[2] * still).argmax())  # of those, the widest open at `a`

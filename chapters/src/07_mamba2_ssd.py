@@ -20,7 +20,7 @@
 #
 # **You need** chapters 04 (the chunkwise form), 05 (gates) and 06 (Mamba).
 #
-# **Time** 60 minutes to read, a minute to run.
+# **Time** 80 minutes to read, a minute to run.
 #
 # **Covers** Mamba-2 · SSD, state space duality · semiseparable matrices · Falcon Mamba · Codestral Mamba ·
 # Mamba-3.
@@ -84,15 +84,15 @@ predict(
 from seqlab.gpu.roofline import roofline
 
 tokens, channels, state, chunk = 8192, 8192, 128, 128
-moved = 2 * tokens * (3 * channels + 2 * state)  # x, Δ and y, and B and C, in bf16
-multiply_add = 2
-by_scan = multiply_add * 3 * tokens * channels * state
-by_products = multiply_add * tokens * channels * (chunk + 2 * state)
-print("scan      ", roofline(moved, by_scan, "H100", "fp32"))
-print("products  ", roofline(moved, by_products, "H100", "bf16"))
+moved = 2 * tokens * (2 * channels + 2 * state)  # x and y, and B and C, in bf16
+steps = 2 * tokens * channels  # Mamba's Δ; the other has one for each head of 64
+by_scan = 3 * tokens * channels * state
+by_products = tokens * (channels * (chunk + 2 * state) + chunk * state)
+print("scan      ", roofline(moved + steps, 2 * by_scan, "H100", "fp32"))
+print("products  ", roofline(moved + steps // 64, 2 * by_products, "H100", "bf16"))
 
 # %% [markdown]
-# The second line is the algorithm of this chapter, with chunks of 128. It makes as many multiplications, but the
+# The second line is the algorithm of this chapter, with chunks of 128. It makes about as many multiplications, but the
 # matrix units make them so fast that only moving the inputs is left. (The scan's exponentials are not counted, so its
 # bound is kind.) We want such a recurrence, made of matrix products.
 #
@@ -199,7 +199,7 @@ with torch.no_grad():
     lower = {name: matrix[32:, :32] for name, matrix in lower.items()}
 figures.singular_values(
     lower,
-    title="A block of L has rank 1, of M rank 16; softmax attention has every rank",
+    title="A block of L has rank 1, of M rank 16; softmax attention has full rank",
 )
 
 # %% [markdown]
@@ -271,8 +271,9 @@ def four_steps_are_seqlabs_chunkwise():
 
 # %% [markdown]
 # Steps 1, 2 and 4 are matrix products for all chunks at once. Step 3 is the recurrence again, but over $T/C$ chunks
-# instead of $T$ tokens, and its matrix is 1-semiseparable too. (`chunkwise` merges steps 2 to 4 into a loop over
-# chunks, and takes any $T$.) Back to the clock:
+# instead of $T$ tokens, and its matrix is 1-semiseparable too. As a matrix it costs $(T/C)^2$, which is little while
+# chunks are few; for a long text one would pass the state on, or cut into chunks again. (`chunkwise` merges steps 2 to
+# 4 into a loop over chunks, and takes any $T$.) Back to the clock:
 
 
 # %% tags=["measured"]
@@ -509,9 +510,9 @@ stored = root() / "benchmarks" / "results" / "byte_lm.md"
 print(stored.read_text() if stored.exists() else "run python benchmarks/byte_lm.py")
 
 # %% [markdown]
-# With ten times as many bytes read, Mamba-2 passes the 5-gram. The transformer of the same size does not, within
-# these steps; that says how quickly each learns from little, not which is better in the end. The hybrid is a little
-# ahead of both.
+# With four blocks instead of one, and ten times as many bytes read, Mamba-2 passes the 5-gram. The transformer of the
+# same size does not, within these steps; that says how quickly each learns from little, not which is better in the end.
+# The hybrid is a little ahead of both.
 #
 # What does the trained memory do with a text? Each head chooses at each byte how much to forget. Here is its choice as
 # a half-life, $\ln\frac12 / (\Delta_t A)$, on held-out words:
@@ -587,8 +588,8 @@ figures.memory_lines(
 
 # %% [markdown]
 # *What to see.* Both axes are logarithmic. Codestral's state is about seven times Falcon's, $N = 128$ against 16
-# (both also keep a convolution's inputs): that is section 3's bargain, in production. Below some hundred tokens for
-# Falcon, and two thousand for Codestral, the transformer is the cheaper one. At a million, its cache is larger than
+# (both also keep a convolution's inputs): that is section 3's bargain, in production. Below about 300 tokens
+# for Falcon, and two thousand for Codestral, the transformer is the cheaper one. At a million, its cache is larger than
 # the 80 GB of an H100.
 #
 # The memories of this chapter's models, small and untrained, on the same text (Mamba-3 belongs to the end of the
@@ -644,12 +645,13 @@ explore(
 #
 # ## Recap, in five lines
 #
-# 1. A scan with a gate per channel and number pays for memory traffic, not for multiplications; so its state is small.
+# 1. A gate per channel and number must be scanned: on a CPU that waits for memory, on a GPU it leaves the matrix units
+#    idle. So Mamba's state is small.
 # 2. One gate per head leaves the sum over $N$: a head is one matrix $M_{ij} = (C_i \cdot B_j)\,a_{j+1} \cdots a_i$.
 # 3. Every block below its diagonal has rank $N$: so pairs inside chunks, then write, pass on and read a state.
 # 4. Linear attention, RetNet, gated retention and Mamba-2 are that one function; they differ in who chooses the gate.
-# 5. After 100,000 bytes a small Mamba-2 still loses to a 5-gram; after a million, in the stored run, it wins. Its gates
-#    cannot turn a state: parity needs Mamba-3 (below), or chapter 08.
+# 5. One block of Mamba-2 after 100,000 bytes loses to a 5-gram; four blocks after a million (the stored run) win. Its
+#    gates cannot turn a state: parity needs Mamba-3 (below), or chapter 08.
 #
 # Next, chapter 08: a memory that corrects itself.
 #
