@@ -1,6 +1,7 @@
 # make lab   install if needed, then open the course in JupyterLab
 # make test  install if needed, then run everything CI runs; CHAPTER=05: one chapter, in minutes
 # make seeds run the numeric tests with other numbers: N=20 seeds, from FIRST=0 on
+# make sliders  try every slider of a chapter in a browser: CHAPTER="05 06"
 # make build rebuild every notebook from its source (authors)
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ SHAPED := tests/core tests/layers tests/mixers tests/ffn $(patsubst %,tests/test
 # An int passes for a float, as type checkers have it.
 CHECKED := seqlab,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
-.PHONY: lab test lint tests tests-models tests-kernels tests-course notebooks shapes seeds build format setup setup-test clean
+.PHONY: lab test lint tests tests-models tests-kernels tests-course notebooks shapes seeds sliders build format setup setup-test clean
 .DEFAULT_GOAL := help
 
 help:
@@ -99,6 +100,9 @@ FIRST ?= 0
 DRAWN := tests/core tests/layers tests/mixers tests/ffn tests/kernels tests/hub $(patsubst %,tests/test_%.py,mixers model blocks identities extremes)
 seeds: setup-test
 	$(PYTEST) -q -r fE $(DRAWN) --seeds $(N) --first-seed $(FIRST)
+
+sliders: setup-test
+	SLIDERS="$(CHAPTER)" $(TEST_ENV) $(BIN)/python -m pytest tests/test_browser.py -k every_control -q -rA
 
 build: setup-test
 	$(BIN)/seqlab build
