@@ -70,7 +70,10 @@ class Outcome:
             binding=bool(data["binding"]),
             changed=tuple(str(name) for name in data["changed"][:20]),
             effort=Effort(
-                int(effort["calls"]), int(effort["largest"]), bool(effort["gradient_finite"])
+                int(effort["calls"]),
+                int(effort["largest"]),
+                bool(effort["gradient_finite"]),
+                tuple((str(name)[:400], _reread(g)) for name, g in effort["gradients"][:20]),
             ),
         )
 
@@ -123,7 +126,8 @@ def call(function: Any, inputs: dict, seconds: float | None = 10.0) -> Outcome:
             with meter:
                 answer = function(**given)
                 value = plain(answer)
-            effort = Effort(meter.calls, meter.largest, _finite_gradients(answer, given))
+            gradients = _gradients(answer, given)
+            effort = Effort(meter.calls, meter.largest, _all_finite(gradients), gradients or ())
     except OutOfTime:
         return Outcome(Came.SLOW)
     except NotImplementedError as error:
@@ -154,21 +158,36 @@ class Meter(TorchDispatchMode):
         return made
 
 
-def _finite_gradients(answer: Any, given: dict) -> bool:
-    """Whether the sum of an answer's tensors has a finite gradient in every input that wants one.
+def _gradients(answer: Any, given: dict) -> tuple[tuple[str, torch.Tensor | None], ...] | None:
+    """The gradient of one weighted sum of an answer's tensors, for each input that wants one.
 
-    True if no input wants a gradient, or the answer has none.
+    The weights differ, as a plain sum would not see a softmax. None where autograd fails: something
+    that the gradient needs was changed in place.
     """
-    wanted = [x for x in given.values() if isinstance(x, torch.Tensor) and x.requires_grad]
+    names = [n for n, x in given.items() if isinstance(x, torch.Tensor) and x.requires_grad]
+    if not names:
+        return ()
     parts = answer if issubclass(type(answer), tuple | list) else (answer,)  # as in `plain`
-    sums = [x.sum() for x in parts if issubclass(type(x), torch.Tensor) and x.requires_grad]
-    if not wanted or not sums:
-        return True
+    sums = [_weighted(x) for x in parts if issubclass(type(x), torch.Tensor) and x.requires_grad]
+    if not sums:
+        return tuple((n, None) for n in names)
     try:
-        gradients = torch.autograd.grad(sums, wanted, allow_unused=True)
-    except RuntimeError:  # something that the gradient needs was changed in place
-        return False
-    return all(g is None or bool(g.isfinite().all()) for g in gradients)
+        found = torch.autograd.grad(sums, [given[n] for n in names], allow_unused=True)
+    except RuntimeError:
+        return None
+    return tuple(zip(names, found, strict=True))
+
+
+def _weighted(x: torch.Tensor) -> torch.Tensor:
+    x = torch.view_as_real(x) if x.is_complex() else x
+    n = torch.arange(x.numel(), device=x.device, dtype=torch.float32)
+    return (x * n.cos().to(x.dtype).reshape(x.shape)).sum()
+
+
+def _all_finite(gradients: tuple[tuple[str, torch.Tensor | None], ...] | None) -> bool:
+    return gradients is not None and all(
+        g is None or bool(g.isfinite().all()) for _, g in gradients
+    )
 
 
 def number(value: Any) -> Outcome:

@@ -56,6 +56,9 @@ class Effort:
     largest: int = 0
     # False if an input that wants a gradient gets inf or nan, or none because of a change in place.
     gradient_finite: bool = True
+    # Of each input that wants a gradient, its name and the gradient of one weighted sum of all
+    # outputs; None if no output depends on it.
+    gradients: tuple[tuple[str, torch.Tensor | None], ...] = ()
 
 
 @dataclass(frozen=True)

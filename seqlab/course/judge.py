@@ -136,7 +136,9 @@ def _verdict(
 ) -> _Verdict:
     if not wrong:
         return (
-            _broken_property(e, cases, outcomes) or _another_way(e, tried, outcomes) or _praise(e)
+            _broken_property(e, cases, outcomes)
+            or _another_way(e, tried, outcomes, ask)
+            or _praise(e)
         )
     verdict = _diagnose(e, tried, wrong, ask)
     if verdict.kind == Kind.VALUE and not e.numeric:
@@ -440,15 +442,44 @@ def _holds(p: Property, case: Case, family: list[Outcome]) -> bool:
         return False
 
 
-def _another_way(e: Exercise, tried: list[_Tried], outcomes: list[Outcome]) -> _Verdict | None:
-    """Right values by a way that the exercise rules out: a loop over tokens, say, or in place."""
+def _another_way(
+    e: Exercise, tried: list[_Tried], outcomes: list[Outcome], ask: Trusted
+) -> _Verdict | None:
+    """Right values by a way that is ruled out: a loop over tokens, say, in place, or detached."""
     if e.effort:
         for t in tried:
             sentence = e.effort(clone(t.case.inputs), t.outcome.effort)
             if sentence:
                 return _Verdict(Kind.EFFORT, sentence)
+    if name := _lost_gradient(e, tried, ask):
+        return _Verdict(Kind.EFFORT, _GRADIENT.format(name=name))
     notes = _notes(e, outcomes)
     return _Verdict(Kind.IN_PLACE, notes[0]) if notes else None
+
+
+_GRADIENT = (
+    "The values are right, but the gradient with respect to {name} is not, and a model trains by "
+    "its gradient. Look for what autograd does not see through: detach, no_grad, item(), a number "
+    "rounded or clamped, or a branch of where that is a constant."
+)
+
+
+def _lost_gradient(e: Exercise, tried: list[_Tried], ask: Trusted) -> str | None:
+    """The first input whose gradient the reference has and the answer does not.
+
+    A hundredth of the gradient's scale is allowed, and the exercise's tolerance: this looks for
+    what is cut off, not for digits.
+    """
+    for t in tried:
+        got = dict(t.outcome.effort.gradients)
+        for name, right in ask(e.reference, t.case.inputs).effort.gradients:
+            if right is None or not right.isfinite().all() or scale_of(right, 0.0) <= e.tolerance:
+                continue
+            found = got.get(name)
+            allowed = max(0.01, e.tolerance / scale_of(right))
+            if not isinstance(found, Tensor) or not close(right, found, allowed):
+                return name
+    return None
 
 
 def _rows(e: Exercise, tried: list[_Tried], verdict: _Verdict) -> tuple[Row, ...]:

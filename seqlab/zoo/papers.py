@@ -23,7 +23,7 @@ doi:10.1162/neco.1997.9.8.1735 | 1997 | Hochreiter | Long Short-Term Memory
 doi:10.1162/089976600300015015 | 2000 | Gers | Learning to Forget: Continual Prediction with LSTM
 doi:10.57967/hf/1595 | 2023 | Poli | StripedHyena
 arXiv:1211.5063 | 2012 | Pascanu | On the difficulty of training Recurrent Neural Networks
-arXiv:1409.0473 | 2014 | Bahdanau | Neural Machine Translation by Jointly Learning to Align and Translate
+arXiv:1409.0473 | 2014 | Bahdanau | Neural Machine Translation by Jointly Learning to Align …
 arXiv:1406.1078 | 2014 | Cho | Learning Phrase Representations using RNN Encoder-Decoder
 arXiv:1410.5401 | 2014 | Graves | Neural Turing Machines
 arXiv:1503.08895 | 2015 | Sukhbaatar | End-To-End Memory Networks

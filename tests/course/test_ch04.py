@@ -48,9 +48,10 @@ def test_a_mask_after_the_exponential_fails_by_its_gradient(answer):
     assert kind == "effort" and "the gradient of γ is not finite" in message
 
 
-def test_a_mask_made_without_gradients_passes():
-    report = report_on(exercises.find("04.4"), torch.no_grad()(ch04.decay_mask_reference))
-    assert report.passed, report
+def test_a_mask_made_without_gradients_is_refused():
+    """Retention trains γ in this exercise's models."""
+    kind, message = told("04.4", torch.no_grad()(ch04.decay_mask_reference))
+    assert kind == "effort" and "the gradient with respect to gamma is not" in message
 
 
 def forms(gamma, q):

@@ -517,6 +517,44 @@ def test_the_gradient_is_looked_at_whatever_the_outputs_stand_in(outputs):
     assert not bad.effort.gradient_finite and good.effort.gradient_finite
 
 
+def wants_gradient(reference, x, **how):
+    case = lambda rng: [Case("one", {"x": x.clone().requires_grad_()})]  # noqa: E731
+    no = {"mistakes": {f"{n} is added": lambda x, n=n: x + n for n in range(1, 5)}, "effort": None}
+    return dataclasses.replace(
+        SUM, cases=case, reference=reference, outputs=("y",), properties=(), **no, **how
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: (2 * x).detach(),
+        lambda x: torch.tensor([2 * n.item() for n in x]),
+        lambda x: torch.where(x == 0, 0.0, 2 * x),
+        lambda x: x + x.detach(),
+        torch.no_grad()(lambda x: 2 * x),
+    ],
+)
+def test_right_values_without_their_gradient_are_refused(answer):
+    exercise = wants_gradient(lambda x: x + x, torch.tensor([0.0, 1, 2]))
+    kind, message = said(exercise, answer)
+    assert kind == "effort" and "the gradient with respect to x is not" in message
+    assert report_on(exercise, lambda x: 2 * x).passed
+
+
+def test_a_gradient_that_the_reference_has_not_is_not_asked_for():
+    x = torch.tensor([0.0, 1, 2])
+    assert report_on(wants_gradient(lambda x: x.detach(), x), lambda x: x * 1).passed
+    assert report_on(wants_gradient(lambda x: x.sqrt(), x), lambda x: x.detach().sqrt()).passed
+
+
+def test_a_softmax_has_a_gradient_although_its_sum_has_none():
+    exercise = wants_gradient(lambda x: x.softmax(0), torch.tensor([0.0, 1, 2]))
+    assert said(exercise, lambda x: x.detach().softmax(0))[0] == "effort"
+    complex_one = wants_gradient(lambda x: torch.complex(x, x), torch.tensor([0.0, 1, 2]))
+    assert report_on(complex_one, lambda x: x * (1 + 1j)).passed
+
+
 def test_a_mistake_that_gives_only_zeros_is_not_any_small_answer():
     """1e-10 where 2e-10 is right is wrong, but not the mistake that returns 0."""
     small = Case("small", {"x": torch.full((3,), 2e-10)})
