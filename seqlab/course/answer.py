@@ -179,7 +179,9 @@ def _gradients(answer: Any, given: dict) -> tuple[tuple[str, torch.Tensor | None
 
 
 def _weighted(x: torch.Tensor) -> torch.Tensor:
+    """The sum of x with weights; what is -inf, say, has none, as no gradient of it counts."""
     x = torch.view_as_real(x) if x.is_complex() else x
+    x = torch.where(x.isfinite(), x, 0)
     n = torch.arange(x.numel(), device=x.device, dtype=torch.float32)
     return (x * n.cos().to(x.dtype).reshape(x.shape)).sum()
 

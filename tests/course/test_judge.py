@@ -551,6 +551,8 @@ def test_a_gradient_that_the_reference_has_not_is_not_asked_for():
 def test_a_softmax_has_a_gradient_although_its_sum_has_none():
     exercise = wants_gradient(lambda x: x.softmax(0), torch.tensor([0.0, 1, 2]))
     assert said(exercise, lambda x: x.detach().softmax(0))[0] == "effort"
+    masked = wants_gradient(lambda x: x.masked_fill(x < 1, -torch.inf), torch.tensor([0.0, 1, 2]))
+    assert report_on(masked, lambda x: torch.where(x < 1, x - torch.inf, x)).passed
     complex_one = wants_gradient(lambda x: torch.complex(x, x), torch.tensor([0.0, 1, 2]))
     assert report_on(complex_one, lambda x: x * (1 + 1j)).passed
 
