@@ -17,6 +17,7 @@ from seqlab.tasks import (
     DelayedCopy,
     FuzzyRecall,
     Induction,
+    Largest,
     LinearRegression,
     Mixed,
     ModularCount,
@@ -39,6 +40,7 @@ TASKS = {
     "fuzzy recall": FuzzyRecall(n_pairs=2),
     "recall": Recall(),
     "names": Names(length=16),
+    "largest": Largest(),
     "parity": Parity(),
     "counting": ModularCount(),
     "text": Text(b"the quick brown fox jumps over the lazy dog & <her> dog", 16),
@@ -262,6 +264,21 @@ def test_a_model_of_vectors_decodes_token_by_token():
         y, states = model(x[:, t : t + 1], states)
         parts.append(y)
     torch.testing.assert_close(torch.cat(parts, dim=1), model(x)[0], rtol=0, atol=1e-12)
+
+
+def test_the_target_is_the_letter_of_the_highest_bid_so_far():
+    task = Largest(n_bids=4, n_letters=3, length=20)
+    batch = task.batch(50, seeded())
+    for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
+        held, letter = -1, None
+        for token, target in zip(tokens, targets, strict=True):
+            if token // 3 >= held:  # of equal bids the latest counts
+                held, letter = token // 3, token % 3
+            assert target == letter
+    bids = (task.batch(2000, seeded()).tokens // 3).flatten().bincount() / 40_000
+    expected = torch.tensor([8, 4, 2, 1]) / 15
+    assert (bids - expected).abs().max() < 0.01  # four standard errors of the largest share
+    assert task.word(7) == "b2" and task.vocab == 12
 
 
 def test_mixed_draws_whole_batches_of_each():

@@ -290,6 +290,12 @@ SAME = {  # a family of checkpoints, its config, and what differs from the tiny 
         STATE | {"num_heads": 8, "head_dim": 8, "n_groups": 2},
         {},
     ),
+    "xLSTM": (
+        "xlstm",
+        {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 3, "num_heads": 4}
+        | {"ffn_proj_factor": 2.0},
+        {},
+    ),
     "Mixtral": ("mixtral", BASE | {"num_hidden_layers": 2, "num_local_experts": 4}, {}),
     "DeepSeek-V3": (
         "deepseek_v3",

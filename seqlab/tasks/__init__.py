@@ -11,6 +11,7 @@ from seqlab.tasks.base import IGNORE, Batch, Mixed, Task
 from seqlab.tasks.clusters import ClusterBatch, Clusters
 from seqlab.tasks.copying import Copy, DelayedCopy, SelectiveCopy
 from seqlab.tasks.fuzzy import FuzzyRecall
+from seqlab.tasks.largest import Largest
 from seqlab.tasks.mqar import MQAR, Induction, MQARBatch
 from seqlab.tasks.names import Names, NamesBatch
 from seqlab.tasks.needle import Needle, NeedleBatch
@@ -30,6 +31,7 @@ __all__ = [
     "DelayedCopy",
     "FuzzyRecall",
     "Induction",
+    "Largest",
     "LinearRegression",
     "MQARBatch",
     "Mixed",

@@ -21,6 +21,7 @@ from seqlab.mixers.lightning import LightningAttention
 from seqlab.mixers.mamba import Mamba
 from seqlab.mixers.mamba2 import Mamba2
 from seqlab.mixers.mla import MLA
+from seqlab.mixers.mlstm import MLSTM
 from seqlab.mixers.rglru import RGLRU
 from seqlab.model import Block, LanguageModel, Parallel, PostNormBlock
 
@@ -74,6 +75,12 @@ def codestral_mamba(
     sizes = {"d_state": d_state, "n_groups": n_groups, "d_conv": d_conv, "expand": expand}
     mamba = partial(Mamba2, n_heads=n_heads, **sizes)
     return LanguageModel(vocab, d_model, [mamba] * n_layers, None, eps=1e-5)
+
+
+def xlstm(*, vocab=256, d_model=32, n_layers=3, n_heads=4, d_ff=64):
+    """All mLSTM: xLSTM 7B has no sLSTM. Keys are half as wide as values; logits are capped."""
+    mlstm = [partial(MLSTM, n_heads=n_heads)] * n_layers
+    return LanguageModel(vocab, d_model, mlstm, partial(SwiGLU, d_ff=d_ff), logit_cap=30.0)
 
 
 def switch(

@@ -108,6 +108,25 @@ RECIPES: list[Recipe] = [
         oracle="transformers: FalconMambaForCausalLM, through seqlab.hub",
     ),
     Recipe(
+        name="xLSTM",
+        layout="all mLSTM with SwiGLU; no sLSTM",
+        build=layouts.xlstm,
+        published={
+            "7B": {
+                "vocab": 50304,
+                "d_model": 4096,
+                "n_layers": 32,
+                "n_heads": 8,
+                "d_ff": 10944,
+            }
+        },
+        paper="arXiv:2503.13427",
+        year=2025,
+        chapter=10,
+        source="config of NX-AI/xLSTM-7b: d_ff is 2.667 · 4096, rounded up to a multiple of 64",
+        oracle="transformers: xLSTMForCausalLM, through seqlab.hub",
+    ),
+    Recipe(
         name="Codestral Mamba",
         layout="all Mamba-2, B and C shared in 8 groups of heads; no other channel mixer",
         build=layouts.codestral_mamba,
