@@ -10,7 +10,7 @@ import torch
 
 from seqlab.course.exercise import Case
 from seqlab.course.exercises.ch10.shared import log_gates, randn, whole
-from seqlab.course.exercises.vocabulary import first_head
+from seqlab.course.exercises.vocabulary import first_head, old_state, scaled
 
 
 def mlstm_step(q, k, v, i, log_f, S, n, m):
@@ -97,6 +97,8 @@ n = keep * n + write * k → n = n + write * k
     The read compares with 1: S and n are divided by e^m, so the 1 becomes e^(-m).
 .abs() →
     The absolute value of n·q is missing.
+(-m).exp() → (log_f - old).exp()
+    The read compares with e^(-m) of the old m: S and n have the new scale by then.
 (i - m).exp() → i.exp()
     The write is not divided by e^m: its gate is exp(i - m).
 keep, write = (old - m).exp()[..., None], (i - m).exp()[..., None] → keep, write = log_f.exp()[..., None], (i - m).exp()[..., None]
@@ -107,4 +109,14 @@ n = keep * n + write * k ⏎ size → size ; , S, n, m → , S, keep * n + write
     The read uses the old n: write first, then read, with the new S and the new n.
 """
 
-ALSO = (first_head("i", axis=1), first_head("log_f", axis=1))
+ALSO = (
+    first_head("i", axis=1),
+    first_head("log_f", axis=1),
+    scaled("q"),
+    scaled("k"),
+    old_state(
+        "m",
+        i=3,
+        says="The m that you return is the one you were given: return the new one.",
+    ),
+)
