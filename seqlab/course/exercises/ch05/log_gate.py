@@ -76,8 +76,8 @@ ALTERNATIVES = (
 
 MISTAKES = """
 * → return torch.sigmoid(z).log() / tau
-    The logarithm is taken of a σ(z) that has already rounded to 0: for z below about -104 that is -inf. Take both at once:
-    logsigmoid.
+    For very negative z this is -inf: either σ(z) has rounded to 0 before its logarithm is taken, or exp(-z) has overflowed inside
+    it. Take logarithm and sigmoid at once: logsigmoid.
 * → return (torch.sigmoid(z) + 1e-6).log() / tau
     A small number is added inside the logarithm: closed gates are all cut off at the same value, and their gradient is 0. Take
     logarithm and sigmoid at once: logsigmoid.

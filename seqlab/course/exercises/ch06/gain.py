@@ -72,6 +72,7 @@ def cases(rng):
         "a rate of 0": torch.zeros(3, dtype=torch.float64),
         "rates near 0": draw(-3.9, -2.5, 5) * 0.01,
         "tiny rates": draw(-1, 1, 2, 4) * 1e-9,
+        "minus a small power of ten": -(10.0 ** -torch.arange(4, 13).double()),
         "all at once": torch.cat([draw(-2, -0.3, 4), torch.zeros(1).double()]),
         "growth": draw(0.3, 2, 4),
         "large rates": draw(-90, -60, 3, 2),
@@ -138,6 +139,10 @@ return dt * torch.where → return torch.where
     The factor dt is missing: this is (exp(z) - 1) / z with z = dt A, and the gain is dt times that.
 * → return ((dt * A).exp() - 1) / A
     This is the quotient, right except where A is 0: there it is 0/0, which is NaN. Use the series near 0.
+* → return torch.expm1(dt * A) / A
+    This is the quotient with all its digits, but where A is 0 it is 0/0, which is NaN. Use the series near 0.
+* → return torch.expm1(dt * (A + 1e-8)) / (A + 1e-8)
+    An epsilon is added to A. That only moves the division by 0: to the rate that is minus the epsilon. Use the series near 0.
 * → return dt * ((dt * A).exp() - 1) / (dt * A).where(A != 0, 1)
     Where A is 0 this gives 0, but a rate of 0 is a plain sum: the gain there is dt.
 * → return torch.where(A == 0, dt, ((dt * A).exp() - 1) / A.where(A != 0, 1))
