@@ -7,14 +7,16 @@ returns holds tensors, numbers and strings only, so that the judge can be in ano
 import linecache
 import numbers
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from types import FunctionType, TracebackType
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqlab.course.exercise import Case, Effort, Exercise
@@ -38,6 +40,19 @@ class Came(StrEnum):
 
 
 @dataclass(frozen=True)
+class Made:
+    """Which program of a kernel wrote each element of an output: its place in `programs`, or -1."""
+
+    by: torch.Tensor
+    programs: tuple[str, ...]
+
+    def at(self, index: tuple[int, ...]) -> str:
+        """The name of the program that wrote one element; "" if none did."""
+        number = int(self.by[index])
+        return self.programs[number] if 0 <= number < len(self.programs) else ""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one call gave."""
 
@@ -53,9 +68,19 @@ class Outcome:
     # Inputs that the call changed in place.
     changed: tuple[str, ...] = ()
     effort: Effort = field(default_factory=Effort)
+    # The rest is of an answer that launches kernels: what `sanitize` found: (the fault in
+    # general, the sentence that names the learner's tensors and lines).
+    findings: tuple[tuple[str, str], ...] = ()
+    launches: int = 0
+    # Of each output, who wrote it.
+    made: tuple[Made | None, ...] = ()
+    # The same call on a GPU, and its name.
+    gpu: "Outcome | None" = None
+    device: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "kind": self.kind.value}
+        gpu = self.gpu and self.gpu.as_dict()
+        return {**asdict(replace(self, gpu=None)), "kind": self.kind.value, "gpu": gpu}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Outcome":
@@ -74,7 +99,13 @@ class Outcome:
                 int(effort["largest"]),
                 bool(effort["gradient_finite"]),
                 tuple((str(name)[:400], _reread(g)) for name, g in effort["gradients"][:20]),
+                frozenset(str(name)[:100] for name in list(effort["used"])[:1000]),
             ),
+            findings=tuple((str(fault)[:800], str(says)[:800]) for fault, says in data["findings"]),
+            launches=int(data["launches"]),
+            made=tuple(_made(m) for m in data["made"][:100]),
+            gpu=None if data["gpu"] is None else cls.from_dict(data["gpu"]),
+            device=str(data["device"])[:100],
         )
 
 
@@ -88,8 +119,13 @@ def plan(exercise: Exercise, seed: int) -> tuple[list[Case], list[dict]]:
     return cases, inputs
 
 
-def answers(answer: Any, inputs: list[dict], seconds: float | None = 10.0) -> list[Outcome]:
-    """The outcome of `answer` on every input set.
+def answers(
+    answer: Any,
+    inputs: list[dict],
+    seconds: float | None = 10.0,
+    calling: Callable[[Any, dict, float | None], Outcome] | None = None,
+) -> list[Outcome]:
+    """The outcome of `answer` on every input set, each by `calling`, which is `call` by default.
 
     Once they used up `seconds` of processor time together, the rest are "slow". None: no limit.
     """
@@ -103,7 +139,7 @@ def answers(answer: Any, inputs: list[dict], seconds: float | None = 10.0) -> li
         elif done and done[0].kind == Came.STUB:
             done.append(done[0])
         else:
-            done.append(call(answer, given, left))
+            done.append((calling or call)(answer, given, left))
     return done
 
 
@@ -117,17 +153,38 @@ def load_meter() -> None:
         torch.zeros(1).add(1)
 
 
-def call(function: Any, inputs: dict, seconds: float | None = 10.0) -> Outcome:
-    """Call once, on a copy of the inputs. seconds=None: trusted code, without a limit."""
+def calling_of(exercise: Exercise, gpu: bool = False) -> Callable[..., Outcome]:
+    """How an exercise's answers are called."""
+    if not exercise.kernel:
+        return call
+    from seqlab.course.kernel import call_kernel
+
+    return partial(call_kernel, gpu=gpu)
+
+
+def call(
+    function: Any,
+    inputs: dict,
+    seconds: float | None = 10.0,
+    seen: Callable[[Any], None] | None = None,
+) -> Outcome:
+    """Call once, on a copy of the inputs. seconds=None: trusted code, without a limit.
+
+    seen: gets the answer itself, in whose place the outcome holds plain data.
+    """
     load_meter()
     given, meter = clone(inputs), Meter()
     try:
         with time_limit(seconds):
-            with meter:
+            with meter, Names(meter.used):
                 answer = function(**given)
                 value = plain(answer)
+            if seen is not None:
+                seen(answer)
             gradients = _gradients(answer, given)
-            effort = Effort(meter.calls, meter.largest, _all_finite(gradients), gradients or ())
+            finite = _all_finite(gradients)
+            used = frozenset(meter.used)
+            effort = Effort(meter.calls, meter.largest, finite, gradients or (), used)
     except OutOfTime:
         return Outcome(Came.SLOW)
     except NotImplementedError as error:
@@ -143,11 +200,15 @@ def call(function: Any, inputs: dict, seconds: float | None = 10.0) -> Outcome:
 
 
 class Meter(TorchDispatchMode):
-    """Counts the torch operations inside it, and the elements of the largest tensor they make."""
+    """Counts the torch operations inside it, and the elements of the largest tensor they make.
+
+    used: the types of numbers made, "complex64" say.
+    """
 
     def __init__(self):
         super().__init__()
         self.calls = self.largest = 0
+        self.used: set[str] = set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
@@ -155,7 +216,20 @@ class Meter(TorchDispatchMode):
         for x in made if isinstance(made, tuple | list) else (made,):
             if isinstance(x, torch.Tensor):
                 self.largest = max(self.largest, x.numel())
+                self.used.add(str(x.dtype).removeprefix("torch."))
         return made
+
+
+class Names(TorchFunctionMode):
+    """Writes down the names of torch's functions that are called inside it."""
+
+    def __init__(self, used: set[str]):
+        super().__init__()
+        self.used = used
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.used.add(getattr(function, "__name__", ""))
+        return function(*args, **(kwargs or {}))
 
 
 def _gradients(answer: Any, given: dict) -> tuple[tuple[str, torch.Tensor | None], ...] | None:
@@ -273,6 +347,15 @@ def _reread(value: Any) -> Any:
     if type(value) is tuple:
         return tuple(_reread(x) for x in value[:100])
     return value[:100] if type(value) is str else plain(value)
+
+
+def _made(data: Any) -> Made | None:
+    """Who wrote an output, from a process that is not trusted."""
+    if data is None:
+        return None
+    by = plain(data["by"])
+    programs = tuple(str(name)[:100] for name in data["programs"])
+    return Made(by, programs) if isinstance(by, torch.Tensor) else None
 
 
 def _plain_tensor(x: torch.Tensor) -> torch.Tensor | str:

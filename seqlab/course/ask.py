@@ -1,15 +1,20 @@
-"""What the grader runs in the learner's kernel: set limits, call one function, save its outcomes.
+"""What runs in the learner's process: set limits, call one function, save its outcomes.
 
-`save` and `load` are bound before the learner's first cell runs.
+The grader asks a function of the notebook that it ran, the check of a kernel one that it took
+along. `save` and `load` are bound before the learner's first cell runs.
 """
 
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import load, save
+from torch import cuda, load, save
 
-from seqlab.course.answer import Came, Outcome, answers, load_meter, number
+from seqlab.course.answer import Came, Outcome, answers, call, load_meter, number
+from seqlab.course.kernel import call_kernel, warm_up
+from seqlab.course.taken import restore
 
 
 def prepare(memory_gb: float) -> None:
@@ -27,7 +32,28 @@ def prepare(memory_gb: float) -> None:
         pass  # no such limit on this system: the time limits remain
 
 
-def ask(name: str, inputs_file: str, answers_file: str, numeric: bool, seconds: float) -> None:
+def prepare_kernels(memory_gb: float) -> None:
+    """Import Triton and run a kernel, so that the first check need not wait for that.
+
+    A GPU's driver maps more memory than there is: with one, memory is not bounded.
+    """
+    os.environ.pop("TRITON_INTERPRET", None)  # the lab runs kernels itself
+    warm_up()
+    if not cuda.is_available():
+        prepare(memory_gb)
+
+
+def ask_taken(taken_file: str, inputs_file: str, answers_file: str, seconds: float) -> None:
+    """Define a function that was taken along, and call it, here and on a GPU if there is one."""
+    function = restore(load(taken_file, weights_only=False))
+    inputs = load(inputs_file, weights_only=False)
+    outcomes = answers(function, inputs, seconds, partial(call_kernel, gpu=True))
+    save([outcome.as_dict() for outcome in outcomes], answers_file)
+
+
+def ask(
+    name: str, inputs_file: str, answers_file: str, numeric: bool, kernel: bool, seconds: float
+) -> None:
     """Call the learner's `name` on every input set of the file; save the outcomes as plain data."""
     names = _names()
     if name not in names:
@@ -39,7 +65,7 @@ def ask(name: str, inputs_file: str, answers_file: str, numeric: bool, seconds: 
     else:
         # The file is the grader's own, and may hold functions, which only the full loader reads.
         inputs = load(inputs_file, weights_only=False)
-        outcomes = answers(names[name], inputs, seconds)
+        outcomes = answers(names[name], inputs, seconds, call_kernel if kernel else call)
     save([outcome.as_dict() for outcome in outcomes], answers_file)
 
 

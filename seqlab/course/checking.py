@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from seqlab.course import exercises, paths, records
-from seqlab.course.answer import Came, Outcome, answers, number, plan
-from seqlab.course.exercise import Exercise
+from seqlab.course.answer import Came, Outcome, answers, calling_of, number, plan
+from seqlab.course.exercise import Case, Exercise
 from seqlab.course.judge import failure, judge
 from seqlab.course.report import Kind, Parting, Report
+from seqlab.gpu.anywhere import MISSING, there_is_triton
 
 
 class CheckFailed(AssertionError):
@@ -30,20 +31,30 @@ def check(id: str, answer: Any) -> None:
         _fail_if_strict(f"there is no exercise {id!r}")
         return
     with _saying_so(exercise):
-        report = report_on(exercise, answer)
+        report = report_on(exercise, answer, apart=exercise.kernel)
     _show(report)
     if report.parting is not None:
         _show_parting(report.parting)
-    if report.kind != Kind.NOT_STARTED and not _strict():
+    unsaid = report.kind in (Kind.NOT_STARTED, Kind.UNAVAILABLE)
+    if not unsaid and not _strict():
         _recorded(records.attempt, exercise.id, report.earned, report.edit)
     if not report.passed:
         _fail_if_strict(f"{exercise.id}: {report.message}")
 
 
 def report_on(
-    exercise: Exercise, answer: Any, seed: int = 0, seconds: float | None = None
+    exercise: Exercise,
+    answer: Any,
+    seed: int = 0,
+    seconds: float | None = None,
+    apart: bool = False,
 ) -> Report:
-    """The report on an answer of this process: a function, or the number of a numeric question."""
+    """The report on an answer of this process: a function, or the number of a numeric question.
+
+    apart: the function is taken along to another process and called there.
+    """
+    if exercise.kernel and not there_is_triton():
+        return failure(exercise, Kind.UNAVAILABLE, MISSING)
     cases, inputs = plan(exercise, seed)
     if exercise.numeric:
         return judge(exercise, cases, [_number(answer)])
@@ -52,7 +63,25 @@ def report_on(
     if not callable(answer):
         passed = f"a {type(answer).__name__} was passed to check"
         return failure(exercise, Kind.TYPE, f"{exercise.name} should be a function; {passed}.")
-    return judge(exercise, cases, answers(answer, inputs, seconds or exercise.seconds))
+    seconds = seconds or exercise.seconds
+    if apart:
+        return _report_apart(exercise, answer, cases, inputs, seconds)
+    return judge(exercise, cases, answers(answer, inputs, seconds, calling_of(exercise)))
+
+
+def _report_apart(
+    e: Exercise, answer: Any, cases: list[Case], inputs: list[dict], seconds: float
+) -> Report:
+    from seqlab.course.taken import CannotTake
+    from seqlab.course.worker import worker
+
+    try:
+        fault, outcomes = worker().outcomes(answer, inputs, seconds)
+    except CannotTake as error:
+        return failure(e, Kind.CRASHED, str(error))
+    if fault:
+        return failure(e, Kind.CRASHED, f"Calling {e.name} {fault}.")
+    return judge(e, cases, outcomes)
 
 
 def hint(id: str) -> None:

@@ -59,6 +59,8 @@ class Effort:
     # Of each input that wants a gradient, its name and the gradient of one weighted sum of all
     # outputs; None if no output depends on it.
     gradients: tuple[tuple[str, torch.Tensor | None], ...] = ()
+    # The names of torch's functions that it called, and the types of numbers that it made.
+    used: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class Exercise:
     requirements: tuple[Requirement, ...] = ()
     # Seconds of processor time for all calls of one check.
     seconds: float = 10.0
+    # The answer launches Triton kernels: it is called in a process of its own, and watched.
+    kernel: bool = False
     # Names of the returned tensors, in order.
     outputs: tuple[str, ...] = ("y",)
     # Which axis of an output is time; None: no time.
@@ -110,6 +114,8 @@ class Exercise:
     parts_hint: Callable[[int, dict], str] | None = None
     # (inputs, effort) -> why a correct value is still refused
     effort: Callable[[dict, Effort], str | None] | None = None
+    # What a right answer may not use, a name in `Effort.used` -> the sentence for whoever does.
+    ruled_out: dict[str, str] = field(default_factory=dict)
     # Largest error allowed, relative to the largest value of the reference.
     tolerance: float = 1e-4
 

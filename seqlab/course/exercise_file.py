@@ -5,7 +5,7 @@
   learner sees the same lines with a stub in their place.
 * WHY explains the solution. HINTS are three.
 * `reference` and `cases(rng)`, and where needed PROPERTIES, `effort`, `parts_hint`, OUTPUTS,
-  TIME_AXIS and TOLERANCE: see `Exercise`. ALTERNATIVES are right answers written
+  TIME_AXIS, TOLERANCE and RULED_OUT: see `Exercise`. ALTERNATIVES are right answers written
   differently.
 * A project has REQUIREMENTS instead of a reference: they are measured, and each sentence in
   MISTAKES is that of the requirement which the edit breaks. SECONDS bounds a check.
@@ -16,11 +16,14 @@
 
   Several edits of one mistake are joined by ` ; `. `⏎` is a line break with its indentation, and
   `*` on the left is the whole solution. Each edit must fit the solution exactly once.
+* KERNEL names the function that launches a Triton kernel. The solution is then everything from the
+  first function that holds marks to that one, each with marks of its own, or given whole.
 * ALSO lists entries of `vocabulary`: mistakes that many exercises share.
 """
 
 import ast
 import inspect
+import linecache
 import math
 import re
 import textwrap
@@ -49,6 +52,7 @@ OPTIONS = {  # what a module may define -> the field of Exercise
     "OUTPUTS": "outputs",
     "TIME_AXIS": "time_axis",
     "TOLERANCE": "tolerance",
+    "RULED_OUT": "ruled_out",
     "reference": "reference",
     "cases": "cases",
     "effort": "effort",
@@ -69,7 +73,8 @@ def exercise(module: ModuleType, id: str) -> Exercise:
     file = module.__name__.rpartition(".")[2]
     where = f"exercise {id} ({file}.py)"
     title, facts, text = _heading(module, where)
-    cell, name = _solution(inspect.getsource(module), where)
+    kernel = getattr(module, "KERNEL", "")
+    cell, name = _solution(inspect.getsource(module), where, kernel)
     answers: dict[str, Any] = {}
     edits: dict[str, str] = {}
     for mistake in mistakes(getattr(module, "MISTAKES", ""), where):
@@ -83,6 +88,8 @@ def exercise(module: ModuleType, id: str) -> Exercise:
     given = {field: getattr(module, n) for n, field in OPTIONS.items() if hasattr(module, n)}
     given["alternatives"] = (solution, *given.get("alternatives", ()))
     given.setdefault("cases", None)
+    if kernel:
+        given.setdefault("time_axis", None)
     return Exercise(
         id=id,
         title=title,
@@ -90,6 +97,7 @@ def exercise(module: ModuleType, id: str) -> Exercise:
         file=file,
         text=text,
         cell=cell,
+        kernel=bool(kernel),
         mistakes=answers,
         edits=edits,
         defined_by=partial(answer, name=name, module=module),
@@ -147,7 +155,11 @@ def answer(cell: str, name: str, module: ModuleType) -> Any:
     An edit may also use TOOLS, and `solution`, the right answer.
     """
     names = TOOLS | vars(module) | {"solution": getattr(module, name)}
-    exec(compile(cell, f"<an answer to {name}>", "exec"), names)
+    file = f"<an answer to {name}>"
+    if hasattr(module, "KERNEL"):  # Triton reads the source of a kernel
+        file = f"<an answer to {name}, {hash(cell):x}>"
+        linecache.cache[file] = len(cell), None, cell.splitlines(keepends=True), file
+    exec(compile(cell, file, "exec"), names)
     return names[name]
 
 
@@ -169,19 +181,25 @@ def _heading(module: ModuleType, where: str) -> tuple[str, dict[str, Any], str]:
     return title.strip(), facts, text.strip()
 
 
-def _solution(source: str, where: str) -> tuple[str, str]:
+def _solution(source: str, where: str, kernel: str) -> tuple[str, str]:
     """The code of the solution's cell, marks included, and the name it defines."""
     lines = source.splitlines()
-    marks = [[i for i, line in enumerate(lines) if line.strip() == m] for m in (BEGIN, END)]
-    if [len(found) for found in marks] != [1, 1] or marks[1][0] < marks[0][0]:
+    marks = [i for i, line in enumerate(lines) if line.strip() in (BEGIN, END)]
+    if not marks or [lines[i].strip() for i in marks] != [BEGIN, END] * (len(marks) // 2):
         raise ValueError(f"{where}: one {BEGIN!r} and one {END!r} after it are needed")
-    (begin,), (end,) = marks
-    for node in ast.parse(source).body:
-        inside = node.lineno - 1 <= begin and end <= (node.end_lineno or 0)
-        if isinstance(node, ast.FunctionDef) and (
-            inside or node.lineno - 1 <= begin <= (node.end_lineno or 0)
-        ):
-            return "\n".join(lines[node.lineno - 1 : end + 1]), node.name
+    if len(marks) > 2 and not kernel:
+        raise ValueError(f"{where}: only a kernel may have more than one {BEGIN!r}")
+    begin, end = marks[0], marks[-1]
+    functions = [n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)]
+    first = next((n for n in functions if _holds(n, begin)), None)
+    if kernel:
+        last = next((n for n in functions if n.name == kernel), None)
+        if first is None or last is None:
+            raise ValueError(f"{where}: KERNEL is {kernel!r}: the solution must define it")
+        start = min(n.lineno for n in (first, *first.decorator_list))
+        return "\n".join(lines[start - 1 : max(end + 1, last.end_lineno or 0)]), kernel
+    if first is not None:
+        return "\n".join(lines[first.lineno - 1 : end + 1]), first.name
     cell = "\n".join(lines[begin : end + 1])
     last = ast.parse(cell).body[-1]
     if not (isinstance(last, ast.Assign) and isinstance(last.targets[0], ast.Name)):
@@ -189,10 +207,14 @@ def _solution(source: str, where: str) -> tuple[str, str]:
     return cell, last.targets[0].id
 
 
+def _holds(function: ast.FunctionDef, line: int) -> bool:
+    return function.lineno - 1 <= line <= (function.end_lineno or 0)
+
+
 def _parted(cell: str) -> tuple[str, str, str]:
-    """The lines up to the first mark and with it, those between the marks, and the rest."""
+    """The lines up to the first mark and with it, those from there to the last, and the rest."""
     lines = cell.splitlines(keepends=True)
-    begin, end = (next(i for i, x in enumerate(lines) if x.strip() == m) for m in (BEGIN, END))
+    begin, *_, end = (i for i, x in enumerate(lines) if x.strip() in (BEGIN, END))
     parts = lines[: begin + 1], lines[begin + 1 : end], lines[end:]
     return tuple("".join(part) for part in parts)  # pyright: ignore[reportReturnType]
 
@@ -212,12 +234,21 @@ def _broken_lines(wrong: str, indent: str) -> str:
 
 
 def stub(e: Exercise) -> str:
-    """The cell as the learner gets it: one line in place of the solution."""
-    before, body, _ = _parted(e.cell)
-    above = before.splitlines()[:-1]
-    indent = body[: len(body) - len(body.lstrip())]
+    """The cell as the learner gets it: one line in place of each part of the solution."""
+    lines = e.cell.splitlines()
     line = f'raise NotImplementedError("exercise {e.id}: your code here")'
-    return "\n".join([*above, indent + (f"{e.name} = ..." if e.numeric else line)])
+    if e.numeric:
+        line = f"{e.name} = ..."
+    for begin, end in reversed(parts(e.cell)):
+        first = next(x for x in lines[begin + 1 : end] if x.strip())
+        lines[begin : end + 1] = [first[: len(first) - len(first.lstrip())] + line]
+    return "\n".join(lines)
+
+
+def parts(cell: str) -> list[tuple[int, int]]:
+    """The lines, counted from 0, of each BEGIN and its END."""
+    marks = [i for i, x in enumerate(cell.splitlines()) if x.strip() in (BEGIN, END)]
+    return list(zip(marks[::2], marks[1::2], strict=True))
 
 
 def solved_code(e: Exercise) -> str:

@@ -40,7 +40,7 @@ class Fault:
 
 
 # Of several outputs, the fault that comes first here is reported.
-ORDER = (Kind.TYPE, Kind.SHAPE, Kind.DTYPE, Kind.NAN, Kind.VALUE)
+ORDER = (Kind.TYPE, Kind.SHAPE, Kind.DTYPE, Kind.SANITIZER, Kind.NAN, Kind.VALUE)
 
 # Kind and words of an outcome that returned nothing; what was raised says its own words.
 UNRETURNED = {
@@ -61,6 +61,7 @@ def fault_of(e: Exercise, right: tuple, outcome: Outcome) -> Fault | None:
         return fault
     pairs = zip(e.outputs, right, outputs_of(got), strict=True)
     faults = [fault for n, r, g in pairs if (fault := _of_output(e, n, r, g))]
+    faults += [Fault(Kind.SANITIZER, says) for _, says in outcome.findings[:1]]
     return min(faults, key=lambda f: ORDER.index(f.kind), default=None)
 
 

@@ -8,7 +8,9 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +21,7 @@ from seqlab.course.exercise import Exercise
 from seqlab.course.judge import failure, judge
 from seqlab.course.report import Kind, Report
 from seqlab.course.sandbox import PATIENCE, Sandbox
+from seqlab.gpu.anywhere import MISSING, there_is_triton
 
 CHECK = re.compile(r"""^[^#\n]*\bcheck\(\s*(['"])(\d\d\.\d+)\1""", re.MULTILINE)
 BIGGEST_FILE = 200 * 2**20
@@ -145,8 +148,10 @@ class _Grading:
         if self._left() <= 0:
             said = f"The notebook used up its {self.limits.total:g} s before this exercise."
             return failure(e, Kind.SLOW, said)
+        if e.kernel and not there_is_triton():
+            return failure(e, Kind.UNAVAILABLE, MISSING)
         cases, inputs = plan(e, SEED)
-        fault, outcomes = self._ask(e, inputs)
+        fault, outcomes = asked(partial(self._ask, e), self.scratch.name, inputs)
         if fault:
             return failure(e, Kind.CRASHED, f"Calling {e.name} {fault}.")
         if outcomes[0].kind == Came.MISSING:
@@ -157,28 +162,11 @@ class _Grading:
             return failure(e, Kind.MISSING, f"{e.name} is not defined: {why}.")
         return judge(e, cases, outcomes)
 
-    def _ask(self, e: Exercise, inputs: list[dict]) -> tuple[str, list[Outcome]]:
-        """(what went wrong, the outcomes). The file that comes back is not trusted."""
-        given, taken = (
-            str(Path(self.scratch.name) / f"{e.id}.{end}") for end in ("inputs", "answers")
-        )
-        torch.save(inputs, given)
-        Path(taken).unlink(missing_ok=True)
-        seconds = max(self.limits.cell, e.seconds if e.requirements else 0.0)
-        args = (e.name, given, taken, e.numeric, seconds)
-        fault = self._timed(self._kernel(), _calling("ask", *args), seconds + 2)
-        if fault:
-            return fault, []
-        try:
-            if os.path.getsize(taken) > BIGGEST_FILE:
-                return "returned more than 200 MB", []
-            outcomes = [Outcome.from_dict(d) for d in torch.load(taken, weights_only=True)]
-        except Exception:
-            return "gave nothing that can be read", []
-        not_called = [o.kind for o in outcomes] in ([Came.MISSING], [Came.STUB])
-        if len(outcomes) != len(inputs) and not not_called:
-            return "gave too few answers", []
-        return "", outcomes
+    def _ask(self, e: Exercise, given: str, taken: str) -> str:
+        """Have the kernel answer the inputs in one file, in another. Returns what went wrong."""
+        seconds = max(self.limits.cell, e.seconds if e.requirements or e.kernel else 0.0)
+        args = (e.name, given, taken, e.numeric, e.kernel, seconds)
+        return self._timed(self._kernel(), calling("ask", *args), seconds + 2)
 
     def _timed(self, kernel: Sandbox, source: str, seconds: float) -> str:
         """Run `source`, and count what it took."""
@@ -196,7 +184,7 @@ class _Grading:
             if self.sandbox is not None:
                 self.sandbox.close()
             self.sandbox = Sandbox(self.folder)
-            if fault := self.sandbox.run(_calling("prepare", self.limits.memory_gb), 60):
+            if fault := self.sandbox.run(calling("prepare", self.limits.memory_gb), 60):
                 raise NotGradable(f"the kernel does not start here ({fault}): try seqlab doctor")
             for source in list(self.good):
                 self.sandbox.run(source, self.limits.cell)
@@ -206,6 +194,30 @@ class _Grading:
         return self.sandbox
 
 
-def _calling(name: str, *args: object) -> str:
+def asked(
+    ask: Callable[[str, str], str], folder: str, inputs: list[dict]
+) -> tuple[str, list[Outcome]]:
+    """(what went wrong, the outcomes) of ask(inputs' file, answers' file).
+
+    The file that comes back is not trusted.
+    """
+    given, taken = Path(folder) / "inputs", Path(folder) / "answers"
+    torch.save(inputs, given)
+    taken.unlink(missing_ok=True)
+    if fault := ask(str(given), str(taken)):
+        return fault, []
+    try:
+        if os.path.getsize(taken) > BIGGEST_FILE:
+            return "returned more than 200 MB", []
+        outcomes = [Outcome.from_dict(d) for d in torch.load(taken, weights_only=True)]
+    except Exception:
+        return "gave nothing that can be read", []
+    not_called = [o.kind for o in outcomes] in ([Came.MISSING], [Came.STUB])
+    if len(outcomes) != len(inputs) and not not_called:
+        return "gave too few answers", []
+    return "", outcomes
+
+
+def calling(name: str, *args: object) -> str:
     """Source that calls a function of seqlab.course.ask and leaves no name in the notebook."""
     return f"__import__('seqlab.course.ask', fromlist=['ask']).{name}(*{args!r})"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqlab.course.answer import Came, Outcome, call, clone
+from seqlab.course.answer import Came, Made, Outcome, calling_of, clone
 from seqlab.course.compare import close, first_along, outputs_of, scale_of, wrong_at
 from seqlab.course.exercise import Case, Exercise, Property
 from seqlab.course.fault import Fault, fault_of
@@ -126,7 +126,7 @@ def right_answer(
     torch.set_default_dtype(torch.float32)
     try:
         with torch.enable_grad():
-            return call(function, inputs, seconds)
+            return calling_of(exercise)(function, inputs, seconds)
     finally:
         torch.set_default_dtype(dtype)
 
@@ -138,7 +138,8 @@ def _verdict(
         return (
             _broken_property(e, cases, outcomes)
             or _another_way(e, tried, outcomes, ask)
-            or _praise(e)
+            or _wrong_on_a_gpu(e, tried)
+            or _praise(e, tried)
         )
     verdict = _diagnose(e, tried, wrong, ask)
     if verdict.kind == Kind.VALUE and not e.numeric:
@@ -148,9 +149,22 @@ def _verdict(
     return verdict
 
 
-def _praise(e: Exercise) -> _Verdict:
+def _praise(e: Exercise, tried: list[_Tried]) -> _Verdict:
     said = "is that number." if e.numeric else "agrees with the reference on every case."
+    if e.kernel:
+        device = tried[0].outcome.device
+        where = f"in the interpreter and on {device}" if device else "in the interpreter"
+        said = f"agrees with the reference on every case, {where}; the sanitizer finds nothing."
     return _Verdict(Kind.PASSED, f"Right: {e.name} {said}")
+
+
+def _wrong_on_a_gpu(e: Exercise, tried: list[_Tried]) -> _Verdict | None:
+    """A kernel that is right in the interpreter, and not on the GPU of this machine."""
+    for t in tried:
+        if t.outcome.gpu is not None and (fault := fault_of(e, t.right, t.outcome.gpu)):
+            where = f"{e.name} is right in the interpreter, but not on {t.outcome.device}"
+            return _Verdict(fault.kind, f"{where}: {fault.words}{_in(t)}.")
+    return None
 
 
 def _try(e: Exercise, case: Case, outcome: Outcome, ask: Trusted) -> _Tried:
@@ -190,7 +204,7 @@ def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Wrong], ask: Truste
             return _plainly(kind, first)
     if not e.numeric and (name := _handed_back(e, tried)):
         return _Verdict(Kind.HANDED_BACK, f"{e.name} returns its input {name} unchanged.")
-    for kind in _PLAIN:
+    for kind in (*_PLAIN, Kind.SANITIZER):
         if kind in first:
             return _plainly(kind, first)
     if not any(t.fault.nearly for t in wrong) and (found := _slips(e, tried)):
@@ -231,14 +245,18 @@ def _named_mistake(e: Exercise, tried: list[_Tried], ask: Trusted) -> str | None
     """
     partly = None
     for sentence, function in e.mistakes.items():
-        made = [ask(function, t.case.inputs) for t in tried]
-        differs = [fault_of(e, t.right, m) is not None for t, m in zip(tried, made, strict=True)]
-        if not _explains(made, tried, differs):
-            continue
-        same = [_alike(e, m, t) for t, m in zip(tried, made, strict=True)]
-        if all(same):
-            return sentence
-        if all(s for s, tells in zip(same, differs, strict=True) if tells):
+        made, differs, same = [], [], []
+        for t in tried:
+            made.append(ask(function, t.case.inputs))
+            differs.append(fault_of(e, t.right, made[-1]) is not None)
+            same.append(_alike(e, made[-1], t))
+            if differs[-1] and not same[-1]:
+                break
+        else:
+            if not _explains(made, tried, differs):
+                continue
+            if all(same):
+                return sentence
             partly = partly or sentence
     return partly
 
@@ -246,6 +264,8 @@ def _named_mistake(e: Exercise, tried: list[_Tried], ask: Trusted) -> str | None
 def _slips(e: Exercise, tried: list[_Tried]) -> list[Slip]:
     """The slips whose values are these in every case; none if an answer raises or is one number."""
     if e.defined_by is None or not all(_returned(t) for t in tried) or _constant(e, tried):
+        return []
+    if all(_is_nan(t.outcome) for t in tried):
         return []
     return [s for s in slips(e.cell) if _shows(e, s, tried)]
 
@@ -273,9 +293,12 @@ def _explains(made: list[Outcome], tried: list[_Tried], differs: list[bool]) -> 
 def _alike(e: Exercise, made: Outcome, tried: _Tried) -> bool:
     """Whether a mistake comes out as the answer: equal values, NaN where NaN, or both raise.
 
-    Where a mistake gives nothing but 0, only what is small beside the right answer is like it.
+    Where a mistake gives nothing but 0, only what is small beside the right answer is like it. Of
+    kernels, the sanitizer must find the same faults too.
     """
     got = tried.outcome
+    if {fault for fault, _ in made.findings} != {fault for fault, _ in got.findings}:
+        return False
     if Came.RETURNED not in (made.kind, got.kind):
         return made.kind == got.kind and not got.binding
     if made.kind != got.kind or (type(made.value) is tuple) != (type(got.value) is tuple):
@@ -304,6 +327,8 @@ def _exception_sentence(e: Exercise, t: _Tried) -> str:
 
 
 def _raised(o: Outcome) -> str:
+    if o.type in ("LabError", "OutOfBounds"):  # a sentence that names the program and its line
+        return f"an error: {o.message}"
     said = f"{o.type}: {o.message}" if o.message else o.type
     return f"{said} ({o.line})" if o.line else said
 
@@ -363,6 +388,12 @@ def _is_one_number(x: Any) -> bool:
     return isinstance(x, Tensor) and x.numel() > 0 and bool((x == x.flatten()[0]).all())
 
 
+def _is_nan(outcome: Outcome) -> bool:
+    """Whether every output is NaN everywhere: such numbers tell no slip from another."""
+    parts = outputs_of(outcome.value)
+    return all(isinstance(x, Tensor) and bool(x.isnan().all()) for x in parts)
+
+
 def _multiple(e: Exercise, tried: list[_Tried]) -> _Verdict | None:
     """Every output right up to one and the same factor (-1 too): a scale or a sign."""
     factors = []
@@ -399,12 +430,30 @@ def _where_it_parts(e: Exercise, wrong: list[_Wrong]) -> str:
     steps = [(t, *_first_wrong_step(e, t)) for t in wrong]
     timed = [(t, name, when) for t, name, when in steps if when is not None]
     if not timed:
-        return f"{wrong[0].fault.words}{_in(wrong[0])}."
+        drawn = _parting(e, wrong) if e.kernel else None
+        t = next((t for t in wrong if drawn and t.case.name == drawn.case), wrong[0])
+        return f"{t.fault.words}{_in(t)}{_who_wrote_it(e, t)}."
     t, name, when = max(reversed(timed), key=lambda step: step[2])
     ask = f": {e.parts_hint(when, t.case.inputs)}" if e.parts_hint else "."
     if when == 0:
         return f"{name} is wrong from the first step, t = 0{_in(t)}{ask}"
     return f"{name} is equal up to t = {when - 1}, wrong from t = {when}{_in(t)}{ask}"
+
+
+def _who_wrote_it(e: Exercise, t: _Tried) -> str:
+    """The first wrong element of a kernel's output, and the program that wrote it."""
+    for p in _partings(e, t):
+        where = tuple(int(i) for i in wrong_at(p.reference, p.yours, e.tolerance).nonzero()[0])
+        place = f"{p.name}[{', '.join(map(str, where))}]"
+        if p.tile is None:
+            return ""
+        if not p.program:
+            return f"; {place} is the first, and no program wrote it"
+        off = wrong_at(p.reference, p.yours, e.tolerance) & p.tile
+        share = f"{int(off.sum())} of the {int(p.tile.sum())} elements that it wrote are wrong"
+        share = "all that it wrote is wrong" if torch.equal(off, p.tile) else share
+        return f"; {place} is the first, and {p.program} wrote it: {share}"
+    return ""
 
 
 def _first_wrong_step(e: Exercise, t: _Tried) -> tuple[str, int | None]:
@@ -446,6 +495,15 @@ def _another_way(
     e: Exercise, tried: list[_Tried], outcomes: list[Outcome], ask: Trusted
 ) -> _Verdict | None:
     """Right values by a way that is ruled out: a loop over tokens, say, in place, or detached."""
+    if e.kernel and any(not o.launches for o in outcomes):
+        says = f"{e.name} gives the right numbers, but launches no kernel: start yours, k[grid](…)."
+        return _Verdict(Kind.EFFORT, says)
+    used = frozenset().union(*(t.outcome.effort.used for t in tried))
+    for name, sentence in e.ruled_out.items():
+        if name in used:
+            return _Verdict(Kind.EFFORT, sentence)
+    if any(_changed_in_place(t, ask(e.reference, t.case.inputs)) for t in tried):
+        return _Verdict(Kind.EFFORT, _IN_PLACE)
     if e.effort:
         for t in tried:
             sentence = e.effort(clone(t.case.inputs), t.outcome.effort)
@@ -455,6 +513,17 @@ def _another_way(
         return _Verdict(Kind.EFFORT, _GRADIENT.format(name=name))
     notes = _notes(e, outcomes)
     return _Verdict(Kind.IN_PLACE, notes[0]) if notes else None
+
+
+_IN_PLACE = (
+    "The values are right, but they have no gradient: something that it needs was changed in "
+    "place. Make a new tensor, as x = torch.cat(…) or x = x + …, where x[…] = … or x += … stands."
+)
+
+
+def _changed_in_place(t: _Tried, right: Outcome) -> bool:
+    """Whether autograd failed on the answer, but not on the reference."""
+    return bool(right.effort.gradients) and not t.outcome.effort.gradients
 
 
 _GRADIENT = (
@@ -505,22 +574,32 @@ def _parting(e: Exercise, wrong: list[_Wrong]) -> Parting | None:
     """What to draw: the case that stays right longest, the largest of equals; None if a shape is
     wrong.
     """
-    shaped = [t for t in wrong if t.fault.kind in (Kind.VALUE, Kind.NAN)]
+    shaped = [t for t in wrong if t.fault.kind in (Kind.VALUE, Kind.NAN, Kind.SANITIZER)]
     found = [p for t in shaped for p in _partings(e, t)]
     return max(found, key=lambda p: (-1 if p.t is None else p.t, p.reference.numel()), default=None)
 
 
 def _partings(e: Exercise, t: _Tried) -> Iterator[Parting]:
     """The first output of a case that is off."""
-    for name, right, got in zip(e.outputs, t.right, outputs_of(t.outcome.value), strict=True):
+    outputs = zip(e.outputs, t.right, outputs_of(t.outcome.value), strict=True)
+    for i, (name, right, got) in enumerate(outputs):
         if not isinstance(right, Tensor) or not right.ndim:
             continue
         off = wrong_at(right, got, e.tolerance)
         if off.any():
             axis = e.time_axis_of(name)
             when = None if axis is None else first_along(off, axis)
-            yield Parting(name, t.case.name, axis, when, got, right)
+            tile, program = _tile(t.outcome.made[i : i + 1], got, off)
+            yield Parting(name, t.case.name, axis, when, got, right, tile, program)
             return
+
+
+def _tile(made: Sequence[Made | None], got: Tensor, off: Tensor) -> tuple[Tensor | None, str]:
+    """What the program wrote that wrote the first element that is off, and its name."""
+    if not made or made[0] is None or made[0].by.shape != got.shape:
+        return None, ""
+    where = tuple(int(i) for i in off.nonzero()[0])
+    return made[0].by == made[0].by[where], made[0].at(where)
 
 
 def _in(t: _Tried) -> str:

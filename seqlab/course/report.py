@@ -35,6 +35,10 @@ class Kind(StrEnum):
     # Right, but not in the way that the exercise asks for.
     EFFORT = "effort"
     IN_PLACE = "in place"
+    # What a GPU would punish: an access out of bounds, a race, …
+    SANITIZER = "sanitizer"
+    # A kernel, where there is no Triton.
+    UNAVAILABLE = "unavailable"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class Parting:
     t: int | None
     yours: Tensor
     reference: Tensor
+    # Where the program of a kernel wrote that made the first wrong element, and its name.
+    tile: Tensor | None = None
+    program: str = ""
 
 
 @dataclass(frozen=True, repr=False)

@@ -53,11 +53,12 @@ _CONFUSED = {  # the equal case, and the other side
 
 def slips(cell: str) -> Iterator[Slip]:
     """Each slip that can be made between the marks of a solution's cell."""
-    from seqlab.course.exercise_file import BEGIN
+    from seqlab.course.exercise_file import parts
 
-    first_line = cell[: cell.index(BEGIN)].count("\n") + 1
+    own = [range(begin + 1, end + 1) for begin, end in parts(cell)]
     for node in ast.walk(ast.parse(cell)):
-        if getattr(node, "lineno", 0) <= first_line or not _stands_as_read(cell, node):
+        line = getattr(node, "lineno", 0)
+        if not any(line in part for part in own) or not _stands_as_read(cell, node):
             continue
         for what, wrong in _changes(node):
             edit = f"{ast.unparse(node)} → {ast.unparse(wrong)}"

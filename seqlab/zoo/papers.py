@@ -110,6 +110,7 @@ arXiv:2409.07146 | 2024 | Zhang | Gated Slot Attention for Efficient Linear-Time
 arXiv:2410.01201 | 2024 | Feng | Were RNNs All We Needed?
 arXiv:2410.05258 | 2024 | Ye | Differential Transformer
 arXiv:2410.05355 | 2024 | Zuo | Falcon Mamba: The First Competitive Attention-free 7B Language Model
+arXiv:2410.10989 | 2024 | Hsu | Liger Kernel: Efficient Triton Kernels for LLM Training
 arXiv:2410.10629 | 2024 | Xie | SANA
 arXiv:2411.12537 | 2024 | Grazzi | … State-Tracking in Linear RNNs Through Negative Eigenvalues
 arXiv:2411.13676 | 2024 | Dong | Hymba: A Hybrid-head Architecture for Small Language Models
