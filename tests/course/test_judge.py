@@ -517,6 +517,27 @@ def test_the_gradient_is_looked_at_whatever_the_outputs_stand_in(outputs):
     assert not bad.effort.gradient_finite and good.effort.gradient_finite
 
 
+def by_pytorchs_gru(x, W, R, b, b_R, h):
+    gru = torch.nn.GRU(x.shape[-1], h.shape[-1], batch_first=True)
+    names = "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"
+    weights = dict(zip(names, (W, R, b, b_R), strict=True))
+    y, h = torch.func.functional_call(gru, weights, (x, h[None]))
+    return y, h[0]
+
+
+def by_complex_numbers(re, im, q, k, v, log_a, theta):
+    S = torch.complex(re, im) * torch.polar(log_a.exp(), theta)[..., None, :]
+    S = S + v[..., None] * k[..., None, :]
+    return (S.real @ q[..., None])[..., 0], S.real, S.imag
+
+
+def by_inverting(A, B, dt):
+    half = dt[:, None, None] / 2 * A
+    one = torch.eye(A.shape[-1], dtype=A.dtype)
+    inverse = torch.linalg.inv(one - half)
+    return inverse @ (one + half), (inverse @ (dt[:, None] * B)[..., None])[..., 0]
+
+
 def wants_gradient(reference, x, **how):
     case = lambda rng: [Case("one", {"x": x.clone().requires_grad_()})]  # noqa: E731
     no = {"mistakes": {f"{n} is added": lambda x, n=n: x + n for n in range(1, 5)}, "effort": None}
@@ -555,6 +576,30 @@ def test_a_softmax_has_a_gradient_although_its_sum_has_none():
     assert report_on(masked, lambda x: torch.where(x < 1, x - torch.inf, x)).passed
     complex_one = wants_gradient(lambda x: torch.complex(x, x), torch.tensor([0.0, 1, 2]))
     assert report_on(complex_one, lambda x: x * (1 + 1j)).passed
+
+
+def test_a_gradient_that_autograd_cannot_find_is_laid_on_a_change_in_place():
+    def in_place(x):
+        y = x.exp()
+        y[0] = y[0] * 1
+        return y
+
+    kind, message = said(wants_gradient(lambda x: x.exp(), torch.ones(3)), in_place)
+    assert kind == "effort" and "changed in place" in message
+
+
+@pytest.mark.parametrize(
+    "id, by_library",
+    [
+        ("02.5", by_pytorchs_gru),
+        ("05.6", by_complex_numbers),
+        ("06.2", by_inverting),
+    ],
+)
+def test_what_a_text_rules_out_is_seen(id, by_library):
+    exercise = find(id)
+    kind, message = said(exercise, by_library)
+    assert kind == "effort" and message in exercise.ruled_out.values()
 
 
 def test_a_mistake_that_gives_only_zeros_is_not_any_small_answer():

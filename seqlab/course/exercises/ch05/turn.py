@@ -105,6 +105,10 @@ def _by_length_and_angle(re, im, q, k, v, log_a, theta):
 
 ALTERNATIVES = (_by_matrix, _by_length_and_angle)
 
+_COMPLEX = "The values are right, but complex tensors were made: keep the real and the imaginary part apart."
+
+RULED_OUT = {"complex64": _COMPLEX, "complex128": _COMPLEX}
+
 MISTAKES = """
 new_re = a * (re * cos - im * sin) + write → new_re = a * (re * cos + im * sin) + write ; new_im = a * (re * sin + im * cos) → new_im = a * (im * cos - re * sin)
     It turns the other way: this is a multiplication by exp(-iθ).

@@ -100,15 +100,6 @@ def _inverse_by_scatter(served, experts, weights):
     return torch.einsum("nkd, nk -> nd", rows[place].view(*experts.shape, -1), weights)
 
 
-def _added(served, experts, weights):
-    """The chapter's way: right, though not what was aimed at."""
-    flat = experts.flatten()
-    pairs = flat.argsort(stable=True)[(flat < 0).sum() :]
-    rows = weights.flatten()[pairs, None] * served
-    zero = served.new_zeros(len(experts), served.shape[1])
-    return zero.index_add(0, pairs // experts.shape[1], rows)
-
-
 def _by_counting(served, experts, weights):
     flat = experts.flatten()
     here = (flat[:, None] == torch.arange(int(flat.max()) + 1)).long()
@@ -118,7 +109,16 @@ def _by_counting(served, experts, weights):
     return (rows.unflatten(0, experts.shape) * weights.unsqueeze(-1)).sum(1)
 
 
-ALTERNATIVES = (_inverse_by_scatter, _added, _by_counting)
+ALTERNATIVES = (_inverse_by_scatter, _by_counting)
+
+_ADDS = "The values are right, but rows from many places are added into one: gather each row by the inverse of the sort instead."
+
+RULED_OUT = {
+    "index_add": _ADDS,
+    "index_add_": _ADDS,
+    "scatter_add": _ADDS,
+    "scatter_add_": _ADDS,
+}
 
 MISTAKES = """
 rows[place] → rows[order]
