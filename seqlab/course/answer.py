@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cache, partial
+from importlib.util import find_spec
 from types import FunctionType, TracebackType
 from typing import Any
 
@@ -153,9 +154,18 @@ def load_meter() -> None:
         torch.zeros(1).add(1)
 
 
-def calling_of(exercise: Exercise, gpu: bool = False) -> Callable[..., Outcome]:
-    """How an exercise's answers are called."""
-    if not exercise.kernel:
+def unavailable(exercise: Exercise) -> str:
+    """Why the answers of an exercise cannot be called on this machine; "" if they can."""
+    if not exercise.kernel or find_spec("triton") is not None:
+        return ""
+    from seqlab.gpu.anywhere import MISSING
+
+    return MISSING
+
+
+def calling(kernel: bool, gpu: bool = False) -> Callable[..., Outcome]:
+    """How answers are called; Triton is imported for those that launch kernels alone."""
+    if not kernel:
         return call
     from seqlab.course.kernel import call_kernel
 

@@ -6,20 +6,19 @@ along. `save` and `load` are bound before the learner's first cell runs.
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import cuda, load, save
 
-from seqlab.course.answer import Came, Outcome, answers, call, load_meter, number
-from seqlab.course.kernel import call_kernel, warm_up
+from seqlab.course.answer import Came, Outcome, answers, calling, load_meter, number
 from seqlab.course.taken import restore
 
 
 def prepare(memory_gb: float) -> None:
     """Bound the kernel's memory, and make exit() an exception like any other."""
     _names().update(exit=sys.exit, quit=sys.exit)
+    os.environ.pop("TRITON_INTERPRET", None)  # the lab runs kernels itself
     load_meter()  # before memory is bounded
     try:
         import resource
@@ -37,6 +36,8 @@ def prepare_kernels(memory_gb: float) -> None:
 
     A GPU's driver maps more memory than there is: with one, memory is not bounded.
     """
+    from seqlab.course.kernel import warm_up
+
     os.environ.pop("TRITON_INTERPRET", None)  # the lab runs kernels itself
     warm_up()
     if not cuda.is_available():
@@ -47,7 +48,7 @@ def ask_taken(taken_file: str, inputs_file: str, answers_file: str, seconds: flo
     """Define a function that was taken along, and call it, here and on a GPU if there is one."""
     function = restore(load(taken_file, weights_only=False))
     inputs = load(inputs_file, weights_only=False)
-    outcomes = answers(function, inputs, seconds, partial(call_kernel, gpu=True))
+    outcomes = answers(function, inputs, seconds, calling(kernel=True, gpu=True))
     save([outcome.as_dict() for outcome in outcomes], answers_file)
 
 
@@ -65,7 +66,7 @@ def ask(
     else:
         # The file is the grader's own, and may hold functions, which only the full loader reads.
         inputs = load(inputs_file, weights_only=False)
-        outcomes = answers(names[name], inputs, seconds, call_kernel if kernel else call)
+        outcomes = answers(names[name], inputs, seconds, calling(kernel))
     save([outcome.as_dict() for outcome in outcomes], answers_file)
 
 

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 
 from seqlab.course import exercises, paths, records
-from seqlab.course.answer import Came, Outcome, answers, calling_of, number, plan
+from seqlab.course.answer import Came, Outcome, answers, calling, number, plan, unavailable
 from seqlab.course.exercise import Case, Exercise
 from seqlab.course.judge import failure, judge
 from seqlab.course.report import Kind, Parting, Report
-from seqlab.gpu.anywhere import MISSING, there_is_triton
 
 
 class CheckFailed(AssertionError):
@@ -53,8 +52,8 @@ def report_on(
 
     apart: the function is taken along to another process and called there.
     """
-    if exercise.kernel and not there_is_triton():
-        return failure(exercise, Kind.UNAVAILABLE, MISSING)
+    if why := unavailable(exercise):
+        return failure(exercise, Kind.UNAVAILABLE, why)
     cases, inputs = plan(exercise, seed)
     if exercise.numeric:
         return judge(exercise, cases, [_number(answer)])
@@ -66,7 +65,7 @@ def report_on(
     seconds = seconds or exercise.seconds
     if apart:
         return _report_apart(exercise, answer, cases, inputs, seconds)
-    return judge(exercise, cases, answers(answer, inputs, seconds, calling_of(exercise)))
+    return judge(exercise, cases, answers(answer, inputs, seconds, calling(exercise.kernel)))
 
 
 def _report_apart(

@@ -16,12 +16,11 @@ from pathlib import Path
 import torch
 
 from seqlab.course import exercises
-from seqlab.course.answer import Came, Outcome, plan
+from seqlab.course.answer import Came, Outcome, plan, unavailable
 from seqlab.course.exercise import Exercise
 from seqlab.course.judge import failure, judge
 from seqlab.course.report import Kind, Report
 from seqlab.course.sandbox import PATIENCE, Sandbox
-from seqlab.gpu.anywhere import MISSING, there_is_triton
 
 CHECK = re.compile(r"""^[^#\n]*\bcheck\(\s*(['"])(\d\d\.\d+)\1""", re.MULTILINE)
 BIGGEST_FILE = 200 * 2**20
@@ -148,8 +147,8 @@ class _Grading:
         if self._left() <= 0:
             said = f"The notebook used up its {self.limits.total:g} s before this exercise."
             return failure(e, Kind.SLOW, said)
-        if e.kernel and not there_is_triton():
-            return failure(e, Kind.UNAVAILABLE, MISSING)
+        if why := unavailable(e):
+            return failure(e, Kind.UNAVAILABLE, why)
         cases, inputs = plan(e, SEED)
         fault, outcomes = asked(partial(self._ask, e), self.scratch.name, inputs)
         if fault:
@@ -166,7 +165,7 @@ class _Grading:
         """Have the kernel answer the inputs in one file, in another. Returns what went wrong."""
         seconds = max(self.limits.cell, e.seconds if e.requirements or e.kernel else 0.0)
         args = (e.name, given, taken, e.numeric, e.kernel, seconds)
-        return self._timed(self._kernel(), calling("ask", *args), seconds + 2)
+        return self._timed(self._kernel(), source_of("ask", *args), seconds + 2)
 
     def _timed(self, kernel: Sandbox, source: str, seconds: float) -> str:
         """Run `source`, and count what it took."""
@@ -184,7 +183,7 @@ class _Grading:
             if self.sandbox is not None:
                 self.sandbox.close()
             self.sandbox = Sandbox(self.folder)
-            if fault := self.sandbox.run(calling("prepare", self.limits.memory_gb), 60):
+            if fault := self.sandbox.run(source_of("prepare", self.limits.memory_gb), 60):
                 raise NotGradable(f"the kernel does not start here ({fault}): try seqlab doctor")
             for source in list(self.good):
                 self.sandbox.run(source, self.limits.cell)
@@ -218,6 +217,6 @@ def asked(
     return "", outcomes
 
 
-def calling(name: str, *args: object) -> str:
+def source_of(name: str, *args: object) -> str:
     """Source that calls a function of seqlab.course.ask and leaves no name in the notebook."""
     return f"__import__('seqlab.course.ask', fromlist=['ask']).{name}(*{args!r})"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from seqlab.course.answer import Outcome
-from seqlab.course.grade import Limits, asked, calling
+from seqlab.course.grade import Limits, asked, source_of
 from seqlab.course.sandbox import Sandbox
 from seqlab.course.taken import take
 
@@ -39,7 +39,7 @@ class Worker:
 
             def ask(given: str, answers: str) -> str:
                 args = str(path), given, answers, seconds
-                return self.run(calling("ask_taken", *args), seconds + 2)
+                return self.run(source_of("ask_taken", *args), seconds + 2)
 
             return asked(ask, folder, inputs)
 
@@ -47,7 +47,7 @@ class Worker:
         if self.sandbox is None or not self.sandbox.alive:
             self.close()
             self.sandbox = Sandbox(Path.cwd())
-            if fault := self.sandbox.run(calling("prepare_kernels", Limits.memory_gb), START):
+            if fault := self.sandbox.run(source_of("prepare_kernels", Limits.memory_gb), START):
                 self.close()
                 return f"cannot begin, because the process for it {fault}"
         fault = self.sandbox.run(source, seconds)

@@ -1,7 +1,6 @@
 """Figures of chapter 23: lanes, sectors, orders of programs, and what compilers report."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -39,17 +38,14 @@ def lanes(n: int, block: int) -> go.Figure:
 def sector_bars(moved: Mapping[str, tuple[int, int]], title: str) -> go.Figure:
     """Bytes asked for, and bytes of the sectors touched, for each shape of tile."""
     names = list(moved)
-    bars: list[Any] = [
-        go.Bar(x=names, y=[asked for asked, _ in moved.values()], name="asked for"),
-        go.Bar(x=names, y=[touched for _, touched in moved.values()], name="in the sectors"),
-    ]
-    for bar, colour in zip(bars, (ON, OFF), strict=True):
-        bar.marker.color = colour
-        bar.texttemplate = "%{y:,}"
-        bar.textposition = "outside"
+    look = {"texttemplate": "%{y:,}", "textposition": "outside"}
+    asked, touched = zip(*moved.values(), strict=True)
+    bars = (
+        go.Bar(x=names, y=asked, name="asked for", marker_color=ON, **look),
+        go.Bar(x=names, y=touched, name="in the sectors", marker_color=OFF, **look),
+    )
     fig = figure(*bars, title=title, x="tile (rows × columns)", y="bytes")
-    top = max(touched for _, touched in moved.values())
-    fig.update_yaxes(range=[0, 1.15 * top])
+    fig.update_yaxes(range=[0, 1.15 * max(touched)])
     return legend_below(fig)
 
 
@@ -181,4 +177,6 @@ def group_bars(
     best = groups[fetched.index(min(fetched))]
     bar = go.Bar(x=[str(g) for g in groups], y=fetched, marker_color=ON, texttemplate="%{y}")
     title = f"Groups of {best} fetch {min(fetched)} strips; there are {rows + cols}"
-    return figure(bar, title=title, x="tile rows in a group", y="strips fetched", height=320)
+    fig = figure(bar, title=title, x="tile rows in a group", y="strips fetched", height=320)
+    fig.update_traces(textangle=0, textposition="outside", cliponaxis=False)
+    return fig.update_xaxes(type="category")

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqlab.course import exercises
-from seqlab.course.answer import answers, calling_of, number, plan
+from seqlab.course.answer import answers, calling, number, plan
 from seqlab.course.checking import report_on
 from seqlab.course.exercise_file import BEGIN, END, answer, parts, stub
 from seqlab.course.grade import SEED
@@ -57,7 +57,7 @@ class Proof:
     def report(self, given):
         if self.e.numeric:
             return judge(self.e, self.cases, [number(given)], self.trusted)
-        outcomes = answers(given, self.inputs, None, calling_of(self.e))
+        outcomes = answers(given, self.inputs, None, calling(self.e.kernel))
         return judge(self.e, self.cases, outcomes, self.trusted)
 
     def raises(self, given):

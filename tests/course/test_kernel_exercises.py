@@ -285,6 +285,20 @@ def test_on_a_gpu_the_same_check_runs_too_and_both_are_said():
         assert report.passed == passed and words in report.message
 
 
+def test_what_is_clean_is_called_on_the_gpu_too_and_nothing_else(monkeypatch):
+    """Simulated: the second call gets the same tensors, and runs unwatched in the interpreter."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a fake GPU")
+    monkeypatch.setattr(kernel, "_moved", lambda inputs, device: inputs)
+    x = torch.randn(20)
+    clean = kernel.call_kernel(cell(GOOD)["ragged_copy"], {"x": x}, gpu=True)
+    assert clean.device == "a fake GPU" and torch.equal(clean.gpu.value, x)
+    assert judge(COPY, [Case("one", {"x": x})], [clean]).passed
+    unmasked = GOOD.replace("tl.load(p_x + i, mask=i < n)", "tl.load(p_x + i)")
+    assert kernel.call_kernel(cell(unmasked)["ragged_copy"], {"x": x}, gpu=True).gpu is None
+    assert kernel.call_kernel(cell(GOOD)["ragged_copy"], {"x": x}).gpu is None
+
+
 HIDDEN = """
 import importlib.util, sys
 find = importlib.util.find_spec
