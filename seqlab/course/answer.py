@@ -100,7 +100,7 @@ class Outcome:
                 int(effort["largest"]),
                 bool(effort["gradient_finite"]),
                 tuple((str(name)[:400], _reread(g)) for name, g in effort["gradients"][:20]),
-                frozenset(str(name)[:100] for name in list(effort["used"])[:1000]),
+                tuple(str(name)[:100] for name in effort["used"][:1000]),
             ),
             findings=tuple((str(fault)[:800], str(says)[:800]) for fault, says in data["findings"]),
             launches=int(data["launches"]),
@@ -193,7 +193,7 @@ def call(
                 seen(answer)
             gradients = _gradients(answer, given)
             finite = _all_finite(gradients)
-            used = frozenset(meter.used)
+            used = tuple(sorted(meter.used))
             effort = Effort(meter.calls, meter.largest, finite, gradients or (), used)
     except OutOfTime:
         return Outcome(Came.SLOW)

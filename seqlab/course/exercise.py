@@ -60,7 +60,7 @@ class Effort:
     # outputs; None if no output depends on it.
     gradients: tuple[tuple[str, torch.Tensor | None], ...] = ()
     # The names of torch's functions that it called, and the types of numbers that it made.
-    used: frozenset[str] = frozenset()
+    used: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

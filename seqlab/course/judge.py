@@ -498,7 +498,7 @@ def _another_way(
     if e.kernel and any(not o.launches for o in outcomes):
         says = f"{e.name} gives the right numbers, but launches no kernel: start yours, k[grid](…)."
         return _Verdict(Kind.EFFORT, says)
-    used = frozenset().union(*(t.outcome.effort.used for t in tried))
+    used = {name for t in tried for name in t.outcome.effort.used}
     for name, sentence in e.ruled_out.items():
         if name in used:
             return _Verdict(Kind.EFFORT, sentence)
