@@ -42,10 +42,12 @@ MASKED_AFTER = {
 }
 
 
-@pytest.mark.parametrize("answer", MASKED_AFTER.values(), ids=MASKED_AFTER)
-def test_a_mask_after_the_exponential_fails_by_its_gradient(answer):
-    kind, message = told("04.4", answer)
-    assert kind == "effort" and "the gradient of γ is not finite" in message
+@pytest.mark.parametrize("name", MASKED_AFTER)
+def test_a_mask_after_the_exponential_fails_by_its_gradient(name):
+    kind, message = told("04.4", MASKED_AFTER[name])
+    in_place = name == "exp, then an assignment"  # the gradient of exp needs what exp returned
+    said = "was changed in place" if in_place else "the gradient of γ is not finite"
+    assert kind == "effort" and said in message
 
 
 def test_a_mask_made_without_gradients_is_refused():
