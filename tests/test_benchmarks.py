@@ -103,3 +103,25 @@ def test_scaling_measures_what_is_missing_and_fits_a_slope(script, tmp_path):
     assert list(found["recurrence, in chunks"]) == [32, 64, 128]
     text = module.table(found, "here")
     assert "| attention, plain | 5e+03 |" in text and "| MiB | T = 32 |" in text
+
+
+def test_recall_trains_each_stack_and_goes_on_where_it_stopped(script, tmp_path, monkeypatch):
+    sizes = {"STEPS": 2, "TRIED": 1, "LRS": (0.01, 0.03), "SEEDS": (0, 1), "BATCH": 2}
+    module = script("recall", ASKED=16, KEPT=tmp_path, **sizes)
+    kept = ("linear attention", "hybrid 1:3")
+    monkeypatch.setattr(module, "STACKS", {name: module.STACKS[name] for name in kept})
+    results = module.measure(2)
+    assert [r["state"] for r in results] == [64, 3 * 64 + 2 * 64 * 8]
+    assert module.measure(2) == results
+    text = module.table(results, 2, "here")
+    assert "| linear attention | 64 |" in text and "| hybrid 1:3 | 1,216 |" in text
+
+
+def test_in_context_writes_a_row_for_each_model_and_for_least_squares(script, tmp_path):
+    sizes = {"TRIED": 1, "SEEDS": (0, 1), "BATCH": 2, "ASKED": 64}
+    models = {"delta rule": ("delta", 8, 1)}
+    module = script("in_context", MODELS=models, KEPT=tmp_path, **sizes)
+    results = module.measure(2)
+    assert max(results[-1]["errors"][0][module.DIM :]) < 1e-6
+    text = module.table(results, 2, "here")
+    assert "| delta rule | 0.0" in text and "| least squares |  |" in text

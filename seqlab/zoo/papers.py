@@ -64,9 +64,11 @@ arXiv:2206.13947 | 2022 | Mehta | Long Range Language Modeling via Gated State S
 arXiv:2208.01066 | 2022 | Garg | What Can Transformers Learn In-Context? …
 arXiv:2208.04933 | 2022 | Smith | Simplified State Space Layers for Sequence Modeling
 arXiv:2209.10655 | 2022 | Ma | Mega: Moving Average Equipped Gated Attention
+arXiv:2209.11895 | 2022 | Olsson | In-context Learning and Induction Heads
 arXiv:2210.04243 | 2022 | Mao | Fine-Tuning Pre-trained Transformers into Decaying Fast Weights
 arXiv:2210.10340 | 2022 | Qin | The Devil in Linear Transformer
 arXiv:2211.15841 | 2022 | Gale | MegaBlocks: Efficient Sparse Training with Mixture-of-Experts
+arXiv:2212.07677 | 2022 | von Oswald | Transformers learn in-context by gradient descent
 arXiv:2212.10554 | 2022 | Sun | A Length-Extrapolatable Transformer
 arXiv:2212.14052 | 2022 | Fu | Hungry Hungry Hippos
 arXiv:2302.10866 | 2023 | Poli | Hyena Hierarchy: Towards Larger Convolutional Language Models
@@ -86,6 +88,7 @@ arXiv:2312.04927 | 2023 | Arora | Zoology
 arXiv:2312.06635 | 2023 | Yang | Gated Linear Attention Transformers …
 arXiv:2401.04088 | 2024 | Jiang | Mixtral of Experts
 arXiv:2401.06066 | 2024 | Dai | DeepSeekMoE
+arXiv:2402.01032 | 2024 | Jelassi | Repeat After Me
 arXiv:2402.13753 | 2024 | Ding | LongRoPE: Extending LLM Context Window Beyond 2 Million Tokens
 arXiv:2402.18668 | 2024 | Arora | Simple linear attention language models …
 arXiv:2402.19427 | 2024 | De | Griffin: Mixing Gated Linear Recurrences with Local Attention
@@ -95,6 +98,7 @@ arXiv:2404.05892 | 2024 | Peng | Eagle and Finch
 arXiv:2404.07839 | 2024 | Botev | RecurrentGemma
 arXiv:2404.07904 | 2024 | Qin | HGRN2: Gated Linear RNNs with State Expansion
 arXiv:2404.08801 | 2024 | Ma | Megalodon
+arXiv:2404.08819 | 2024 | Merrill | The Illusion of State in State-Space Models
 arXiv:2405.04434 | 2024 | DeepSeek-AI (Liu) | DeepSeek-V2
 arXiv:2405.04517 | 2024 | Beck | xLSTM: Extended Long Short-Term Memory
 arXiv:2405.05254 | 2024 | Sun | You Only Cache Once
