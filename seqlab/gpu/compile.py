@@ -8,42 +8,29 @@
 Everything is read from the compiler's output; nothing is run and nothing is timed.
 """
 
-import inspect
 import linecache
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple
 
-import torch
-
 from seqlab.gpu import triton_private
 from seqlab.gpu.devices import MULTIPROCESSORS
+from seqlab.gpu.events import LabError
+from seqlab.gpu.refusals import Refused, overheard, words
 from seqlab.gpu.show import shown
+from seqlab.gpu.signature import Specialised, specialise
 from seqlab.gpu.stages import Line, assembly_of, lines_of
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 TENSOR_CORES = re.compile(
     r"^\s*(?:@!?%\w+ )?(wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma)(?=[._ ])", re.M
 )
-TYPES = {
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.float32: "fp32",
-    torch.float64: "fp64",
-    torch.float8_e4m3fn: "fp8e4nv",
-    torch.float8_e5m2: "fp8e5",
-    torch.bool: "i1",
-    torch.uint8: "u8",
-    torch.int8: "i8",
-    torch.int16: "i16",
-    torch.int32: "i32",
-    torch.int64: "i64",
-}
 HEAD = (
     "target",
     "warps",
@@ -90,15 +77,25 @@ class Compiled:
 class Report:
     """What `compile_report` found for each target, printed as a table.
 
-    `data()` gives the same numbers as plain dicts.
+    failed: why the kernel does not compile, for each target that refused it. configuration: that of
+    an autotuner. `data()` gives the same numbers as plain dicts.
     """
 
     kernel: str
     source: dict[int, str] = field(repr=False)
     targets: dict[str, Compiled]
+    failed: dict[str, str] = field(default_factory=dict)
+    configuration: str = ""
 
     def __getitem__(self, target: str) -> Compiled:
+        if target in self.failed:
+            raise LabError(f"{self.kernel} does not compile for {target}: {self.failed[target]}")
         return self.targets[target]
+
+    @property
+    def title(self) -> str:
+        tuned = f", with {self.configuration}" if self.configuration else ""
+        return f"compiled, not run{tuned}"
 
     def data(self) -> list[dict]:
         return [
@@ -115,24 +112,29 @@ class Report:
                 "tensor_cores": c.tensor_cores,
             }
             for c in self.targets.values()
+        ] + [
+            {"kernel": self.kernel, "target": target, "error": said}
+            for target, said in self.failed.items()
         ]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table: its head, and a row for each target."""
+        """The table: its head, and a row for each target that compiled."""
         return [HEAD, *map(_row, self.targets.values())]
 
     def __repr__(self) -> str:
         rows = self.rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [f"{self.kernel}, compiled, not run:"]
+        lines = [f"{self.kernel}, {self.title}:"]
         for row in rows:
             cells = (cell.ljust(n) for cell, n in zip(row, widths, strict=True))
             lines.append("  ".join(cells).rstrip())
+        for target, said in self.failed.items():
+            lines.append(f"{target.ljust(widths[0])}  does not compile: {said}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str | None:
         """In a notebook: the table, and source, TTIR, TTGIR and assembly side by side."""
-        page = shown("widgets.compiled", "compiled", self)
+        page = shown("widgets.compiled", "compiled", self) if self.targets else None
         return page and page.data
 
     def text(self, target: str, stage: str) -> str:
@@ -154,8 +156,8 @@ def compile_report(
     kernel,
     *args,
     targets: Sequence[str] = TARGETS,
-    num_warps: int = 4,
-    num_stages: int = 3,
+    num_warps: int | None = None,
+    num_stages: int | None = None,
     **named,
 ) -> Report:
     """Compile a `@triton.jit` kernel for GPUs that this machine need not have.
@@ -163,24 +165,60 @@ def compile_report(
     args and named: those of a launch, the constants (tl.constexpr) by name. A tensor may be on the
     "meta" device, where it has a shape and a type and takes no memory; "*bf16" is an aligned
     pointer. As in a launch, the value 1, and the fact that a whole number is divisible by 16, are
-    compiled into the kernel. Raises RuntimeError, with one sentence, if Triton or its tools are
-    missing.
+    compiled into the kernel. An autotuned kernel gets its first configuration, and heuristics their
+    values. A target that refuses the kernel is a row that says why. Raises RuntimeError, with one
+    sentence, if Triton or its tools are missing.
     """
     if unknown := [t for t in targets if t not in MULTIPROCESSORS]:
         said, known = ", ".join(map(repr, unknown)), ", ".join(MULTIPROCESSORS)
         raise ValueError(f"targets has {said}: choose from {known}")
+    tuned = kernel
     kernel, function, parameters = triton_private.compilable(kernel)
-    specialised = _specialise(function.__name__, parameters, args, named)
-    known = {parameter.name for parameter in parameters}
-    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
-    options |= {name: value for name, value in named.items() if name not in known}
+    wrapped = triton_private.unwrapped(tuned)
+    named = wrapped.completed(args, named)
+    names = [parameter.name for parameter in parameters]
+    given = dict(zip(names, args, strict=False)) | named
+    specialised = specialise(function.__name__, parameters, given)
+    chosen = {"num_warps": num_warps, "num_stages": num_stages}
+    options = {"num_warps": 4, "num_stages": 3, "enable_fp_fusion": True}
+    options |= wrapped.configuration.options if wrapped.configuration else {}
+    options |= {name: value for name, value in chosen.items() if value is not None}
+    options |= {name: value for name, value in named.items() if name not in names}
+    done, failed = _for_all(targets, lambda t: _compiled(kernel, t, specialised, options))
+    tuned = str(wrapped.configuration or "")
+    return Report(function.__name__, _source(function), done, failed, tuned)
 
-    def compiled(target: str) -> Compiled:
-        return _compiled(kernel, target, specialised, options)
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        done = dict(zip(targets, threads.map(compiled, targets), strict=True))
-    return Report(function.__name__, _source(function), done)
+def _for_all(
+    targets: Sequence[str], compiled: Callable[[str], Compiled]
+) -> tuple[dict[str, Compiled], dict[str, str]]:
+    """What came out for each target, and why nothing came out for the others."""
+
+    def attempt(target: str) -> Compiled | Exception:
+        try:
+            return compiled(target)
+        except triton_private.NotCompiled as error:
+            return error
+
+    with overheard() as said, ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = dict(zip(targets, threads.map(attempt, targets), strict=True))
+    done = {target: c for target, c in found.items() if isinstance(c, Compiled)}
+    failed = {}
+    for target, error in found.items():
+        if isinstance(error, triton_private.NotCompiled):
+            failed[target] = _why(error, partial(attempt, target))
+    if not failed:
+        print(said.text, end="")
+    return done, failed
+
+
+def _why(error: Exception, again: Callable[[], Any]) -> str:
+    """What the compiler said; it is run once more alone, to know what it printed."""
+    if isinstance(error.__cause__, Refused):
+        return str(error.__cause__)
+    with overheard() as said:
+        again()
+    return words(error, said.text)
 
 
 def _source(function: FunctionType) -> dict[int, str]:
@@ -189,53 +227,7 @@ def _source(function: FunctionType) -> dict[int, str]:
     return {n: line.rstrip() for n, line in enumerate(linecache.getlines(file), 1)}
 
 
-class _Specialised(NamedTuple):
-    """What a launch tells the compiler about its arguments, in Triton's own terms."""
-
-    signature: dict[str, str]
-    constants: dict[str, Any]
-    attributes: dict[tuple[int], list]
-
-
-def _specialise(
-    kernel: str, parameters: list[triton_private.Parameter], args: tuple, named: dict
-) -> _Specialised:
-    """Types, constants, and which values are divisible by 16, as a launch would see them."""
-    given = dict(zip((p.name for p in parameters), args, strict=False)) | named
-    found = _Specialised({}, {}, {})
-    for i, parameter in enumerate(parameters):
-        value = given.get(parameter.name, parameter.default)
-        if value is inspect.Parameter.empty:
-            raise ValueError(f"{kernel} needs {parameter.name}: pass it as in a launch")
-        is_one = parameter.specialised and type(value) is int and value == 1
-        if parameter.constant or value is None or is_one:
-            found.signature[parameter.name] = "constexpr"
-            found.constants[parameter.name] = value
-            continue
-        found.signature[parameter.name], aligned = _type(value)
-        if aligned and parameter.specialised:
-            found.attributes[(i,)] = [["tt.divisibility", 16]]
-    return found
-
-
-def _type(value: Any) -> tuple[str, bool]:
-    """Triton's name for the type of an argument, and whether its value is divisible by 16."""
-    if isinstance(value, torch.Tensor):
-        if value.is_meta:
-            address = int(value.storage_offset()) * value.element_size()
-        else:
-            address = value.data_ptr()
-        return "*" + TYPES[value.dtype], address % 16 == 0
-    if isinstance(value, str):
-        return value, value.startswith("*")
-    if isinstance(value, bool):
-        return "i1", False
-    if isinstance(value, int):
-        return ("i32" if -(2**31) <= value < 2**31 else "i64"), value % 16 == 0
-    return "fp32", False
-
-
-def _compiled(kernel: Any, target: str, specialised: _Specialised, options: dict) -> Compiled:
+def _compiled(kernel: Any, target: str, specialised: Specialised, options: dict) -> Compiled:
     binary = triton_private.compiled(kernel, target, *specialised, options)
     return Compiled(
         target=target,

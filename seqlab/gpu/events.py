@@ -1,13 +1,17 @@
 """The events of a kernel's run, for whoever watches it: memory accesses, dots, and faults."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePath
+from types import FrameType
 from typing import NamedTuple
 
 import numpy as np
 import torch
+
+from seqlab.gpu.affine import Mask, Shadow
+from seqlab.gpu.formats import FP8, widened
 
 
 class LabError(RuntimeError):
@@ -29,7 +33,7 @@ class Line(NamedTuple):
         in_notebook = "ipykernel_" in self.file or self.file.startswith("<ipython")
         if in_notebook:
             return f"line {self.number} of the cell `{self.text}`"
-        return f"{Path(self.file).name}:{self.number} `{self.text}`"
+        return f"{PurePath(self.file).name}:{self.number} `{self.text}`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,14 @@ class Argument:
     memory: int
     start: int
     copy: torch.Tensor
+
+    @cached_property
+    def numel(self) -> int:
+        return self.copy.numel()
+
+    @cached_property
+    def contiguous(self) -> bool:
+        return self.copy.is_contiguous()
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -67,6 +79,8 @@ class Argument:
 
     def find(self, offset: np.ndarray) -> np.ndarray:
         """The row-major number of the element at each offset from the first, or -1 for none."""
+        if self.contiguous:
+            return np.where((offset >= 0) & (offset < self.numel), offset, -1)
         inside = (offset >= 0) & (offset < len(self._table))
         found = np.full(offset.shape, -1, dtype=np.int64)
         found[inside] = self._table[offset[inside]]
@@ -74,7 +88,16 @@ class Argument:
 
     def cells(self, elements: np.ndarray) -> np.ndarray:
         """The positions of the elements in their storage, in bytes."""
-        return self.start + self.offsets[elements] * self.dtype.itemsize
+        offsets = elements if self.contiguous else self.offsets[elements]
+        return self.start + offsets * self.dtype.itemsize
+
+    def values(self, elements: np.ndarray) -> np.ndarray:
+        """What the elements hold now, as float64."""
+        where = elements if self.contiguous else self.offsets[elements]
+        storage = torch.empty(0, dtype=self.dtype)
+        storage.set_(self.copy.untyped_storage())
+        held = storage[torch.from_numpy(where + self.copy.storage_offset())]
+        return held.double().numpy() if self.dtype.itemsize > 1 else held.float().numpy()
 
     def place(self, element: int) -> str:
         """`x[2, 3]`."""
@@ -83,7 +106,7 @@ class Argument:
 
     def beyond(self, offset: int) -> str:
         """`x[8, 3]` for an offset outside a contiguous x; only the first index is out of range."""
-        if not self.copy.is_contiguous() or not self.shape:
+        if not self.contiguous or not self.shape:
             return f"{self.name} {offset:+} elements from its start"
         index = []
         for n in reversed(self.shape[1:]):
@@ -97,7 +120,10 @@ class Access(NamedTuple):
 
     kind: "load", "store" or "atomic". elements: their row-major numbers. outside: offsets from the
     first element that belong to no element; those lanes were switched off. width: bytes an element.
-    exchanges: it is an atomic exchange or compare-and-swap, from which locks are made.
+    exchanges: it is an atomic exchange or compare-and-swap, from which locks are made. lanes: which
+    lane of the tile `shape` each element belongs to. stored: what is stored there, as it is in
+    memory. find_masked: finds the elements of lanes that the mask switched off. steps: the step of
+    each loop around it, from the outermost.
     """
 
     kind: str
@@ -107,7 +133,40 @@ class Access(NamedTuple):
     outside: np.ndarray
     width: int
     line: Line
-    exchanges: bool = False
+    exchanges: bool
+    lanes: np.ndarray
+    shape: tuple[int, ...]
+    stored: np.ndarray | None
+    find_masked: Callable[[], np.ndarray]
+    steps: tuple[int, ...]
+
+    def numbers(self) -> np.ndarray:
+        """The values that a load reads or a store stores, as float64. Ask while it happens."""
+        if self.stored is None:
+            return self.argument.values(self.elements)
+        kind = self.argument.dtype
+        narrow = {torch.bfloat16: "bf16"} | {kind: name for name, kind in FP8.items()}
+        if kind in narrow:
+            return widened(self.stored, narrow[kind]).astype(np.float64)
+        return self.stored.astype(np.float64)
+
+
+class Path(NamedTuple):
+    """How one access depends on the program's id, as `affine.py` follows it.
+
+    argument: None if its lanes are in several tensors. offset: of each lane from the first element,
+    in bytes, in the program that ran. shadow: of the address. bounded: it is of a tensor
+    descriptor, which masks itself. width: bytes a lane.
+    """
+
+    kind: str
+    argument: Argument | None
+    offset: np.ndarray
+    shadow: Shadow
+    mask: Mask
+    bounded: bool
+    line: Line
+    width: int
 
 
 class Dot(NamedTuple):
@@ -144,6 +203,21 @@ class Watcher:
 
     def dot(self, dot: Dot) -> None:
         """A tl.dot is about to run."""
+
+    def undefined(self, program: tuple[int, ...], line: Line) -> None:
+        """A load without `other=` has lanes that its mask switches off: they hold anything."""
+
+    def follow(self, path: Path) -> None:
+        """How the access that comes next depends on the program's id."""
+
+    def decide(self, shadow: Shadow) -> None:
+        """Which way the program goes on depends on a number with this shadow."""
+
+    def barrier(self, named: bool) -> None:
+        """All lanes of the program wait for each other. named: it is a tl.debug_barrier()."""
+
+    def step(self, line: Line, step: int, frame: FrameType | None) -> None:
+        """The loop at this line is about to begin a step, or, with step = -1, has ended."""
 
     def wrong_bf16(self, operation: str, program: tuple[int, ...], line: Line) -> None:
         """Triton's own interpreter would now compute with the bit patterns of bfloat16 numbers."""

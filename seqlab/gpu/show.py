@@ -7,6 +7,8 @@ is shown as text.
 from importlib import import_module
 from typing import Any
 
+PLOTLY = "application/vnd.plotly.v1+json"
+
 
 def shown(module: str, function: str, found: Any) -> Any:
     """seqlab.<module>.<function>(found), or None if that module cannot be imported."""

@@ -10,16 +10,16 @@ is the least that has to come from memory.
 
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from seqlab.gpu.events import Access, Argument, Dot, Watcher, program_name
 from seqlab.gpu.interpreter import Launch
-from seqlab.gpu.show import shown
+from seqlab.gpu.show import PLOTLY, shown
 
 READ, WRITTEN = 1, 2
-PLOTLY = "application/vnd.plotly.v1+json"
 
 
 def trace(kernel, grid, *args, **constexprs) -> "Trace":
@@ -29,11 +29,18 @@ def trace(kernel, grid, *args, **constexprs) -> "Trace":
     unchanged; `sanitize` lists all such accesses.
     """
     launch = Launch(kernel, grid, args, constexprs)
-    recorder = _Recorder()
-    launch.run(recorder)
+    seen = traced(launch, launch.programs)
     launch.write_back()
+    return seen
+
+
+def traced(launch: Launch, programs: Iterable[tuple[int, ...]], strict: bool = True) -> "Trace":
+    """Run some programs of a launch. strict: raise OutOfBounds for an access out of bounds."""
+    recorder = _Recorder(strict)
+    launch.run_some(recorder, programs)
     name = launch.function.__name__
-    return Trace(name, launch.grid, launch.arguments, recorder.accesses, recorder.dots)
+    tuned = str(launch.configuration or "")
+    return Trace(name, launch.grid, launch.arguments, recorder.accesses, recorder.dots, tuned)
 
 
 def table(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -46,12 +53,14 @@ def table(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 class _Recorder(Watcher):
-    def __init__(self):
+    def __init__(self, strict: bool):
+        self.strict = strict
         self.accesses: list[Access] = []
         self.dots: list[Dot] = []
 
     def access(self, access):
-        super().access(access)
+        if self.strict:
+            super().access(access)
         self.accesses.append(access)
 
     def dot(self, dot):
@@ -85,6 +94,7 @@ class Trace:
     arguments: dict[str, Argument]
     accesses: list[Access]
     dots: list[Dot]
+    configuration: str = ""
     traffic: dict[str, Traffic] = field(init=False)
 
     def __post_init__(self):
@@ -152,7 +162,7 @@ class Trace:
         program = _index(program)
         accesses = [a for a in self.accesses if a.program == program]
         dots = [d for d in self.dots if d.program == program]
-        return Trace(self.kernel, self.grid, self.arguments, accesses, dots)
+        return replace(self, accesses=accesses, dots=dots)
 
     def _argument(self, tensor: str) -> Argument:
         if tensor not in self.arguments:
@@ -163,7 +173,7 @@ class Trace:
     def _marks(self, argument: Argument) -> np.ndarray:
         """What each program does to each element: (programs, elements)."""
         number = {program: i for i, program in enumerate(self.programs)}
-        marks = np.zeros((len(number), len(argument.offsets)), dtype=np.uint8)
+        marks = np.zeros((len(number), argument.numel), dtype=np.uint8)
         for access in self.accesses:
             if access.argument is argument:
                 marks[number[access.program], access.elements] |= _MARKS[access.kind]
@@ -174,7 +184,7 @@ class Trace:
         argument = self.arguments[name]
         moved, once = {READ: 0, WRITTEN: 0}, {}
         for mark in moved:
-            seen = np.zeros(len(argument.offsets), dtype=bool)
+            seen = np.zeros(argument.numel, dtype=bool)
             for access in self.accesses:
                 if access.argument.name == name and _MARKS[access.kind] & mark:
                     moved[mark] += len(np.unique(access.elements)) * access.width
@@ -210,7 +220,9 @@ class Trace:
         count = math.prod(self.grid)
         programs = f"{count} program{'s' * (count != 1)}, grid {self.grid}"
         dots = f"{self.flops:,} flops in {len(self.dots)} dots: {self.intensity:.3g} flops a byte"
-        return "\n".join([f"{self.kernel}: {programs}", *lines, dots if self.dots else "no dots"])
+        tuned = f", with {self.configuration}" if self.configuration else ""
+        head = f"{self.kernel}: {programs}{tuned}"
+        return "\n".join([head, *lines, dots if self.dots else "no dots"])
 
 
 def _index(program: tuple[int, ...] | int) -> tuple[int, ...]:

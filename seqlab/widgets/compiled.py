@@ -79,7 +79,10 @@ def _table(report: Report) -> str:
     for target, *numbers in rows:
         cells = "".join(f"<td>{number}</td>" for number in numbers)
         body += f"<tr><th scope='row'>{target}</th>{cells}</tr>"
-    title = f"<p><b>{html.escape(report.kernel)}</b>, compiled, not run</p>"
+    for target, said in report.failed.items():
+        cell = f"<td colspan='{len(names) - 1}'>does not compile: {html.escape(said)}</td>"
+        body += f"<tr><th scope='row'>{target}</th>{cell}</tr>"
+    title = f"<p><b>{html.escape(report.kernel)}</b>, {html.escape(report.title)}</p>"
     return f"{title}<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
 
 

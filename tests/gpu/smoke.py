@@ -71,6 +71,19 @@ def a_report_has_four_targets():
         assert all(report.made_by(dot, target, stage) for stage in compiled.stages)
 
 
+def pythons_own_functions_run():
+    x, y = 3 * torch.randn(100), torch.zeros(100)
+    assert sanitize(toys.clamped, (4,), x, y, 100, LOUD=False, BLOCK=32) == []
+    launch(toys.clamped, (4,), x, y, 100, LOUD=False, BLOCK=32)
+    assert torch.equal(y, x.clamp(-1, 1))
+
+
+def pythons_own_functions_compile():
+    """They would not, had Triton's compiler been imported while the language was replaced."""
+    report = compile_report(toys.clamped, "*fp32", "*fp32", 4096, LOUD=True, BLOCK=256)
+    assert set(report.targets) == set(TARGETS)
+
+
 if __name__ == "__main__":
     before = everything()
     a_kernel_runs_and_is_counted()
@@ -78,6 +91,11 @@ if __name__ == "__main__":
     sums_scans_and_maxima_run()
     a_fault_is_found_and_a_clean_kernel_is_clean()
     a_fault_stops_a_launch()
+    pythons_own_functions_run()
     assert everything() == before, "something stayed patched"
+    pythons_own_functions_compile()
     a_report_has_four_targets()
+    a_kernel_runs_and_is_counted()
+    pythons_own_functions_run()
+    assert everything() == before, "something stayed patched"
     print(triton.__version__, triton.__file__)

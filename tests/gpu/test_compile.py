@@ -291,3 +291,86 @@ def test_a_kernel_of_a_notebook_cell_is_shown_with_its_lines():
     line = line_of("tl.store(p_z + i")
     assert "tl.store(p_z + i" in report.source[line]
     assert any("st.global" in text for text in report.made_by(line, "sm_90", "ptx"))
+
+
+PTX = "mov.b32 $0, $1;"
+
+
+def kernel_with(line, **names):
+    """A kernel of a cell of its own, with one line in the middle."""
+    source = f"""import triton
+import triton.language as tl
+@triton.jit
+def odd(p_x, N: tl.constexpr):
+    i = tl.arange(0, N)
+    b_x = tl.load(p_x + i)
+    {line}
+    tl.store(p_x + i, b_x)
+"""
+    file = f"/tmp/ipykernel_1/{abs(hash(line))}.py"
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    scope = {"__name__": "__main__"}
+    exec(compile(source, file, "exec"), scope)
+    return scope["odd"]
+
+
+def assembly(text):
+    return (
+        f'b_x = tl.inline_asm_elementwise("{text}", "=r,r", [b_x], '
+        "dtype=tl.float32, is_pure=True, pack=1)"
+    )
+
+
+def test_a_target_that_refuses_the_kernel_is_a_row_and_the_others_stay(capfd):
+    report = compile_report(kernel_with(assembly(PTX)), "*fp32", N=64)
+    assert list(report.targets) == ["sm_80", "sm_90", "sm_100"]
+    said = "is PTX, the assembly of NVIDIA's GPUs, which gfx942 does not run"
+    assert report.failed == {"gfx942": f"`mov.b32 $0, $1` {said}"}
+    assert repr(report).splitlines()[-1].startswith("gfx942  does not compile: `mov.b32")
+    assert report.data()[-1]["error"] == report.failed["gfx942"]
+    assert "does not compile: `mov.b32" in report._repr_html_()
+    with pytest.raises(RuntimeError, match="odd does not compile for gfx942: `mov"):
+        report["gfx942"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_amds_own_assembly_is_no_ptx():
+    line = assembly("v_mov_b32 $0, $1").replace("=r,r", "=v,v")
+    assert compile_report(kernel_with(line), "*fp32", N=64, targets=("gfx942",))["gfx942"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (assembly("move.b32 $0, $1;"), "Not a name of any known instruction: 'move'"),
+        ("b_x = tl.loda(p_x)", "`b_x = tl.loda(p_x)`; AttributeError("),
+        ("b_x = tl.dot(b_x, b_x)", "`b_x = tl.dot(b_x, b_x)`; "),
+        ("tl.static_assert(N == 3, 'N must be 3')", "N must be 3"),
+    ],
+)
+def test_the_compilers_first_words_are_said_and_its_pages_are_not(line, said, capfd):
+    report = compile_report(kernel_with(line), "*fp32", N=64, targets=("sm_80", "sm_90"))
+    assert not report.targets and report.data() and report._repr_html_() is None
+    for why in report.failed.values():
+        assert said in why and "\n" not in why and len(why) < 400 and "ld.param" not in why
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+def test_what_a_print_puts_on_the_stack_is_not_called_spilled(target):
+    loud, quiet = (
+        compile_report(toys.clamped, "*fp32", "*fp32", 4096, LOUD=l, BLOCK=256, targets=(target,))
+        for l in (True, False)
+    )
+    assert any("__local_depot" in line.text for line in loud[target].stages["ptx"])
+    assert loud[target].spills == quiet[target].spills == 0
+
+
+def test_what_spills_in_a_kernel_that_prints_is_still_counted():
+    line = "b_x = b_x / tl.sum(tl.cumsum(b_x, 0), 0) + tl.cumsum(b_x, 0) * tl.max(b_x, 0)"
+    silent = kernel_with(line)
+    loud = kernel_with(line + "; tl.device_print('x', p_x)")
+    a, b = (
+        compile_report(k, "*fp32", N=16384, targets=("sm_80",))["sm_80"] for k in (silent, loud)
+    )
+    assert a.spills > 0 and abs(b.spills - a.spills) <= a.spills / 2

@@ -238,6 +238,29 @@ def test_nothing_stays_patched_even_after_an_exception():
     assert everything() == before
 
 
+def test_no_part_of_triton_is_imported_while_the_language_is_replaced():
+    """It would keep what it finds: then `min` is the interpreter's in every later compilation."""
+    code = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("test_interpreter", {__file__!r})
+tests = importlib.util.module_from_spec(spec)
+sys.modules["test_interpreter"] = tests
+spec.loader.exec_module(tests)
+inside = tests.triton_private.Interpreter._put_in
+def put_in(*args):
+    put_in.before = put_in.before or set(sys.modules)
+    return inside(*args)
+put_in.before = set()
+tests.triton_private.Interpreter._put_in = put_in
+tests.test_helper_kernels_methods_loops_reductions_dots_and_atomics_work()
+tests.test_tensor_descriptors_of_host_and_device_work()
+late = [name for name in set(sys.modules) - put_in.before if name.startswith("triton")]
+assert put_in.before and not late, late
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_a_run_adds_is_removed():
     class Adds(Watcher):
         def access(self, access):

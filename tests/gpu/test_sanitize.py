@@ -39,6 +39,14 @@ def add(p_x, p_y, p_out, n, BT: tl.constexpr, FAULT: tl.constexpr):
     if FAULT == "small dot":
         b_z = tl.reshape(b_x, [BT // 4, 4])
         b_y += tl.sum(tl.dot(b_z, tl.trans(b_z)))  # small dot
+    if FAULT == "undefined":
+        b_y += tl.sum(tl.load(p_x + o, mask=m), 0)  # undefined
+    if FAULT == "two lanes":
+        tl.store(p_out + o // 2 * 2, b_x + b_y, mask=m)  # two lanes
+    if FAULT == "lane order":
+        tl.store(p_out + o, b_x, mask=m)
+        r = tl.program_id(0) * BT + BT - 1 - tl.arange(0, BT)
+        b_y += tl.load(p_out + r, mask=r < n, other=0.0)  # lane order
     if FAULT == "never written":
         tl.store(p_out + o, b_x + b_y, mask=o < n - 1)  # never written
     else:
@@ -60,7 +68,14 @@ def softmax(p_x, p_y, p_sum, R, C, BC: tl.constexpr, FAULT: tl.constexpr):
         b_x += tl.load(p_sum + r - 1, mask=r > 0, other=0.0) * c
     if FAULT == "unwritten read":
         b_x += tl.load(p_sum + (r + 1) % R) * c  # unwritten read
+    if FAULT == "undefined":
+        b_x += tl.sum(tl.load(p_x + r * C + c, mask=m), 0) * c  # undefined
     b_e = tl.exp(b_x - tl.max(b_x, 0))
+    if FAULT == "two lanes":
+        tl.store(p_y + r * C + c // 2, b_e, mask=m)  # two lanes
+    if FAULT == "lane order":
+        tl.store(p_y + r * C + c, b_e, mask=m)
+        b_e += tl.load(p_y + r * C + C - 1 - c, mask=m, other=0.0)  # lane order
     if FAULT == "small dot":
         b_z = tl.reshape(b_e, [4, BC // 4])
         b_e += tl.sum(tl.dot(tl.trans(b_z), b_z))  # small dot
@@ -90,8 +105,16 @@ def matmul(p_a, p_b, p_c, M, N, K,
     b_b = tl.load(p_b + k[:, None] * N + n[None, :], mask=m_b, other=0.0)
     if FAULT == "out of bounds":
         b_a = tl.load(p_a + m[:, None] * K + k[None, :])  # out of bounds
+    if FAULT == "undefined":
+        b_a = tl.load(p_a + m[:, None] * K + k[None, :], mask=m_a)  # undefined
     b_c = tl.dot(b_a, b_b)  # small dot, bf16
     p_t = p_c + m[:, None] * N + n[None, :]
+    if FAULT == "two lanes":
+        tl.store(p_t - n[None, :] % 2, b_c, mask=m_c)  # two lanes
+    if FAULT == "lane order":
+        tl.store(p_t, b_c, mask=m_c)
+        p_r = p_c + m[:, None] * N + (N + 1 - n)[None, :]
+        b_c += tl.load(p_r, mask=m_c & (n > 1)[None, :], other=0.0)  # lane order
     if FAULT == "order":
         b_c += tl.load(p_t - BN, mask=m_c & (n >= BN)[None, :], other=0.0)
     if FAULT == "two writers":
@@ -147,6 +170,35 @@ SENTENCES = {
             "program (0, 0, 1) writes p_c[0, 0], which program (0, 0, 0) wrote too at the same line"
         ),
     },
+    "two lanes": {
+        "add": "program 0 stores different values to p_out[0] in lane 0 and in lane 1",
+        "softmax": "program 0 stores different values to p_y[0, 0] in lane 0 and in lane 1",
+        "matmul": (
+            "program (0, 0, 0) stores different values to p_c[0, 0] in lane 0 and in lane 1"
+        ),
+    },
+    "lane order": {
+        "add": (
+            "program 0 reads p_out[15], which another lane of the program has just stored: "
+            "put tl.debug_barrier() between"
+        ),
+        "softmax": "program 0 reads p_y[0, 12], which another lane of the program has just stored",
+        "matmul": (
+            "program (0, 1, 0) reads p_c[0, 18], which another lane of the program has just stored"
+        ),
+    },
+    "undefined": {
+        "add": (
+            "program 3 loads without other=, and lanes that the mask switches off reach p_out[48]"
+        ),
+        "softmax": (
+            "program 0 loads without other=, and lanes that the mask switches off reach p_y[0, 0]"
+        ),
+        "matmul": (
+            "program (0, 0, 2) loads without other=, and lanes that the mask switches off "
+            "reach p_c[0, 0]"
+        ),
+    },
     "order": {
         "add": "program 1 leaves p_out[16] = ",
         "softmax": "program 1 leaves p_y[1, 0] = ",
@@ -180,6 +232,8 @@ FOLLOWS = {
     "two writers": {"order"},
     "out of bounds": {"two writers", "order"},
     "unwritten read": {"order"},
+    "two lanes": {"two writers", "order"},
+    "lane order": {"two writers", "order"},
 }
 
 

@@ -38,3 +38,14 @@ def greedy(p_x, p_y, BLOCK: tl.constexpr):
 @triton.jit
 def summed(p_x, p_y, BLOCK: tl.constexpr):
     tl.store(p_y, tl.sum(tl.load(p_x + tl.arange(0, BLOCK)), 0))
+
+
+@triton.jit
+def clamped(p_x, p_y, n, LOUD: tl.constexpr, BLOCK: tl.constexpr):
+    """With Python's own min and max, and print: each is a function of Triton in a kernel."""
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    last = max(min(n, n + BLOCK), 0)
+    b_x = tl.load(p_x + i, mask=i < last, other=0.0)
+    if LOUD:
+        print("x", b_x)
+    tl.store(p_y + i, tl.minimum(tl.maximum(b_x, -1.0), 1.0), mask=i < last)
