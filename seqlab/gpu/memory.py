@@ -180,7 +180,7 @@ def _touch(
     offset = (byte // size)[:, None] + np.arange(parts) if parts > 1 else (byte // size)[:, None]
     element = argument.find(offset)
     outside = element < 0
-    inside = ~outside.any(1)
+    inside = np.asarray(~outside.any(1))
     if inside.all():
         elements, owners = element.reshape(-1), lanes
     else:

@@ -541,7 +541,7 @@ def _builder_class(module: Any, tl: Any) -> Any:
             if poison is None:
                 return None
             if kind.name in NARROW:
-                poison = narrowed(np.float32(poison), kind.name)
+                poison = narrowed(np.asarray(poison, np.float32), kind.name)
             return handle(np.full(ptrs.data.shape, poison, module._get_np_dtype(kind)), kind)
 
         def create_masked_store(self, ptrs, value, mask, *args, **kwargs):
@@ -800,10 +800,10 @@ def _rule(name: str, args: tuple, made: Any, handle: Any) -> affine.Shadow:
     given = [x for x in args if isinstance(x, handle)]
     shadows = [_shadow(x) for x in given]
     if name in ("add", "sub"):
-        return affine.total(*shadows, 1 if name == "add" else -1)
+        return affine.total(shadows[0], shadows[1], 1 if name == "add" else -1)
     if name == "addptr":
         width = max(1, args[0].get_element_ty().primitive_bitwidth // 8)
-        return affine.total(shadows[0], affine.scaled(shadows[1], np.int64(width)))
+        return affine.total(shadows[0], affine.scaled(shadows[1], np.asarray(width)))
     pair: tuple[Any, ...] = (*shadows, *(np.asarray(x.data) for x in given))
     if name == "mul":
         return affine.product(*pair)
