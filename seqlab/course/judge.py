@@ -241,7 +241,8 @@ def _slow_sentence(e: Exercise, where: str) -> str:
 def _named_mistake(e: Exercise, tried: list[_Tried], ask: Trusted) -> str | None:
     """The mistake that gives these very answers, wherever it differs from the reference.
 
-    A mistake that agrees in every case comes before one that agrees only where it differs.
+    A mistake that agrees in every case comes before one that agrees only where it differs. One that
+    gives nothing but NaN there must agree in every case: NaN everywhere looks like any of these.
     """
     partly = None
     for sentence, function in e.mistakes.items():
@@ -257,7 +258,8 @@ def _named_mistake(e: Exercise, tried: list[_Tried], ask: Trusted) -> str | None
                 continue
             if all(same):
                 return sentence
-            partly = partly or sentence
+            if not all(_is_nan(m) for m, d in zip(made, differs, strict=True) if d):
+                partly = partly or sentence
     return partly
 
 

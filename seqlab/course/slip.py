@@ -42,6 +42,10 @@ _LEFT_OUT = {
     ast.Sub: "one subtraction is left out",
     ast.Div: "one division is left out",
 }
+_FIRST_LEFT_OUT = {
+    ast.Add: "the first terms of a sum are left out",
+    ast.Mult: "the first factors of a product are left out",
+}
 _COMPARED = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 _CONFUSED = {  # the equal case, and the other side
     ast.Lt: (ast.LtE, ast.Gt),
@@ -72,7 +76,9 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield what, ast.BinOp(node.left, op(), node.right)
         yield _LEFT_OUT[type(node.op)], node.left
         if isinstance(node.op, ast.Add | ast.Mult):
-            yield _LEFT_OUT[type(node.op)], node.right
+            # a + b + c is (a + b) + c: its right side alone lacks a and b.
+            chained = isinstance(node.left, ast.BinOp) and type(node.left.op) is type(node.op)
+            yield (_FIRST_LEFT_OUT if chained else _LEFT_OUT)[type(node.op)], node.right
     elif isinstance(node, ast.Compare) and type(node.ops[0]) in _CONFUSED:
         was = _COMPARED[type(node.ops[0])]
         for op in _CONFUSED[type(node.ops[0])]:
