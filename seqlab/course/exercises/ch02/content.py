@@ -148,6 +148,14 @@ rows = memory / memory.norm(dim=-1, keepdim=True).clamp(min=1e-12) → rows = me
     The weights are not divided by their sum: they must add up to 1.
 * → p = (beta[..., None] * torch.cosine_similarity(k[:, :, None], memory[:, None], dim=-1)).softmax(-1); return p ** gamma[..., None]
     The powers are not divided by their sum: the weights must add up to 1.
+* → p = (beta[..., None] * torch.cosine_similarity(k[:, :, None], memory[:, None], dim=-1)).softmax(-1) ** gamma[..., None]; return p / p.sum(-1, keepdim=True)
+    This is the formula as it is written. With γ in the hundreds all powers can round to 0 in float32, and 0/0 is NaN: work with the exponents instead.
+* → p = (beta[..., None] * torch.cosine_similarity(k[:, :, None], memory[:, None], dim=-1)).softmax(-1) ** gamma[..., None]; return p / (p.sum(-1, keepdim=True) + 1e-8)
+    A small number keeps the division finite, but with γ in the hundreds all powers round to 0 in float32, and the weights no longer add up to 1: work with the exponents instead.
+* → p = ((beta * gamma)[..., None] * torch.cosine_similarity(k[:, :, None], memory[:, None], dim=-1)).exp(); return p / p.sum(-1, keepdim=True)
+    The exponential overflows where β γ is large, and inf/inf is NaN: subtract the largest exponent first, as softmax does.
+rows = memory / memory.norm(dim=-1, keepdim=True).clamp(min=1e-12) → rows = memory / memory.norm(dim=-1, keepdim=True) ; keys = k / k.norm(dim=-1, keepdim=True).clamp(min=1e-12) → keys = k / k.norm(dim=-1, keepdim=True)
+    A row or a key of zeros is divided by its length, 0: its cosine is 0, so give the length a floor.
 clamp(min=1e-12) ⏎ keys → clamp(min=1.0) ⏎ keys
     Rows shorter than 1 are not scaled up: the floor under the length is too high.
 """

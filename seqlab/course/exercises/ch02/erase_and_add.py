@@ -138,6 +138,18 @@ memory * kept.prod(dim=1) + added → memory * kept.prod(dim=1)
     Every row is erased in full: a head erases a row only as far as its weight w is there.
 kept.prod(dim=1) → kept.mean(dim=1)
     The factors of the heads are averaged: they multiply.
+kept.prod(dim=1) → (1 - torch.einsum("bhn, bhm -> bnm", w, e)).clamp(min=0)
+    The shares that are erased are added up, and the sum is cut off at 1. Two heads that each erase a half leave a quarter: multiply the factors 1 - w e.
+kept.prod(dim=1) → kept.amin(dim=1)
+    Only the head that erases the most erases: every head has a factor of its own, and they multiply.
+kept.prod(dim=1) → (1 - (w[..., None] * e[:, :, None]).prod(dim=1))
+    The shares w e are multiplied, so a cell is erased only where all heads erase it: multiply the factors 1 - w e.
+kept.prod(dim=1) → (1 - w.sum(1)[..., None] * e.sum(1)[:, None])
+    w and e are summed over the heads before they are multiplied, so one head's place is erased by another head's e. Each head has a factor 1 - w e of its own.
+kept.prod(dim=1) + added → kept.mean(dim=1) + added / w.shape[1]
+    This is the mean of what each head would have left by itself: the factors multiply, and what is added is summed.
+kept.prod(dim=1) + added → kept[:, -1] + w[:, -1, :, None] * a[:, -1, None]
+    Only the last head has written. If you loop over the heads, each must start from what the head before it left.
 einsum("bhn, bhm -> bnm", w, a) → einsum("bhn, bhm -> bnm", torch.ones_like(w), a)
     a is added to every row in full: a row gets its weight's share.
 einsum("bhn, bhm -> bnm", w, a) → einsum("bhn, bhm -> bnm", w, a) / w.shape[1]

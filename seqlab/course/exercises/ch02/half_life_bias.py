@@ -39,6 +39,8 @@ ALTERNATIVES = (7.274, -math.log(2**0.001 - 1), math.log(1000 / math.log(2)))
 MISTAKES = """
 0.5 ** (1 / 1000) → math.exp(-1 / 1000)
     This is about ln 1000, the bias at which 1/e is left after 1,000 tokens (also that of chrono initialisation): at a half-life, one half is left.
+0.5 ** (1 / 1000) → 0.9993
+    f is rounded to 0.9993 before the logit. What counts is 1 - f, and of 0.00069 that leaves one digit: round at the end.
 math.log(f / (1 - f)) → f
     This is the gate f itself: the bias is where the sigmoid has this value.
 math.log(f / (1 - f)) → math.log((1 - f) / f)

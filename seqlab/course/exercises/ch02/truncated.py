@@ -149,6 +149,16 @@ if t % k == 0 → if t and t % k == 0 ; h = h.detach() → h = torch.zeros_like(
     The state is lost between two chunks: only its history should be, the numbers stay.
 t % k == 0 → (t + 1) % k == 0
     The cut is one step too early: the chunks must begin at tokens 0, k, 2k, …
+if t % k == 0: ⏎ h = h.detach() ⏎ h = torch.tanh(R @ h + u_t) ⏎ loss = loss + 0.5 * h.square().sum() → h = torch.tanh(R @ h + u_t) ⏎ loss = loss + 0.5 * h.square().sum() ⏎ if t % k == 0: h = h.detach()
+    The state is detached after the step at t = 0, k, 2k, …, one step too late: detach before it, so that the chunk's first step is part of its chunk.
+* → total, states = torch.zeros_like(R), [h] ⏎ for u_t in u: states.append(torch.tanh(R @ states[-1] + u_t)) ⏎ for t in range(len(u)): W = R.detach().clone().requires_grad_(); start = max(0, t - k + 1); now = states[start]; now = [now := torch.tanh(W @ now + u[i]) for i in range(start, t + 1)][-1]; total = total + torch.autograd.grad(0.5 * now.square().sum(), W)[0] ⏎ return total
+    Each token's loss goes back k steps from that token, in a window that slides. The text cuts at fixed tokens, 0, k, 2k, …: the first token of a chunk goes back one step only.
+loss = loss + 0.5 * h.square().sum() → loss = loss + 0.5 * h.square().sum() * ((t + 1) % k == 0 or t + 1 == len(u))
+    Only the last token of each chunk has a loss: L is a sum over all tokens.
+if t % k == 0: ⏎ h = h.detach() → if t % k == 0: h, loss = h.detach(), torch.zeros(())
+    Only the last chunk counts: the gradients of all chunks must be added up.
+return gradient → return gradient / -(-len(u) // k)
+    The gradient is divided by the number of chunks: L is a sum over all tokens, so the chunks' gradients are added.
 loss = loss + 0.5 * h.square().sum() → loss = 0.5 * h.square().sum()
     Only the last token's loss counts: L is a sum over all tokens.
 0.5 * h.square().sum() → h.square().sum()

@@ -133,6 +133,12 @@ x[:, t] @ W.mT → (x[:, t] * (t < lengths)[:, None]) @ W.mT ; torch.where((t < 
     The padding is set to 0, but a step with an input of 0 still changes the state: no step may be taken there.
 ys.append(h) → ys.append(h * (t < lengths)[:, None])
     Your y is 0 at the padding: there it repeats the last state of the sequence.
+ys.append(h) → ys.append(new)
+    The state that is handed on is right, but y at the padding is that of a further step: there y repeats the last state of the sequence.
+ys = [] → ys, h = [], torch.zeros_like(h)
+    The given h is ignored: the first step starts from it, not from 0.
+h = torch.where((t < lengths)[:, None], new, h) → h = new ; return torch.stack(ys, dim=1), h → y = torch.stack(ys, dim=1); return y, y[torch.arange(len(lengths)), lengths - 1]
+    y goes on changing at the padding, and h is picked at lengths - 1. That is right only for sequences of one token or more: at length 0 the index is -1, which is the last token.
 h @ R.mT → h @ R
     The state is multiplied by Rᵀ: in rows, R h is h @ R.mT.
 + b) → )

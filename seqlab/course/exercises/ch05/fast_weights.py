@@ -84,7 +84,7 @@ def cases(rng):
     closed = case("gates of 0 and 1", 1, 5, 2, 4, 4)
     closed.inputs["log_a"][:, ::2] = 0.0
     closed.inputs["log_b"][:, 3] = -torch.inf
-    return [
+    made = [
         case("T = 1, K ≠ V", 2, 1, 3, 5, 2),
         case("an empty state", 2, 4, 2, 3, 5, empty=True),
         case("odd T, K = V", 1, 7, 2, 4, 4),
@@ -93,6 +93,10 @@ def cases(rng):
         case("strong decay", 1, 6, 2, 3, 4, low=0.01),
         case("long", 1, 40, 2, 6, 5),
     ]
+    for one in made:
+        one.inputs["log_a"].requires_grad_()
+        one.inputs["log_b"].requires_grad_()
+    return made
 
 
 PROPERTIES = (CAUSAL,)

@@ -55,6 +55,8 @@ gateloop = 2 * 16 → gateloop = 16
     GateLoop's numbers are complex: each has a real and an imaginary part.
 floats * 4 → floats * 2
     A number has 4 bytes in float32: two are counted.
+floats * 4 → floats * 8
+    This is twice what it should be. A number has 4 bytes in float32 (8 is float64), and a MiB has 2^20 bytes.
 24 * floats → floats
     One layer is counted: each of the 24 has a state of its own.
 / 2**20 → / 10**6

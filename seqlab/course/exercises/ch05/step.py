@@ -56,6 +56,7 @@ def reference(S, q, k, v, log_a):
 def cases(rng):
     def case(name, B, H, K, V, log_a=None, size=1.0):
         log_a = _gates(rng, B, H, K, low=0.2) if log_a is None else log_a
+        log_a = log_a.clone().requires_grad_()
         one = {
             n: size * _randn(rng, B, H, w) for n, w in (("q", K), ("k", K), ("v", V))
         }
@@ -115,6 +116,8 @@ S * a[..., None, :] + v → S + v ; q[..., None])[..., 0] → (a * q)[..., None]
     faded at all.
 v[..., :, None] * k[..., None, :] → k[..., :, None] * v[..., None, :]
     The write is k vᵀ, which fits only where K = V: v belongs to the rows, k to the columns.
+S = S * a[..., None, :] + v[..., :, None] * k[..., None, :] → new = S * a[..., None, :] + v[..., :, None] * k[..., None, :] ; q[..., None])[..., 0], S → q[..., None])[..., 0], new
+    Your read is from the old S, before it fades and before the write: y_t reads S_t.
 S @ q[..., None] → S.mT @ q[..., None]
     The read is Sᵀ q, which fits only where K = V: q meets the columns, the last axis of S.
 a = log_a.exp() → a = torch.sigmoid(log_a)

@@ -125,6 +125,12 @@ MISTAKES = """
 * → a = bound + (1 - bound) * torch.sigmoid(z) ⏎ return 1 - a, a.log()
     Something is computed from an a that has rounded to 1 for open gates (or, without a bound, to 0 for closed ones): 1 - a, log a or both
     have lost their digits there. Start from 1 - σ(z) = σ(-z), and use log1p.
+log_a = torch.log1p(-k) if bound else F.logsigmoid(z) → log_a = torch.logaddexp(torch.tensor(float(bound)).log(), math.log1p(-bound) + F.logsigmoid(z)) ; return k, log_a → return -torch.expm1(log_a), log_a
+    log a is a sum of two terms in logarithms, and k is made from it. For open gates the sum is near 1, so its logarithm has lost its digits, and k with it: start from 1 - σ(z) = σ(-z), and use log1p.
+log_a = torch.log1p(-k) if bound else F.logsigmoid(z) → log_a = torch.logaddexp(torch.tensor(float(bound)).log(), math.log1p(-bound) + F.logsigmoid(z))
+    k is right. log a is a sum of two terms in logarithms: for open gates the sum is near 1, and its logarithm has lost its digits. Use log1p(-k) there.
+torch.log1p(-k) if bound else F.logsigmoid(z) → (bound + (1 - bound) * torch.sigmoid(z)).log()
+    k is right, log a is not: for open gates a rounds to 1 (and without a bound, closed ones round to 0), so its logarithm has lost its digits. Use log1p(-k) and logsigmoid.
 k = (1 - bound) * torch.sigmoid(-z) → k = torch.sigmoid(-z) ; torch.log1p(-k) → torch.log1p(-(1 - bound) * k)
     The factor 1 - β is missing in k: 1 - a = (1 - β)(1 - σ(z)).
 torch.log1p(-k) if bound else F.logsigmoid(z) → F.logsigmoid(z)

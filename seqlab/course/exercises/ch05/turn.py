@@ -66,9 +66,10 @@ def cases(rng):
         theta = (
             2 * _randn(rng, B, H, K) if theta is None else torch.full((B, H, K), theta)
         )
+        log_a = _gates(rng, B, H, K, low=low)
         return Case(
             name,
-            {**parts, **one, "log_a": _gates(rng, B, H, K, low=low), "theta": theta},
+            {**parts, **one, "log_a": log_a.requires_grad_(), "theta": theta},
         )
 
     return [

@@ -130,6 +130,12 @@ dt[:, None] * B) → dt[:, None] / 2 * B)
     Your B_bar is half of what it should be: it has Δ, not Δ/2.
 torch.linalg.solve(one - half, one + half) → torch.linalg.solve(one + half, one - half)
     Plus and minus have changed places in A_bar: a decay becomes growth.
+half = dt[:, None, None] / 2 * A → half = -dt[:, None, None] / 2 * A
+    Plus and minus have changed places in both, or the sign of A has: a decay becomes growth.
+half = dt[:, None, None] / 2 * A → half = dt[:, None, None] / 2 * A.mT
+    A is transposed in both outputs: the rule has A itself.
+torch.linalg.solve(one - half, one + half) → torch.linalg.solve(one - half, one.expand_as(A))
+    Your A_bar is (1 - Δ/2 A)⁻¹ alone: the factor 1 + Δ/2 A is missing.
 torch.linalg.solve(one - half, one + half) → torch.matrix_exp(2 * half)
     Your A_bar is exp(Δ A), the gate of zero-order hold. The bilinear rule is a quotient.
 torch.linalg.solve(one - half, dt[:, None] * B) → torch.linalg.solve(one + half, dt[:, None] * B)

@@ -161,7 +161,7 @@ REQUIREMENTS = (
     Requirement(
         "slow waves",
         slow,
-        "Slow waves do not come out delayed by `delay`: at which place of the window does C read, and how long is the window?",
+        "Slow waves do not come out delayed by `delay`. If your state keeps a window, how long is it, and at which place of it does C read? If it does not, which delay do A and C make?",
     ),
     Requirement(
         "faster waves",
@@ -225,7 +225,7 @@ discretize.bilinear_matrix(A, B[:, None], 1 / delay) → discretize.bilinear_mat
 return A, B[:, 0], C → return A, delay * B[:, 0], C
     A constant input does not come out as itself: C (1 - A)⁻¹ B should be 1. Look at the size of C, and at the step in B.
 (2 * n + 1).sqrt() * (-1) ** n → (2 * n + 1).sqrt()
-    Slow waves do not come out delayed by `delay`: at which place of the window does C read, and how long is the window?
+    Slow waves do not come out delayed by `delay`. If your state keeps a window, how long is it, and at which place of it does C read? If it does not, which delay do A and C make?
 N = 16 → N = 4
     Slow waves come out right, faster ones do not: a few more numbers of state can follow them.
 """
