@@ -44,6 +44,8 @@ WALL = "#F7F7F7"  # the sides of a surface's box
 
 LOST = "#A9D9C9"  # a value that no longer comes back: COLORS["v"], pale
 UNTOUCHED = "#FFFFFF"
+MASKED_OFF = "#F7E3A1"  # cells that a program's mask keeps it from touching
+OUTSIDE = "#B00020"  # places that a program touches beyond the end of a tensor
 MARKED = "#FCE4C8"  # the ground of a marked line: COLORS["write"], pale
 
 SIGNED = [

@@ -20,8 +20,6 @@ from seqlab.gpu.trace import Trace
 
 LINE = 128
 """Bytes of a cache line."""
-SECTOR = 32
-"""The least that a GPU moves from memory."""
 
 
 def from_memory(trace: Trace, capacity: int, concurrent: int, line: int = LINE) -> int:
@@ -49,9 +47,8 @@ def sectors(trace: Trace, tensor: str) -> tuple[int, int]:
 
     What one access asks for twice, or two accesses of one sector, counts once for each access.
     """
-    found = [a for a in trace.accesses if a.argument.name == tensor]
-    asked = sum(len(np.unique(a.elements)) * a.width for a in found)
-    return asked, SECTOR * sum(len(_lines(a, SECTOR)) for a in found)
+    lines = [line for line in trace.coalescing if line.tensor == tensor]
+    return sum(line.asked for line in lines), sum(line.moved for line in lines)
 
 
 def _in_step(trace: Trace, concurrent: int, line: int) -> Iterator[int]:

@@ -3,6 +3,8 @@
     seen = trace(add, (4,), x, y, out, 100, BT=32)
     seen                      # a table: bytes in and out of every tensor, bytes read again, flops
     seen.touched("x", 2)      # where program 2 read x, and where it wrote it
+    seen.coalescing           # bytes asked against bytes of the 32-byte sectors, line by line
+    seen.floor("H100")        # the least time this launch can take on a device
 
 The counts are of what the kernel asks for. A cache may serve what is read again; `bytes_in_once`
 is the least that has to come from memory.
@@ -12,14 +14,19 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
+from seqlab.gpu.coalescing import Coalescing, coalescing
 from seqlab.gpu.events import Access, Argument, Dot, Watcher, program_name
 from seqlab.gpu.interpreter import Launch
+from seqlab.gpu.roofline import Floor, roofline
 from seqlab.gpu.show import PLOTLY, shown
 
 READ, WRITTEN = 1, 2
+MOST_VALUES = 100_000
+"""Values and masked lanes are kept of runs that touch at most so many elements."""
 
 
 def trace(kernel, grid, *args, **constexprs) -> "Trace":
@@ -40,7 +47,8 @@ def traced(launch: Launch, programs: Iterable[tuple[int, ...]], strict: bool = T
     launch.run_some(recorder, programs)
     name = launch.function.__name__
     tuned = str(launch.configuration or "")
-    return Trace(name, launch.grid, launch.arguments, recorder.accesses, recorder.dots, tuned)
+    accesses, looks = recorder.accesses, tuple(recorder.looks)
+    return Trace(name, launch.grid, launch.arguments, accesses, recorder.dots, tuned, looks)
 
 
 def table(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -52,9 +60,19 @@ def table(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return shape[:split], shape[split:]
 
 
+class Look(NamedTuple):
+    """What one access saw: the number of each of its elements, and the elements masked off."""
+
+    access: Access
+    numbers: np.ndarray
+    masked: np.ndarray
+
+
 class _Recorder(Watcher):
     def __init__(self, strict: bool):
         self.strict = strict
+        self.looks: list[Look] = []
+        self.room = MOST_VALUES
         self.accesses: list[Access] = []
         self.dots: list[Dot] = []
 
@@ -62,6 +80,9 @@ class _Recorder(Watcher):
         if self.strict:
             super().access(access)
         self.accesses.append(access)
+        self.room -= len(access.elements)
+        if self.room >= 0:
+            self.looks.append(Look(access, access.numbers(), access.find_masked()))
 
     def dot(self, dot):
         self.dots.append(dot)
@@ -87,7 +108,10 @@ class Traffic:
 
 @dataclass(frozen=True, repr=False)
 class Trace:
-    """One run of a kernel: every access and every dot, in order, and what they add up to."""
+    """One run of a kernel: every access and every dot, in order, and what they add up to.
+
+    looks: the values of the accesses, as far as MOST_VALUES elements reach.
+    """
 
     kernel: str
     grid: tuple[int, ...]
@@ -95,6 +119,7 @@ class Trace:
     accesses: list[Access]
     dots: list[Dot]
     configuration: str = ""
+    looks: tuple[Look, ...] = ()
     traffic: dict[str, Traffic] = field(init=False)
 
     def __post_init__(self):
@@ -121,6 +146,10 @@ class Trace:
         return sum(t.bytes_out for t in self.traffic.values())
 
     @property
+    def bytes_out_once(self) -> int:
+        return sum(t.bytes_out_once for t in self.traffic.values())
+
+    @property
     def bytes(self) -> int:
         return self.bytes_in + self.bytes_out
 
@@ -134,25 +163,70 @@ class Trace:
         """Flops of the dots for each byte moved."""
         return self.flops / self.bytes if self.bytes else 0.0
 
+    @property
+    def coalescing(self) -> Coalescing:
+        """For each line: bytes asked for against bytes of the 32-byte sectors touched."""
+        return coalescing(self.accesses)
+
+    def floor(self, device: str = "H100", dtype: str = "bf16") -> Floor:
+        """The least time of this launch: each element moved once, and the flops of its dots.
+
+        dtype: that of the multiplications, as for `roofline`. Work outside dots is not counted.
+        """
+        return roofline(self.bytes_in_once + self.bytes_out_once, self.flops, device, dtype)
+
     def touched(self, tensor: str, program: tuple[int, ...] | int) -> tuple[np.ndarray, np.ndarray]:
         """Where one program reads the tensor and where it writes it: two boolean arrays."""
-        program = _index(program)
-        if program not in self.programs:
-            raise ValueError(f"{program_name(program)} is not in the grid {self.grid}")
+        program = self._program(program)
         marks = self._marks(self._argument(tensor))[self.programs.index(program)]
         marks = marks.reshape(self.arguments[tensor].shape)
         return (marks & READ) > 0, (marks & WRITTEN) > 0
+
+    def values(
+        self, tensor: str, program: tuple[int, ...] | int
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """What one program last read from each element and last wrote there; NaN where it did not.
+
+        Of an atomic, the first is what was there before. None if the run was too large.
+        """
+        if len(self.looks) < len(self.accesses):
+            return None
+        shape, program = self._argument(tensor).shape, self._program(program)
+        read, written = np.full((2, self.arguments[tensor].numel), np.nan)
+        for access, numbers, _ in self._looks(tensor, program):
+            where = written if access.kind == "store" else read
+            where[access.elements] = numbers
+        return read.reshape(shape), written.reshape(shape)
+
+    def masked(self, tensor: str, program: tuple[int, ...] | int) -> np.ndarray | None:
+        """The elements that one program's masks kept it from touching. None: too large a run."""
+        if len(self.looks) < len(self.accesses):
+            return None
+        off = np.zeros(self._argument(tensor).numel, dtype=bool)
+        for _, _, masked in self._looks(tensor, self._program(program)):
+            off[masked] = True
+        return off.reshape(self.arguments[tensor].shape)
+
+    def _looks(self, tensor: str, program: tuple[int, ...]) -> Iterable[Look]:
+        mine = (look for look in self.looks if look.access.argument.name == tensor)
+        return (look for look in mine if look.access.program == program)
+
+    def _program(self, program: tuple[int, ...] | int) -> tuple[int, ...]:
+        program = _index(program)
+        if program not in self.programs:
+            raise ValueError(f"{program_name(program)} is not in the grid {self.grid}")
+        return program
 
     def tiles(self, tensor: str, limit: int = 64) -> np.ndarray:
         """READ, WRITTEN, both or 0, as (programs, rows, columns), laid out as in `table`.
 
         A table with more than `limit` rows or columns is thinned: each cell then covers several
-        elements.
+        elements, and no edge of a program's tile falls inside a cell, if that can be had.
         """
         rows, columns = (math.prod(part) for part in table(self._argument(tensor).shape))
         marks = self._marks(self._argument(tensor)).reshape(len(self.programs), rows, columns)
         for axis in (1, 2):
-            step = -(-marks.shape[axis] // limit) or 1
+            step = _thinning(marks, axis, limit)
             starts = np.arange(0, marks.shape[axis], step)
             marks = np.bitwise_or.reduceat(marks, starts, axis=axis) if len(starts) else marks
         return marks
@@ -162,7 +236,8 @@ class Trace:
         program = _index(program)
         accesses = [a for a in self.accesses if a.program == program]
         dots = [d for d in self.dots if d.program == program]
-        return replace(self, accesses=accesses, dots=dots)
+        looks = tuple(look for look in self.looks if look.access.program == program)
+        return replace(self, accesses=accesses, dots=dots, looks=looks)
 
     def _argument(self, tensor: str) -> Argument:
         if tensor not in self.arguments:
@@ -223,6 +298,22 @@ class Trace:
         tuned = f", with {self.configuration}" if self.configuration else ""
         head = f"{self.kernel}: {programs}{tuned}"
         return "\n".join([head, *lines, dots if self.dots else "no dots"])
+
+
+def _thinning(marks: np.ndarray, axis: int, limit: int) -> int:
+    """Elements a cell, at least so many that `limit` cells are enough.
+
+    If all tiles begin and end at multiples of some larger number, cells do, too.
+    """
+    n = marks.shape[axis]
+    least = -(-n // limit) or 1
+    if least == 1:
+        return 1
+    along = np.moveaxis(marks, axis, 0)
+    edges = 1 + np.flatnonzero((along[1:] != along[:-1]).reshape(n - 1, -1).any(1))
+    common = int(np.gcd.reduce(edges)) if len(edges) else 0
+    fitting = (step for step in range(least, common + 1) if common % step == 0)
+    return next(fitting, least)
 
 
 def _index(program: tuple[int, ...] | int) -> tuple[int, ...]:

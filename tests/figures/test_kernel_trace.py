@@ -13,6 +13,7 @@ from IPython.core.formatters import DisplayFormatter
 
 from seqlab.figures.kernel_trace import STATES, kernel_trace
 from seqlab.gpu import show
+from seqlab.gpu.sanitize import sanitize
 from seqlab.gpu.trace import trace
 
 CHROMIUM = next(
@@ -38,9 +39,13 @@ def test_a_page_per_program_shows_what_it_touches_and_what_others_do(seen):
     assert [frame.name for frame in fig.frames] == ["0", "1", "2", "3"]
     for i, frame in enumerate(fig.frames):
         x, bias = (np.array([[STATES[s] for s in row] for row in table.z]) for table in frame.data)
-        assert (x[i] == "both").all() and (np.delete(x, i, 0) == "by others").all()
+        off = np.zeros((4, 5), dtype=bool)  # lanes 5, 6 and 7 are those of the next row
+        off[i + 1 : i + 2, :3] = True
+        assert (x[i] == "both").all() and (x[off] == "masked off").all()
+        assert (np.delete(x, i, 0)[~np.delete(off, i, 0)] == "by others").all()
         assert bias.shape == (1, 5) and (bias == "read").all()
-        assert frame.layout.title.text == f"add_bias, program {i}: 40 bytes in, 20 out"
+        said = f"add_bias, program {i}: 40 bytes in, 20 out, 9 lanes masked off"
+        assert frame.layout.title.text == said
 
 
 def test_a_tensor_nobody_touches_is_not_drawn_and_alone_is_an_error(seen):
@@ -67,6 +72,47 @@ def test_many_programs_and_large_tensors_are_thinned():
     assert np.array(table.z).shape == (43, 34)
     assert (table.dx, table.dy) == (3, 7)  # the axes count the tensor's rows and columns
     assert len(fig.to_json()) < 200_000
+
+
+@triton.jit
+def halve(p_x, p_y, n, BT: tl.constexpr):
+    o = tl.program_id(0) * BT + tl.arange(0, BT)
+    tl.store(p_y + o, tl.load(p_x + o) / 2, mask=o < n)
+
+
+def test_values_are_in_the_cells_or_where_the_mouse_points():
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    fig = kernel_trace(trace(halve, (2,), x, torch.zeros(2, 2), 4, BT=2))
+    read, written = fig.frames[1].data
+    assert list(map(tuple, read.text)) == [("", ""), ("r<br>3", "r<br>4")]
+    assert (
+        list(written.text[1]) == ["w<br>1.5", "w<br>2"]
+        and written.customdata[1][0] == ": writes 1.5"
+    )
+    wide = torch.full((16,), 2.0)
+    narrow = kernel_trace(trace(halve, (1,), wide, torch.zeros(16), 16, BT=16)).data[0]
+    assert narrow.text[0][0] == "r" and narrow.customdata[0][0] == ": reads 2"
+
+
+def test_places_outside_are_red_and_come_first():
+    found = sanitize(halve, (2,), torch.ones(3, 2), torch.zeros(3, 2), 6, BT=4).outside
+    fig = kernel_trace(found)
+    assert fig.layout.sliders[0].active == 1 and "2 lanes outside" in fig.layout.title.text
+    x, y = (np.array([[STATES[s] for s in row] for row in table.z]) for table in fig.data)
+    assert x.shape == (4, 2) and (x[3] == "outside").all() and (x[2] == "read").all()
+    assert y.shape == (3, 2) and not (y == "outside").any()
+
+
+def test_of_many_rows_outside_three_are_drawn():
+    @triton.jit
+    def before(p_x, p_y, BT: tl.constexpr):
+        o = tl.arange(0, BT)
+        tl.store(p_y + o, tl.load(p_x + o - 8), mask=o < 4)
+
+    found = sanitize(before, (1,), torch.ones(4), torch.zeros(4), BT=64).outside
+    x = np.array(kernel_trace(found).data[0].z)
+    red = [(row == STATES.index("outside")).all() for row in x]
+    assert red == [True, True, False, True, True, True]  # 2 rows before it, 13 after
 
 
 def test_heads_stand_side_by_side(seen):

@@ -112,7 +112,8 @@ def test_transposed_and_strided_arguments_are_counted_by_their_own_elements():
 def test_tiles_thin_a_large_tensor_and_lose_no_touch():
     x = torch.randn(1000)
     tiles = trace(add, (8,), x, x, torch.zeros(1000), 1000, BT=128).tiles("p_x", limit=50)
-    assert tiles.shape == (8, 1, 50)
+    assert tiles.shape == (8, 1, 32)  # 32 elements a cell: 20 would do, but 32 divides 128
+    assert ((tiles > 0).sum(0) == 1).all()  # so no cell belongs to two programs
     assert tiles.any(0).all()
     assert (tiles > 0).sum(0).max() <= 2  # two programs may touch a cell of 20 elements
 
@@ -141,3 +142,49 @@ def test_a_trace_prints_as_a_table(product):
 def test_wrong_questions_get_one_sentence(product, tensor, program, said):
     with pytest.raises(ValueError, match=said):
         product.touched(tensor, program)
+
+
+@triton.jit
+def by_column(p_x, p_y, N, BT: tl.constexpr):
+    """Copies a column of x into a row of y."""
+    i = tl.arange(0, BT)
+    b_x = tl.load(p_x + i * N + tl.program_id(0))
+    tl.store(p_y + tl.program_id(0) * BT + i, b_x)
+
+
+def test_lanes_a_row_apart_bring_a_sector_each():
+    seen = trace(by_column, (16,), torch.randn(16, 16), torch.zeros(16, 16), 16, BT=16)
+    load, store = seen.coalescing
+    assert (load.tensor, load.kind, load.accesses) == ("p_x", "load", 16)
+    assert load.asked == store.asked == store.moved == 16 * 16 * 4
+    assert load.moved == 16 * 16 * 32 and load.share == 4 / 32
+    assert repr(seen.coalescing).startswith(" 12% of 8,192 bytes in sectors: load p_x, ")
+
+
+def test_an_element_across_two_sectors_needs_both():
+    x = torch.zeros(64, dtype=torch.float32)[1:]
+    seen = trace(by_column, (1,), x, torch.zeros(8), 1, BT=8)
+    load, store = seen.coalescing
+    assert (load.asked, load.moved, store.moved) == (32, 64, 32)  # x starts 4 bytes into a sector
+
+
+def test_the_floor_of_a_launch_moves_each_element_once(product):
+    floor = product.floor("H100", "fp16")
+    assert floor.bytes == product.bytes_in_once + product.bytes_out_once < product.bytes
+    assert floor.flops == product.flops
+
+
+def test_values_and_masked_lanes_of_each_program():
+    x, y = torch.arange(6.0), torch.zeros(6)
+    seen = trace(add, (2,), x, x, y, 6, BT=4)
+    read, written = seen.values("p_x", 1)
+    assert read[4:].tolist() == [4, 5] and np.isnan(read[:4]).all() and np.isnan(written).all()
+    assert seen.values("p_out", 1)[1][4:].tolist() == [8, 10]
+    short = trace(add, (1,), x, x, y, 3, BT=4)
+    assert short.masked("p_x", 0).tolist() == [False, False, False, True, False, False]
+
+
+def test_of_a_large_run_no_values_are_kept(monkeypatch):
+    monkeypatch.setattr("seqlab.gpu.trace.MOST_VALUES", 5)
+    seen = trace(add, (2,), torch.zeros(6), torch.zeros(6), torch.zeros(6), 6, BT=4)
+    assert seen.values("p_x", 0) is None and seen.masked("p_x", 0) is None
