@@ -216,7 +216,7 @@ class Watcher:
     def barrier(self, named: bool) -> None:
         """All lanes of the program wait for each other. named: it is a tl.debug_barrier()."""
 
-    def step(self, line: Line, step: int, frame: FrameType | None) -> None:
+    def step(self, program: tuple[int, ...], line: Line, step: int, frame: FrameType) -> None:
         """The loop at this line is about to begin a step, or, with step = -1, has ended."""
 
     def wrong_bf16(self, operation: str, program: tuple[int, ...], line: Line) -> None:

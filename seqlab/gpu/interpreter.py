@@ -136,11 +136,11 @@ class Observer:
         line = frame and _line(frame.f_code.co_filename, frame.f_lineno)
         for i, number in enumerate(numbers):
             self.steps = (*outer, i)
-            if line:
-                self.watcher.step(line, i, frame)
+            if frame and line:
+                self.watcher.step(self.program, line, i, frame)
             yield number
-        if line:
-            self.watcher.step(line, -1, frame)
+        if frame and line:
+            self.watcher.step(self.program, line, -1, frame)
         self.steps = outer
 
 
