@@ -94,7 +94,7 @@ def factors(M=32, N=48, K=64, dtype=torch.float32):
 
 
 def of(kernel, *given, right, **named):
-    a, b, _, M, N, *_ = given
+    M, N = given[3:5]
     return compare(kernel, (M // 16, N // 16), *given, right=right, B=16, **named)
 
 
