@@ -6,7 +6,8 @@ backward needs one more number of each query, and that is kept: lse = log Σ exp
 
 Query i sees the keys i + lo ≤ j < i + hi: this is all that a kernel knows of causality, window and
 alignment. Tiles of which every query sees every key need no mask; those on an edge do: MASKED.
-Inside, scores are in units of log 2, because GPUs compute 2ˣ: scale_2 = scale log₂ e.
+Inside, scores are in units of log 2, because GPUs compute 2ˣ: scale_2 = scale log₂ e. A product
+q·k is scaled where it is used, by the multiplication that an FMA has for nothing.
 """
 
 import torch
@@ -52,18 +53,19 @@ def read_keys(b_y, b_top, b_sum, b_q, b_t, p_k, p_v, begin, end, lo, hi, T_k, h,
               BV: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
     """Add the keys begin … end to the reads of the queries at b_t.
 
-    b_y = Σ_j 2^(score_j - b_top) v_j, and b_sum = Σ_j 2^(score_j - b_top).
+    b_y = Σ_j 2^(score_j - b_top) v_j, and b_sum = Σ_j 2^(score_j - b_top). scale_2 > 0: the largest
+    product has the largest score.
     """
     for j in range(begin, end, BS):
         b_k = load_rows(p_k, j, BS, T_k, h * K, K, BK, MASKED)
-        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale_2  # (BT, BS)
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)  # (BT, BS)
         if MASKED:
             o_s = j + tl.arange(0, BS)[None, :]
             away = o_s - b_t[:, None]
             b_s = tl.where((away >= lo) & (away < hi) & (o_s < T_k), b_s, float("-inf"))
-        new = tl.maximum(b_top, tl.max(b_s, 1))
+        new = tl.maximum(b_top, tl.max(b_s, 1) * scale_2)
         fade = tl.exp2(b_top - new)
-        b_p = tl.exp2(b_s - new[:, None])
+        b_p = tl.exp2(b_s * scale_2 - new[:, None])  # one instruction: multiply and add
         b_sum = b_sum * fade + tl.sum(b_p, 1)
         b_v = load_rows(p_v, j, BS, T_k, h * V, V, BV, MASKED)
         b_y = tl.dot(b_p.to(b_v.dtype), b_v, b_y * fade[:, None], input_precision=PRECISION)
@@ -180,4 +182,6 @@ def prepared(
     hi = first_query(q.shape[1], k.shape[1], align) + 1 if causal else ANYWHERE
     lo = -ANYWHERE if window is None else max(hi - window, -ANYWHERE)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if scale <= 0:  # the kernels take the largest product for the largest score
+        q, scale = (-q, -scale) if scale < 0 else (0 * q, 1.0)
     return q.contiguous(), k.contiguous(), v.contiguous(), lo, hi, scale

@@ -229,3 +229,14 @@ def test_the_matrix_is_never_held():
         max(x.numel() for run in launches for x in run.args if isinstance(x, torch.Tensor))
         <= q.numel()
     )
+
+
+@pytest.mark.parametrize("scale", [-0.7, 0.0])
+def test_a_scale_of_zero_or_below_turns_the_order_of_the_scores(scale):
+    q, k, v = (torch.randn(1, 20, 2, 16, requires_grad=True) for _ in range(3))
+    ours = flash_attention(q, k, v, causal=True, scale=scale)
+    right = attend(q, k, v, causal=True, scale=scale)
+    torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-5)
+    dy = torch.randn_like(right)
+    for a, b in zip(*(torch.autograd.grad(y, (q, k, v), dy) for y in (ours, right)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
