@@ -468,6 +468,22 @@ def test_a_slip_is_recognised_by_its_numbers_however_it_is_written():
     assert "of a right answer in which one + has become a -." in report.message
 
 
+def test_a_number_is_known_for_a_mistake_as_its_tensor_is():
+    def work(T, D, H, h, F):
+        each = 4 * D**2 + 3 * D * F  # k and v with all heads
+        return T * each, 2 * T**2 * D, each / (2 * D)
+
+    report = report_on(find("01.7"), work)
+    assert report.kind == Kind.MISTAKE and "counted with all H heads" in report.message
+
+
+def test_nan_everywhere_is_no_mistake_that_gives_nan_somewhere():
+    def content(memory, k, beta, gamma):
+        return torch.full((*k.shape[:2], memory.shape[1]), torch.nan)
+
+    assert report_on(find("02.7"), content).kind == Kind.NAN
+
+
 def test_a_slip_that_never_ends_is_left(monkeypatch):
     """`x / 2` in place of `x * 2` loops for ever."""
     monkeypatch.setattr("seqlab.course.judge.SLIP_SECONDS", 0.1)
