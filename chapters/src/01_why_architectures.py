@@ -17,17 +17,19 @@
 # - measure how time and memory grow with the length of a text, and say which memory you mean;
 # - check a survey's table of memory costs against published sizes.
 #
-# **You need** PyTorch, and softmax attention as a formula.
+# **You need** PyTorch (and `einops.rearrange`, which names axes), and softmax attention as a formula.
 #
-# **Time** 50 minutes to read, a minute to run.
+# **Time** 95 minutes with the code, a minute to run.
 #
-# **Covers** attention · grouped-query attention · multi-query attention · RoPE · RMSNorm · MLP · SwiGLU · the KV cache
-# · Transformer 2017 · Transformer 2026.
+# **Covers** attention · grouped-query attention · multi-query attention · RoPE · RMSNorm · MLP · SwiGLU · the KV
+# cache · Transformer 2017 · Transformer 2026.
 #
 # ## 1 · A failure: the memory of a long text is larger than the model
 #
 # A transformer that writes a text keeps a key and a value for every token, in every layer. This **KV cache** is what
 # it knows of the text. Llama 3.1 70B is a large model: 141 GB of weights in bfloat16. How large is its cache?
+# (`recipe` belongs to the *zoo*, the course's list of published architectures; the sizes are from the papers under
+# References.)
 
 # %% tags=["nbval-check-output"]
 from seqlab.zoo import recipe
@@ -35,7 +37,8 @@ from seqlab.zoo import recipe
 llama = recipe("Transformer 2026").published["Llama 3.1 70B"]
 weights = 2 * llama["total"]  # bfloat16: 2 bytes a number
 d_head = llama["d_model"] // llama["n_heads"]
-per_token = 2 * llama["n_layers"] * llama["n_kv_heads"] * d_head * 2  # keys and values
+# Keys and values, of 2 bytes a number.
+per_token = 2 * llama["n_layers"] * llama["n_kv_heads"] * d_head * 2
 print(
     f"weights {weights / 1e9:6.0f} GB;  cache of one token {per_token / 2**10:.0f} KiB"
 )
@@ -47,9 +50,9 @@ for tokens in (2**13, 2**17, 2**20):
     )
 
 # %% [markdown]
-# At 8,000 tokens the cache is nothing. At a million it is more than twice the model, for *one* reader; and the weights
-# are shared by all readers, the cache is not. All of it must also be read for every token that is written. So the
-# price shows in time as well. Two small models write the next token, after texts of growing length: one with
+# At 8,000 tokens the cache is nothing. At a million it is more than twice the model, for *one* reader; and the
+# weights are shared by all readers, the cache is not. All of it must also be read for every token that is written. So
+# the price shows in time as well. Two small models write the next token, after texts of growing length: one with
 # attention, one with a recurrence, the subject of this course. **Before you read on**, commit to an answer:
 
 # %% tags=["measured"]
@@ -99,14 +102,14 @@ predict(
 )
 
 # %% [markdown]
-# *What to see.* Both axes are logarithmic. The third answer is right. What a recurrence knows has a fixed size, so its
-# next token costs the same after any text. Attention reads its whole cache. It does not take 64 times as long, because
-# the rest of the model (norms, feed-forward layers, the loop in Python) costs the same at any length, and at first
-# costs more than the cache; only the slope at the right end tends to 1.
+# *What to see.* Both axes are logarithmic. The third answer is right. What a recurrence knows has a fixed size, so
+# its next token costs the same after any text. Attention reads its whole cache. It does not take 64 times as long,
+# because the rest of the model (norms, feed-forward layers, the loop in Python) costs the same at any length, and at
+# first costs more than the cache; only the slope at the right end tends to 1.
 #
 # ## 2 · Two styles
 #
-# Every layer that mixes tokens is of one of two styles.
+# Nearly every layer that mixes tokens is of one of two styles. (Long convolutions, chapter 12, are between them.)
 #
 # **It looks back at everything.** Attention compares the query of token $t$ with the key of every token $s \le t$ and
 # takes a mean of the values, weighted by a softmax:
@@ -114,13 +117,13 @@ predict(
 # $$y_t = \sum_{s \le t} p_{ts}\, v_s \qquad p_{ts} = \mathrm{softmax}_s\, \frac{q_t \cdot k_s}{\sqrt K}$$
 #
 # **It folds what it reads into a state.** A recurrence has three maps: what becomes of the old state, what a token
-# writes, and what is read:
+# writes, and what is read. Each of the three may depend on the token as well:
 #
-# $$H_t = f_A(H_{t-1}) + f_B(x_t) \qquad y_t = f_C(H_t)$$
+# $$S_t = f_A(S_{t-1}) + f_B(x_t) \qquad y_t = f_C(S_t)$$
 #
-# This course is about the second style; its equation, from chapter 03 on, has a table for $H$:
-# $S_t = S_{t-1} A_t + v_t k_t^\top$. What do both cost? Derive it for one head of width $K$ and a text of $T$ tokens,
-# in multiplications and additions:
+# This course is about the second style. From chapter 03 on its state $S$ is a table of $K \times K$ numbers, and its
+# equation $S_t = S_{t-1} A_t + v_t k_t^\top$: the matrix $A_t$ says what is kept. What do both cost? Derive it for
+# one head of width $K$ and a text of $T$ tokens. Count multiplications; each comes with an addition.
 #
 # | | attention | recurrence, step by step | in chunks of $C$ (chapter 04) |
 # |---|---|---|---|
@@ -129,9 +132,12 @@ predict(
 # | what is kept for the next token | $2\,T K$ numbers | $K^2$ numbers | $K^2$ numbers |
 # | work for the next token | $2\,T K$ | $2\,K^2$ | $2\,K^2$ |
 #
-# (Scores are $T^2 K$ multiplications with their additions, and so is their product with the values. A causal model
-# needs half of them; the plain form computes all and masks.) Now count, instead of believing. PyTorch counts the
-# operations of matrix products, one multiplication and one addition as two; a state's numbers we count ourselves:
+# Attention needs $T^2 K$ multiplications for its scores and as many for their product with the values. (A causal
+# model needs half of them; the plain form computes all and masks.) Step by step, a token costs $K^2$ for its write
+# $v_t k_t^\top$ and $K^2$ for its read. A chunk of $C$ tokens is attention inside, $2 C^2 K$, and one write and one
+# read of the state for the whole chunk, $2 C K^2$; there are $T / C$ chunks. Now count, instead of believing. PyTorch
+# counts the operations of matrix products, a multiplication and its addition as two, so we halve them. Outer products
+# it does not count: step by step, only the reads are seen, and we add the writes.
 
 # %% tags=["nbval-check-output"]
 from torch.utils.flop_counter import FlopCounterMode
@@ -153,22 +159,24 @@ def counted(form, T):
 
 
 forms = {"attention": attend, "step by step": recurrent, "in chunks": chunkwise}
+C = 64  # tokens in a chunk
 derived = {
-    "attention": lambda T: 4 * T * T * K,
-    "step by step": lambda T: (
-        2 * T * K * K
-    ),  # the reads; each write is an outer product
-    "in chunks": lambda T: 4 * T * K * (64 + K),
+    "attention": lambda T: 2 * T * T * K,
+    "step by step": lambda T: 2 * T * K * K,
+    "in chunks": lambda T: 2 * T * K * (C + K),
 }
-print("operations of matrix products, counted and derived")
+unseen = {"attention": 0, "step by step": K * K, "in chunks": 0}  # writes, a token
+print("multiplications: counted (with the writes that PyTorch does not see), derived")
 for name, form in forms.items():
-    cells = [f"{counted(form, T):13,} {derived[name](T):13,}" for T in (256, 1024)]
-    print(f"{name:13}", *cells)
+    for T in (256, 1024):
+        n = counted(form, T) // 2 + T * unseen[name]
+        print(f"{name:13} T = {T:5,} {n:13,} {derived[name](T):13,}")
 
 # %% [markdown]
-# Four times the text is sixteen times the work for attention and four times for the recurrence. The depth is the other
-# side: attention computes all tokens at once, the plain recurrence waits $T$ times. Chapter 02 shows why that stopped
-# the recurrent networks of the past, and chapters 03 to 07 how it was mended.
+# Four times the text is sixteen times the work for attention and four times for the recurrence. In chunks of $C = K$
+# a recurrence works twice as much as step by step, and waits $C$ times less often. The depth is the other side:
+# attention computes all tokens at once, the plain recurrence waits $T$ times. Chapter 02 shows why that stopped the
+# recurrent networks of the past, and chapters 03 to 07 how it was mended.
 #
 # ## 3 · From 2017 to 2026, in five changes
 #
@@ -224,10 +232,11 @@ def heads_are_small_attentions_that_add_up():
 
 
 # %% [markdown]
-# **Change 1: positions by rotation (RoPE).** Attention sees a *set* of keys: shuffle the past, and nothing changes.
-# The first transformer added waves to its inputs, one pattern for each position. RoPE turns $q$ and $k$ instead, each
-# pair of channels by an angle that grows with the position. A dot product of two turned vectors knows only the
-# *difference* of their angles, so the score knows the distance and not the place.
+# **Change 1: positions by rotation (RoPE).** A layer of attention sees a *set* of keys: shuffle the past, and its
+# read stays the same. The first transformer added waves to its inputs, one pattern for each position. RoPE turns $q$
+# and $k$ instead, each pair of channels $p$ by the angle $n\,\theta_p$ at position $n$, with
+# $\theta_p = \text{base}^{-2p/K}$. Turning is a matrix, and $R_m^\top R_n = R_{n-m}$: so
+# $(R_m q) \cdot (R_n k) = q \cdot R_{n-m}\, k$ depends on the positions only through their difference.
 
 
 # %%
@@ -272,9 +281,9 @@ q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(2)).double()
 turning(q, k, [3, 4, 5, 8, 16, 32, 64, 128], distance=3)
 
 # %% [markdown]
-# *What to see.* Move the slider. Each circle is one pair of channels, with the query (solid) at its position and a key
-# (dotted) three tokens earlier. The first pair turns by a whole radian at each step, the last by a thousandth. Within
-# a circle both arrows turn together, so the angle between them stays, and with it the score.
+# *What to see.* Move the slider. Each circle is one pair of channels, with the query (solid) at its position and a
+# key (dotted) three tokens earlier. The first pair turns by a whole radian with each token, the last by a thousandth.
+# Within a circle both arrows turn together, so the angle between them stays, and with it the score.
 #
 # **Change 2: fewer keys (GQA, MQA).** The cache holds keys and values, not queries. So let several query heads share
 # one key head: *grouped-query attention*. With a single key head it is *multi-query attention*. The arithmetic is the
@@ -309,7 +318,7 @@ kept_by = {
 }
 curves(
     kept_by,
-    title="A key head less is a lower line, but only a state is a flat one",
+    title="Fewer key heads are a lower line, but only a state is a flat one",
     x="tokens read (log scale)",
     y="numbers kept (log scale)",
     log="xy",
@@ -317,13 +326,16 @@ curves(
 
 # %% [markdown]
 # *What to see.* Four heads, two key heads and one key head: each halving moves the line down, and none changes its
-# slope. Short texts are cheaper to keep than a state.
+# slope. RetNet keeps 2,048 numbers, as its values here are twice as wide as its keys. A text of 16 tokens takes as
+# many: shorter ones are cheaper to keep than a state.
 #
 # **Change 3: norm before, and a simpler one.** LayerNorm subtracts the mean and divides by the standard deviation.
-# *RMSNorm* only divides by the root mean square. And it moved: in 2017 each sum was normed, $\mathrm{norm}(x + f(x))$,
-# today each *part* is given a normed input, $x + f(\mathrm{norm}(x))$. That leaves a path from the last layer to the
-# first on which nothing is multiplied. Is it worth anything? Build untrained models of 1 to 24 layers of either kind,
-# start their matrices as in 2017 (Xavier's rule), and measure the gradient that reaches the first layer:
+# *RMSNorm* only divides by the root mean square. And it moved: in 2017 each sum was normed,
+# $\mathrm{norm}(x + f(x))$, today each *part* is given a normed input, $x + f(\mathrm{norm}(x))$, and one more norm
+# closes the model. That leaves a path from the last layer to the first on which nothing is multiplied. Is it worth
+# anything? Build untrained models of 1 to 24 layers of either kind, and of a third one, with the norm before and
+# without the last norm. Start their matrices as in 2017 (Xavier's rule), and measure the gradient that reaches the
+# first layer:
 
 # %%
 from torch import nn
@@ -338,16 +350,22 @@ WIRING = {
     },
     "norm before, RMSNorm (2026)": {},
 }
+NO_LAST = {"norm before, no last norm": {"final_norm": False}}
 DEPTHS = (1, 2, 4, 8, 16, 24)
+
+
+def xavier(model):
+    """Start the matrices as in 2017; PyTorch's own start is smaller."""
+    for part in model.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
 
 
 def gradient(wiring, depth, seed):
     """The norm of the first layer's gradient (of its values) before any training."""
     torch.manual_seed(seed)
     model = LanguageModel(64, 64, [Attention] * depth, **wiring)
-    for part in model.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
+    xavier(model)
     tokens = torch.randint(64, (8, 33))
     logits, _ = model(tokens[:, :-1])
     F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
@@ -358,11 +376,11 @@ by_depth = {
     name: torch.stack(
         [torch.stack([gradient(w, d, s) for d in DEPTHS]) for s in range(3)]
     )
-    for name, w in WIRING.items()
+    for name, w in (WIRING | NO_LAST).items()
 }
 
 # %% tags=["measured"]
-after, before = (g.mean(0)[-1] / g.mean(0)[0] for g in by_depth.values())
+after, before, _ = (g.mean(0)[-1] / g.mean(0)[0] for g in by_depth.values())
 curves(
     {name: (DEPTHS, g.mean(0)) for name, g in by_depth.items()},
     title=f"1 to 24 layers, gradient × {after:.0f} norm after, × {before:.1f} before",
@@ -373,13 +391,14 @@ curves(
 ).update_yaxes(dtick="D2")
 
 # %% [markdown]
-# *What to see.* Means of three starts. With the norm before, a model of any depth begins with about the same gradient:
-# one learning rate fits all. With the norm after, the gradient grows with the depth; this is why the first
-# transformers needed a warm-up, steps with a tiny learning rate. The finding belongs to the start as well as to the
-# norm: with the smaller matrices of PyTorch's own start the same measurement gives a far smaller rise.
+# *What to see.* Means of three starts. With the norm after, the gradient of the first layer grows with the depth. In
+# the model of 2026 it hardly does. But without the last norm the model with norms before grows the most: the sum of
+# all layers becomes large, and it is the last norm that divides the gradient by that size.
 #
-# Does it matter for what is learned? Train both for 50 steps: eight layers of width 64, on Python's help texts, byte
-# by byte, 8 excerpts of 32 bytes a step, learning rate 0.003 after five steps of warm-up, three seeds.
+# Does it matter for what is learned? Train the models of both years for 50 steps with AdamW: eight layers of width
+# 64, on Python's help texts, byte by byte, 8 excerpts of 32 bytes a step. The learning rate rises to 0.003 in five
+# steps and then falls like a cosine. Three seeds, and two starts: Xavier's, and the smaller matrices of PyTorch's
+# own.
 
 # %%
 from seqlab.ffn import MLP
@@ -392,47 +411,55 @@ task = Text(help_texts, n_tokens=32)
 PARTS = [partial(Attention, n_heads=4)] * 8, partial(MLP, d_ff=128)
 
 
-def learned(wiring, seed, label):
+def learned(wiring, start, seed):
     torch.manual_seed(seed)
     model = LanguageModel(256, 64, *PARTS, **wiring)
-    for part in model.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-    how = {"steps": 50, "batch_size": 8, "lr": 3e-3, "seed": seed, "label": label}
-    return train(model, task, **how).loss
+    start(model)
+    how = {"steps": 50, "batch_size": 8, "lr": 3e-3, "seed": seed}
+    return train(model, task, **how, label="norms").loss
 
 
+STARTS = {"Xavier": xavier, "PyTorch's start": lambda model: None}
 losses = {
-    name: [learned(wiring, seed, name) for seed in range(3)]
-    for name, wiring in WIRING.items()
+    f"{name}, {start}": [learned(w, begin, seed) for seed in range(3)]
+    for start, begin in STARTS.items()
+    for name, w in zip(("after", "before"), WIRING.values(), strict=True)
 }
 
 # %% tags=["measured"]
 end = {name: [sum(loss[-10:]) / 10 for loss in seeds] for name, seeds in losses.items()}
-after, before = (sum(ends) / 3 for ends in end.values())
+mean = {name: f"{sum(ends) / 3:.2f}" for name, ends in end.items()}
 p = torch.tensor(list(help_texts)).bincount() / len(help_texts)
 print(f"the frequencies of the bytes alone: {-(p * p.log()).nansum():.2f} nats a byte")
 for name, ends in end.items():
-    print(f"{name}:", "  ".join(f"{loss:.2f}" for loss in ends), "nats a byte")
-means = {
-    name: [sum(at) / 3 for at in zip(*seeds, strict=True)]
-    for name, seeds in losses.items()
-}
+    print(f"norm {name}:", "  ".join(f"{loss:.2f}" for loss in ends), "nats a byte")
+xaviers, own = (
+    f"{mean[f'before, {start}']} norm before, {mean[f'after, {start}']} after"
+    for start in STARTS
+)
 loss_curves(
-    means,
-    title=f"Norm before: {before:.2f} nats a byte after 50 steps, not {after:.2f}",
+    {
+        f"norm {name}": [sum(at) / 3 for at in zip(*seeds, strict=True)]
+        for name, seeds in losses.items()
+    },
+    title=f"The start decides. Xavier: {xaviers}. PyTorch's own: {own}",
 )
 
 # %% [markdown]
-# *What to see.* The curves are means of three seeds; the printed numbers are those of each seed, over the last ten
-# steps. With the norm after, all three are still at what the frequencies of the bytes alone give. With it before, all
-# three are below. We changed two things at once, the place of the norm and its kind, as history did. And this is one
-# learning rate, one depth, and 50 steps: with a longer warm-up the older model does train, as it did in 2017.
+# *What to see.* The curves are means of three seeds; the printed numbers (nats: bits times ln 2) are those of each
+# seed, over the last ten steps. From Xavier's start the model with its norms after is still near what the frequencies
+# of the bytes alone give, and the one with its norms before is below it. From PyTorch's smaller start **it is the
+# other way round**: here the older wiring learns faster. So "norm before trains better" is no law. What this shows is
+# that the place of the norm and the start belong together. We changed three things at once, as history did (the place
+# of the norm, its kind, and the last norm), and tried one learning rate, one depth and 50 steps. What speaks for the
+# norm before at a hundred layers, and how the older wiring trains with a longer warm-up, is in Xiong et al.
+# (References).
 #
 # **Change 4: a gated feed-forward layer (SwiGLU).** Beside attention each block has a layer for each token alone. The
 # *MLP* of 2017 has two matrices, $D \times 4D$ and back: $8 D^2$ weights. *SwiGLU* has three, because one more map
-# multiplies the other: $W_3(\mathrm{silu}(W_1 x) \odot W_2 x)$. Three matrices $D \times w$ have as many weights as
-# two of $4D$ if $w = \tfrac83 D$.
+# multiplies the other: $W_3(\mathrm{silu}(W_1 x) \odot W_2 x)$, with $\mathrm{silu}(z) = z\,\sigma(z)$; in the code
+# they are `gate`, `up` and `down`. Three matrices $D \times w$ have as many weights as two of $4D$ if
+# $w = \tfrac83 D$.
 
 
 # %%
@@ -449,7 +476,9 @@ def rms_norm(x, weight, eps=1e-6):
 # values of the past do not change, since no token sees those after it. So keep them. It is a change of the program,
 # not of the model: both give the same numbers.
 #
-# Now all together: the models of both years, inline.
+# Now all together: the models of both years, inline. That of 2017 is a decoder alone (the paper's has an encoder
+# beside it), and scales its embeddings by $\sqrt D$. That of 2026 follows Qwen3: it has a sixth change, a norm of
+# each head's $q$ and $k$, which Llama has not; its base is a million, and its maps have no biases.
 
 
 # %%
@@ -559,11 +588,13 @@ title = f"8,192 tokens: {most:,.0f} MiB with the matrix, {least:.0f} MiB without
 scaling_lines(MIB, title=title, y="MiB at one time", fitted_from=2048)
 
 # %% [markdown]
-# *What to see.* Above, time: both forms of attention follow the line of $T^2$, both recurrences that of $T$. Which one
+# *What to see.* Above, time: for long texts both forms of attention are close to the line of $T^2$ and both
+# recurrences to that of $T$; the fitted slopes are in the legend, and noise on a busy machine moves them. Which one
 # is faster at a given length is another question: token by token, Python waits for 8,192 small steps. Below, memory:
-# the most that tensors take at one time, without the inputs. Only the plain form grows as $T^2$. So "attention needs
-# quadratic memory" is true of the formula and false of the program that everybody runs; its *time* is quadratic in
-# both. The numbers behind ± are standard errors of the fitted slopes, from three lengths. `python
+# the most that tensors take at one time, without the inputs; the outputs count, so every form grows with $T$. Only
+# the plain form grows as $T^2$: it holds its matrix more than three times over (scores, masked scores, weights). So
+# "attention needs quadratic memory" is true of the formula and false of the program that everybody runs; its *time*
+# is quadratic in both. The numbers behind ± are standard errors of the fitted slopes, from three lengths. `python
 # benchmarks/scaling.py` goes on to 32,768 tokens, shows its progress and can be stopped at any time. Its stored
 # result:
 
@@ -577,9 +608,10 @@ print(stored.read_text() if stored.exists() else "run python benchmarks/scaling.
 # ## 5 · A calculator of memories
 #
 # What does a published model keep of a text? `kept` answers from the sizes: it builds the real layers without numbers
-# (on PyTorch's *meta* device, where a tensor is only a shape), lets two tokens pass, and looks at the states. What has
-# grown in between is a cache; what has not is a state; a cache that only holds the last $W$ tokens is a window. For
-# Llama it must give what we computed by hand:
+# (on PyTorch's *meta* device, where a tensor is only a shape), lets two tokens pass, and looks at the states. What
+# has grown in between is a cache; what has not is a state; a cache that only holds the last $W$ tokens is a window.
+# The counts are numbers, not bytes: `fixed` is the state, `growing` what each token adds to the caches, `windows`
+# what it adds to those of the last $W$. For Llama it must give what we computed by hand:
 
 # %% tags=["nbval-check-output"]
 from seqlab.zoo.memory import kept
@@ -607,18 +639,18 @@ from seqlab.widgets import explore
 explore(memory_of, models=list(MODELS), bytes_per_number=[4, 2, 1], texts=(1, 64))
 
 # %% [markdown]
-# *What to see.* A cache is a straight line upwards, a state is flat, a window rises and then stays. A hybrid does
-# both: few of its layers have a cache. For short texts the state is the larger of the two. More texts lift every line
-# by the same factor.
+# *What to see.* A cache is a straight line upwards, a state is flat, a window rises and then stays. Choose Jamba, a
+# hybrid: few of its layers have a cache, so its line rises late. For short texts the state is the larger of the two.
+# More texts lift every line by the same factor.
 #
 # ### In the wild: a table of the surveys, recomputed
 #
-# Surveys print what a context of 128K tokens costs a model "of 7B": 40 GB for full attention, and 8 GB, 2 GB, 200 MB
-# and 150 MB for its rivals; the model and the format of the numbers are not named. Here is what comes out for
-# published models, with caches in bfloat16 and states in float32:
+# A table that goes round in surveys says what a context of 128K tokens costs a model "of 7B": 40 GB for full
+# attention, and 8 GB, 2 GB, 200 MB and 150 MB for hybrids and recurrences; it names neither the models nor the format
+# of the numbers. Here is what comes out for published models, with caches in bfloat16 and states in float32:
 
 # %% tags=["nbval-check-output"]
-print(f"{'at 128K tokens':32} {'weights':>8} {'cache':>9} {'state':>7}")
+print(f"{'at 128K tokens':32} {'numbers':>8} {'cache':>9} {'state':>7}")
 for name, model in (
     ("Transformer 2026", "Llama 3.1 70B"),
     ("Transformer 2026", "Llama 3.1 8B"),
@@ -638,15 +670,16 @@ for name, model in (
 # need four times that, 69 GB. The 2 GB of a hybrid fit Jamba, which has one attention layer in eight, and 52 billion
 # weights. 8 GB is near DeepSeek-V3, with 671 billion. No 7B model here keeps 150 or 200 MB: Codestral Mamba's state
 # would be 138 MB in bfloat16 and is twice that in float32, Falcon Mamba's is 40 MB. So the order is right, and the
-# numbers belong to different models. A factor of a thousand between the ends of such a table is partly a
-# factor of ten in the models' size.
+# numbers fit different models: between the ends of that table lies a factor of 267, and part of it is a factor of ten
+# in the models' size.
 #
 # ### Fact check
 #
 # **"Attention needs quadratic memory."** The formula does, the fused kernel does not (section 4).
 #
-# **"Grouped queries make attention faster to compute."** The multiplications are the same; count them. What shrinks is
-# the cache, and with it the time to *read* it, which is what decoding waits for.
+# **"Grouped queries make attention faster to compute."** The multiplications of scores and values are the same; count
+# them. What shrinks is the maps that make keys and values, the cache, and with it the time to *read* it, which is
+# what decoding waits for.
 
 
 # %% tags=["nbval-check-output"]
@@ -697,6 +730,13 @@ def fewer_key_heads_do_not_save_multiplications():
 # - R. Xiong et al. [*On Layer Normalization in the Transformer Architecture.*](https://arxiv.org/abs/2002.04745) 2020.
 # - J. Su et al. [*RoFormer: Enhanced Transformer with Rotary Position Embedding.*](https://arxiv.org/abs/2104.09864)
 #   2021.
+# - A. Grattafiori et al. [*The Llama 3 Herd of Models.*](https://arxiv.org/abs/2407.21783) 2024.
+# - O. Lieber et al. [*Jamba: A Hybrid Transformer-Mamba Language Model.*](https://arxiv.org/abs/2403.19887) 2024.
+# - S. De et al. [*Griffin: Mixing Gated Linear Recurrences with Local Attention for Efficient Language
+#   Models.*](https://arxiv.org/abs/2402.19427) 2024.
+# - J. Zuo et al. [*Falcon Mamba: The First Competitive Attention-free 7B Language
+#   Model.*](https://arxiv.org/abs/2410.05355) 2024.
+# - DeepSeek-AI. [*DeepSeek-V3 Technical Report.*](https://arxiv.org/abs/2412.19437) 2024.
 # - J. Ainslie et al. [*GQA: Training Generalized Multi-Query Transformer Models from Multi-Head
 #   Checkpoints.*](https://arxiv.org/abs/2305.13245) 2023.
 # - A. Yang et al. [*Qwen3 Technical Report*](https://arxiv.org/abs/2505.09388) (the Transformer 2026 of the zoo). 2025.

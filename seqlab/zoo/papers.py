@@ -109,6 +109,7 @@ arXiv:2406.07522 | 2024 | Ren | Samba: Simple Hybrid State Space Models
 arXiv:2407.04153 | 2024 | He | Mixture of A Million Experts
 arXiv:2407.04620 | 2024 | Sun | Learning to (Learn at Test Time): RNNs with Expressive Hidden States
 arXiv:2407.08608 | 2024 | Shah | FlashAttention-3
+arXiv:2407.21783 | 2024 | Grattafiori | The Llama 3 Herd of Models
 arXiv:2408.15664 | 2024 | Wang | Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts
 arXiv:2409.07146 | 2024 | Zhang | Gated Slot Attention for Efficient Linear-Time Sequence Modeling
 arXiv:2410.01201 | 2024 | Feng | Were RNNs All We Needed?

@@ -121,6 +121,12 @@ W - W.mean(0), b - b.mean() → W - W.mean(0) - b.mean(), b
     The mean of b is taken from W: it belongs to b, since it does not depend on x.
 W - W.mean(0), b - b.mean() → W + W.mean(0), b + b.mean()
     The means are added: they have to be subtracted.
+W - W.mean(0) → W - W.sum(0) / W.shape[1]
+    The sum of the rows is divided by E, the number of inputs: the norm's mean is over the D outputs.
+W - W.mean(0) → W - W.sum(0) / (len(b) - 1)
+    The sum of the rows is divided by D - 1: the norm's mean divides by D.
+b - b.mean() → b - W.mean()
+    The mean of W is taken from b: subtract the mean of b.
 W - W.mean(0) → W - W.sum(0)
     The sum of the rows is subtracted from each row: it is their mean.
 W - W.mean(0), b - b.mean() → W.mean(0).expand_as(W), b.mean().expand_as(b)

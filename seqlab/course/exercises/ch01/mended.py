@@ -20,7 +20,7 @@ def mended(q, k, v, old_k, old_v, start, window):
     """Attention over the last `window` tokens, with a cache. q, k (B, T, H, K), not turned yet, v (B, T, H, V).
 
     old_k (B, S, H, K) and old_v (B, S, H, V) belong to the S tokens before `start`, with S = min(start, window); old_k is turned.
-    Returns (y, k, v): y (B, T, H, V), and the keys, turned, and values of the last tokens, at most `window` of them.
+    Returns (y, k, v): y (B, T, H, V), and the turned keys and the values of the last min(start + T, window) tokens.
     """
     ### BEGIN SOLUTION
     S, T = old_k.shape[1], q.shape[1]
@@ -205,6 +205,10 @@ position.rotate(x, here, theta) for x in (q, k) → position.rotate(x, n, theta)
     q is turned by start, but k is not: it is turned by its place in the cache.
 position.rotate(x, here, theta) for x in (q, k) → position.rotate(x, n, theta) for x, n in ((q, here - start + S), (k, here))
     k is turned by start, but q is not: it is turned by its place in the cache.
+here[:, None] - there → here[:, None] - torch.arange(S + T)
+    The queries have their positions, but the keys are counted from 0: the oldest key of the cache stands at start - S.
+position.rotate(x, here, theta) for x in (q, k) → position.rotate(x, n, theta) for x, n in ((q, here), (k, here + 1))
+    The new keys are turned one position too far: the first new token is at start.
 (age < 0) | (age >= window) → (age < 0)
     The window is gone: a call with several tokens lets the later ones read further back than `window` tokens.
 (age < 0) | (age >= window) → (age < 0) | (age > window)

@@ -1,6 +1,6 @@
 r"""A million tokens, with windows
 
-*Compute what a sliding window in most layers saves. · 5 minutes · ●○○ · 1 point*
+*Compute what is kept if most layers have a sliding window. · 5 minutes · ●○○ · 1 point*
 
 The chapter computed the KV cache of Llama 3.1 70B. Suppose that only every fourth of its layers kept all keys and values, and the other three quarters had a sliding window of 8,192 tokens. How large would the cache of one text of
 1,048,576 tokens be, in GB (10⁹ bytes), in bfloat16?
@@ -62,6 +62,14 @@ MISTAKES = """
     Every layer has a window here: one layer in four keeps all tokens.
 0.25 * 2**20 + 0.75 * 2**13 → 0.25 * 2**20
     The layers with a window are left out: each keeps its last 8,192 tokens.
+0.25 * 2**20 + 0.75 * 2**13 → 0.25 * 2**20 + 2**13
+    The windows are counted in all 80 layers: three quarters, 60 of them, have one.
+0.25 * 2**20 + 0.75 * 2**13 → 0.75 * 2**20 - 0.75 * 2**13
+    This is what the windows save: the question is for what is kept.
+10**9 → 10**6
+    This is in MB: a GB has 10⁹ bytes.
+10**9 → 10**12
+    This is in TB: a GB has 10⁹ bytes.
 0.25 * 2**20 + 0.75 * 2**13 → 0.75 * 2**20 + 0.25 * 2**13
     The shares have changed places: one layer in four keeps everything.
 10**9 → 2**30

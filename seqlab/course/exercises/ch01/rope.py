@@ -182,6 +182,12 @@ base ** -(torch.arange(0, K, 2).double() / K) → base ** -(torch.arange(K // 2)
     The exponents are half of what they should be, -p/K: they are -2p/K.
 base ** -(torch.arange(0, K, 2).double() / K) → base ** -torch.linspace(0, 1, K // 2).double()
     θ runs down to 1/base, with the end included, as in RetNet: here the exponent is -2p/K, which stops one step short of -1.
+base ** -(torch.arange(0, K, 2).double() / K) → base ** -(2 * torch.arange(0, K, 2).double() / K)
+    The exponents are twice what they should be: p counts pairs, and arange(0, K, 2) is 2p already.
+torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1) → torch.cat([a * cos - b * sin, a * cos + b * sin], dim=-1)
+    In the new b, a and b have changed places: it is b cos + a sin.
+start[:, None] + torch.arange(T) → start[:, None] * T + torch.arange(T)
+    The start is multiplied by T, as if it counted texts: it is a position already.
 base ** -(torch.arange(0, K, 2).double() / K) → 10000.0 ** -(torch.arange(0, K, 2).double() / K)
     The base is always 10,000: use the one that is given.
 base ** -(torch.arange(0, K, 2).double() / K) → base ** -(torch.arange(2, K + 2, 2).double() / K)

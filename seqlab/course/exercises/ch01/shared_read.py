@@ -87,7 +87,7 @@ def effort(inputs, effort):
     if q.shape[-1] == WIDE and effort.largest >= copied:
         return (
             f"The values are right, but a tensor of {effort.largest:,} numbers was made; a copy of the keys for each query head has {copied:,}. "
-            "Cut the heads of q into groups instead, and leave the cache as it is."
+            "Leave the cache as it is: the heads of q can be cut into groups. (`expand` copies nothing by itself, but the product that follows does.)"
         )
     return None
 
@@ -144,6 +144,10 @@ B, H, K = q.shape → B, H, K = q.shape ⏎ k, v = k.flip(2), v.flip(2)
     The key heads run backwards: the first query heads read key head 0.
 scores.softmax(-1) → scores.softmax(-2)
     The softmax runs over the heads of a group: it must run over the tokens of the cache.
+K**-0.5 → H**-0.5
+    The scale is √H: the scores are sums over K channels, so they are divided by √K.
+scores.softmax(-1) → scores.exp() / scores.exp().sum(-1, keepdim=True)
+    The exponential overflows where scores are large, and inf/inf is NaN: take softmax, which subtracts the largest score first.
 scores.softmax(-1) → scores
     The softmax is missing: the scores weight the values as they are.
 scores.softmax(-1) → scores.softmax(1)

@@ -103,7 +103,24 @@ def cases(rng):
         case("more queries than slots", 1, 2, 4, 3, [0, 1, 2, 3, 4], [4, 3, 2]),
         case("no slot in use", 1, 2, 3, 3, [0, 1], [-1, -1, -1]),
         case("large values", 1, 2, 4, 3, [2, 3], [1, 3, 0, 2], scale=300.0),
+        _far_below(case("all that is seen scores far below 0", *FAR)),
     ]
+
+
+FAR = 1, 2, 4, 3, [1, 2], [0, 4, 2, 3, 1]
+
+
+def _far_below(far):
+    """Scores of about -30,000 where the query sees, of 0 elsewhere, all exact in float32."""
+    for name in ("q", "k"):
+        x = far.inputs[name].detach()
+        far.inputs[name] = (x * 4).round() / 4
+    far.inputs["q"][..., 0] = -(2.0**16)
+    seen = far.inputs["k_at"] <= 1
+    far.inputs["k"][..., 0] = seen[None, :, None].float()
+    for name in ("q", "k"):
+        far.inputs[name].requires_grad_()
+    return far
 
 
 def effort(inputs, effort):
@@ -198,6 +215,14 @@ scores.masked_fill(~seen, lowest).softmax(-1) * seen → scores.softmax(-1) * se
     The scale is missing: the scores are divided by √K.
 q.shape[-1] ** -0.5 → v.shape[-1] ** -0.5
     The scale is √V: the scores are sums over K channels, so they are divided by √K.
+.softmax(-1) * seen → .softmax(1) * seen
+    The softmax runs over the heads: each query shares its weight among the slots.
+scores.masked_fill(~seen, lowest).softmax(-1) * seen → scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    Where a query sees nothing, this is a softmax over −∞ alone, and 0/0 is NaN: such a query must return 0, and its gradients must be finite.
+masked_fill(~seen, lowest) → masked_fill(~seen, -20.0)
+    Hidden scores become a number that scores can fall below: then the hidden slots take all the weight, and what is seen rounds to nothing. Take the lowest number of the dtype, or −∞.
+scores.masked_fill(~seen, lowest).softmax(-1) * seen → scores.softmax(-1) * seen ; return torch.einsum("bhij, bjhv -> bihv", p, v) → p = p / p.sum(-1, keepdim=True).clamp(min=1e-20); return torch.einsum("bhij, bjhv -> bihv", p, v)
+    The weights are hidden after the softmax, and divided by what is left. If the hidden scores are far larger, the seen weights have rounded to 0 by then: hide the scores before the softmax.
 .softmax(-1) * seen → .softmax(-2) * seen
     The softmax runs over the queries: each query shares its weight among the slots.
 """

@@ -2,7 +2,7 @@ r"""Project: the latest name, within a budget
 
 *Choose the shape of a transformer so that its memory fits, and still train it. · 25 minutes · ●●● · 4 points*
 
-A device has a few hundred bytes for the cache of a text, and 12 KiB for a model. The task is `Names` of `seqlab.tasks`: names among filler, and at each question the model has to say the latest name. A share `names` of the tokens are names. One layer of attention with a window can do it: it has to
+A device has about a kilobyte for the cache of a text, and 12 KiB for a model. The task is `Names` of `seqlab.tasks`: eight names, filler and questions in a random order, and at each question the model has to say the latest name. A share `names` of the tokens are names, one in eight is a question, and the first token is always a name. One layer of attention with a window can do it: it has to
 find, among the last tokens, the latest that is a name.
 
 Write `small(names, cache)`. It returns six numbers, `(d_model, n_heads, n_kv_heads, window, d_ff, lr)`, the shape of a transformer of 2026 with one layer, and its learning rate. With the numbers counted as 4 bytes each,
@@ -41,7 +41,7 @@ def small(names, cache):
 
 
 WHY = r"""
-**Solution.** The cache takes 4 · 2 · n_kv_heads · (d_model / n_heads) · window bytes. The window decides what *can* be answered: a name is older than W − 1 tokens with a chance of about $(1 - names)^{W-1}$. With one name in eight, 90 % needs a window of some 16 tokens; with one in four, some 8. So a token may take 80 bytes: 20 numbers, for a key and a value of at most 10 channels each.
+**Solution.** The cache takes 4 · 2 · n_kv_heads · (d_model / n_heads) · window bytes. The window decides what *can* be answered: in a long text a name is older than W − 1 tokens with a chance of $(1 - names)^{W-1}$, and in 40 tokens, the first of which is a name, less often. With one name in eight, 90 % needs a window of some 16 tokens; with one in four, some 8. So a token may take 80 bytes: 20 numbers, for a key and a value of at most 10 channels each.
 Two key heads of width 8 do not fit, one does: multi-query attention. The rest is the parameters: 12 KiB are 3,072 numbers, and a d_model of 16 leaves room for a SwiGLU of width 32.
 
 Could the key be narrower, and the window longer? With 4 channels RoPE has two angles, and the key has to say with them both *name or filler* and *how old*. In our trials most of such models reached 60 to 90 % in 100 steps.
@@ -53,7 +53,7 @@ Of d_model and n_heads only the quotient counts in the cache: the width of a hea
 
 HINTS = (
     "Write the bytes of the cache as a product. Which of the factors does the task need to be large, and which one not?",
-    "bytes = 4 · 2 · n_kv_heads · (d_model / n_heads) · window. A window of W misses about (1 - names)^(W - 1) of the questions; a key of 8 channels is enough.",
+    "bytes = 4 · 2 · n_kv_heads · (d_model / n_heads) · window. In a long text a window of W misses (1 - names)^(W - 1) of the questions, in 40 tokens fewer; a key of 8 channels is enough.",
     "d_model = 16, n_heads = 2, n_kv_heads = 1, so window = cache // (4 * 2 * 8); d_ff = 32 and lr = 0.02.",
 )
 

@@ -48,7 +48,15 @@ MISTAKES = """
 (3 * D) → (2 * D)
     Two matrices are counted for the SwiGLU. It has three: two maps up and one down.
 (12 * D**2 - attention) / (3 * D) → 14336
-    This is the width that Llama 3.1 8B has. It is a little wider than equal weights allow: compute it.
+    This is the width that Llama 3.1 8B has, a little wider than equal weights allow; it also comes out if the output matrix is left out of the attention of 2026. Count q, k, v and out.
+12 * D**2 - attention → 8 * D**2 + 2 * D**2 * h / H
+    What k and v still need is added to the MLP's weights. To be spent is what they save.
+12 * D**2 - attention → 4 * D**2 - attention
+    This is the additional width alone: add it to 8/3 D.
+2 * h / H → 2 / 8
+    The share is taken as 1/8: 8 key heads of 32 are a quarter.
+12 * D**2 - attention → 4 * D**2 + attention
+    The saving is subtracted: what attention saves makes the SwiGLU wider.
 (2 + 2 * h / H) → 4 * h / H
     All four matrices of attention are made smaller. q and out keep all 32 heads.
 (2 + 2 * h / H) → 2

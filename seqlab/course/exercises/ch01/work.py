@@ -144,6 +144,14 @@ MISTAKES = """
     The SwiGLU is missing among the weights.
 return T * each, 2 * T**2 * D, → return 2 * T * each, 4 * T**2 * D,
     Each multiplication is counted with its addition: count multiplications alone.
+2 * D**2 + 2 * D**2 * h / H + 3 * D * F → 3 * D * F
+    The maps of q, k, v and the output are missing among the weights.
+2 * T**2 * D → T**2 * D
+    Only half of the pairs is returned, though the last number counts all: scores and values take T² D each.
+2 * T**2 * D → 4 * T**2 * D ; each / (2 * D) → each / (4 * D)
+    Each multiplication of the pairs is counted with its addition, those of the weights are not: count multiplications alone.
+2 * D**2 * h / H → 2 * D**2 / h
+    The maps of k and v are divided by h: h of H heads are left, a share of h / H.
 return T * each, → return 0 * T + each,
     The weights are counted for one token: each of the T tokens goes through them.
 each / (2 * D) → 2 * D / each
