@@ -82,6 +82,9 @@ OFF_BY = {
     ("Transformer 2026", "Qwen3 8B"): 0,
     ("Codestral Mamba", "7B"): 0,
     ("Falcon Mamba", "7B"): 0.001,
+    # The paper's abstract rounds both to two digits.
+    ("RWKV World3", "0.1B"): 0.02,
+    ("RWKV World3", "2.9B"): 0.02,
     ("Mixtral", "8x7B"): 0.01,
     ("Mixtral", "8x22B"): 0.01,
     ("DBRX", "132B"): 0.01,

@@ -254,7 +254,8 @@ def test_every_entry_is_found_by_its_name(e):
         ("--", "nothing in the zoo is called '--': seqlab zoo lists all names"),
         (
             "rwkv-",
-            "'rwkv-' fits RWKV-4, RWKV-5 Eagle, RWKV-6 Finch, RWKV-7 Goose, RWKV channel mix: say ",
+            "'rwkv-' fits RWKV-4, RWKV-5 Eagle, RWKV-6 Finch, RWKV-7 Goose, RWKV channel mix, "
+            "RWKV World3: say ",
         ),
         ("MoE", "fits soft mixture of experts, .*expert choice: say which one you mean"),
         ("s", r"and \d+ more: say which one"),

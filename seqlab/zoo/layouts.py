@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqlab.blocks import CrossAttention, SharedBlock, SharedCache, SharedTransformer, Sinusoids
-from seqlab.ffn import MLP, DeepSeekV3Router, MixtralRouter, MoE, SwiGLU, SwitchRouter
+from seqlab.ffn import MLP, ChannelMix, DeepSeekV3Router, MixtralRouter, MoE, SwiGLU, SwitchRouter
 from seqlab.mixers.attention import Attention
 from seqlab.mixers.gated_deltanet import GatedDeltaNet
 from seqlab.mixers.gated_retention import GatedRetention
@@ -23,6 +23,7 @@ from seqlab.mixers.mamba2 import Mamba2
 from seqlab.mixers.mla import MLA
 from seqlab.mixers.mlstm import MLSTM
 from seqlab.mixers.rglru import RGLRU
+from seqlab.mixers.rwkv7 import RWKV7
 from seqlab.model import Block, LanguageModel, Parallel, PostNormBlock
 
 Factory = Callable[..., Any]
@@ -81,6 +82,15 @@ def xlstm(*, vocab=256, d_model=32, n_layers=3, n_heads=4, d_ff=64):
     """All mLSTM: xLSTM 7B has no sLSTM. Keys are half as wide as values; logits are capped."""
     mlstm = [partial(MLSTM, n_heads=n_heads)] * n_layers
     return LanguageModel(vocab, d_model, mlstm, partial(SwiGLU, d_ff=d_ff), logit_cap=30.0)
+
+
+def rwkv7(*, vocab=256, d_model=32, n_layers=3, n_heads=4):
+    """All RWKV-7: time mix and channel mix by turns, LayerNorms, one behind the embedding too."""
+    layers = [{"layer": i, "n_layers": n_layers} for i in range(n_layers)]
+    time = [partial(RWKV7, n_heads=n_heads, **layer) for layer in layers]
+    channel = [partial(ChannelMix, receptance=False, **layer) for layer in layers]
+    norms = {"norm": nn.LayerNorm, "eps": 1e-5, "embedding_norm": True}
+    return LanguageModel(vocab, d_model, time, channel, **norms)
 
 
 def switch(

@@ -108,6 +108,32 @@ RECIPES: list[Recipe] = [
         oracle="transformers: FalconMambaForCausalLM, through seqlab.hub",
     ),
     Recipe(
+        name="RWKV World3",
+        layout="all RWKV-7, each with the channel mix; LayerNorm, also behind the embedding",
+        build=layouts.rwkv7,
+        published={
+            "0.1B": {
+                "vocab": 65536,
+                "d_model": 768,
+                "n_layers": 12,
+                "n_heads": 12,
+                "total": 190_000_000,
+            },
+            "2.9B": {
+                "vocab": 65536,
+                "d_model": 2560,
+                "n_layers": 32,
+                "n_heads": 40,
+                "total": 2_900_000_000,
+            },
+        },
+        paper="arXiv:2503.14456",
+        year=2025,
+        chapter=9,
+        source="the paper; its abstract has the totals, rounded. Heads are 64 wide",
+        oracle="the rwkv package's time mix, layer by layer",
+    ),
+    Recipe(
         name="xLSTM",
         layout="all mLSTM with SwiGLU; no sLSTM",
         build=layouts.xlstm,
