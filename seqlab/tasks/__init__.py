@@ -20,6 +20,7 @@ from seqlab.tasks.recall import Recall, RecallBatch
 from seqlab.tasks.regression import LinearRegression, RegressionBatch
 from seqlab.tasks.stories import Stories, StoryBatch
 from seqlab.tasks.text import Text, ngram_bits, python_help
+from seqlab.tasks.two_ranges import RangesBatch, TwoRanges
 
 __all__ = [
     "IGNORE",
@@ -41,6 +42,7 @@ __all__ = [
     "Needle",
     "NeedleBatch",
     "Parity",
+    "RangesBatch",
     "Recall",
     "RecallBatch",
     "RegressionBatch",
@@ -49,6 +51,7 @@ __all__ = [
     "StoryBatch",
     "Task",
     "Text",
+    "TwoRanges",
     "ngram_bits",
     "python_help",
 ]
