@@ -24,6 +24,7 @@ from seqlab.tasks import (
     Names,
     Needle,
     Parity,
+    Permutations,
     Recall,
     SelectiveCopy,
     Text,
@@ -43,6 +44,7 @@ TASKS = {
     "largest": Largest(),
     "parity": Parity(),
     "counting": ModularCount(),
+    "permutations": Permutations(),
     "text": Text(b"the quick brown fox jumps over the lazy dog & <her> dog", 16),
 }
 
@@ -207,6 +209,21 @@ def test_fuzzy_recall_asks_for_each_token_of_a_value():
     assert nested > 10
     with pytest.raises(ValueError, match="longest is 9"):
         FuzzyRecall(longest=9)
+
+
+@pytest.mark.parametrize("n_items", [2, 3, 4])
+def test_permutations_move_real_items(n_items):
+    """A list of items, permuted token by token, says what each target says."""
+    task = Permutations(n_items, 9)
+    batch = task.batch(40, seeded())
+    for tokens, targets in zip(*(x.tolist() for x in batch), strict=True):
+        items = list(range(n_items))
+        for token, target in zip(tokens, targets, strict=True):
+            items = [items[i] for i in task.orders[token]]
+            assert tuple(items) == task.orders[target]
+    assert task.word(0) == "abcd"[:n_items] and task.chance == 1 / task.vocab
+    if n_items == 2:
+        assert batch.targets.equal(batch.tokens.cumsum(1) % 2)  # parity
 
 
 @pytest.mark.parametrize("modulus", [2, 3, 7])

@@ -16,6 +16,7 @@ from seqlab.tasks.mqar import MQAR, Induction, MQARBatch
 from seqlab.tasks.names import Names, NamesBatch
 from seqlab.tasks.needle import Needle, NeedleBatch
 from seqlab.tasks.parity import ModularCount, Parity
+from seqlab.tasks.permutations import Permutations
 from seqlab.tasks.recall import Recall, RecallBatch
 from seqlab.tasks.regression import LinearRegression, RegressionBatch
 from seqlab.tasks.stories import Stories, StoryBatch
@@ -42,6 +43,7 @@ __all__ = [
     "Needle",
     "NeedleBatch",
     "Parity",
+    "Permutations",
     "RangesBatch",
     "Recall",
     "RecallBatch",

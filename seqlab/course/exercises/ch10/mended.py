@@ -115,9 +115,9 @@ def _token_by_token(q, k, v, i, log_f, chunk):
 ALTERNATIVES = (_token_by_token,)
 
 MISTAKES = """
-        m = new ⏎ → ; (F[..., -1] + m - new).exp() → F[..., -1].exp()
+n = keep[..., None] * n + (write[..., None] * kc).sum(-2) ⏎ m = new → n = keep[..., None] * n + (write[..., None] * kc).sum(-2) ; (F[..., -1] + m - new).exp() → F[..., -1].exp()
     Both bugs are still there: the next chunk does not know m, and the old memory is not brought to the new scale.
-        m = new ⏎ →
+n = keep[..., None] * n + (write[..., None] * kc).sum(-2) ⏎ m = new → n = keep[..., None] * n + (write[..., None] * kc).sum(-2)
     m is not carried: S and n leave a chunk divided by e^m, so the next chunk has to start from that m.
 (F[..., -1] + m - new).exp() → F[..., -1].exp()
     m is carried, but the old memory is not brought to the new scale: its gate is exp(F + m - new), not exp(F).
