@@ -120,6 +120,7 @@ arXiv:2410.10629 | 2024 | Xie | SANA
 arXiv:2411.12537 | 2024 | Grazzi | … State-Tracking in Linear RNNs Through Negative Eigenvalues
 arXiv:2411.13676 | 2024 | Dong | Hymba: A Hybrid-head Architecture for Small Language Models
 arXiv:2411.15242 | 2024 | Glorioso | The Zamba2 Suite: Technical Report
+arXiv:2412.05496 | 2024 | Dong | Flex Attention
 arXiv:2412.06464 | 2024 | Yang | Gated Delta Networks: Improving Mamba2 with Delta Rule
 arXiv:2412.19437 | 2024 | DeepSeek-AI (Liu) | DeepSeek-V3 Technical Report
 arXiv:2501.00663 | 2025 | Behrouz | Titans: Learning to Memorize at Test Time

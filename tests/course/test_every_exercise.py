@@ -243,6 +243,18 @@ EQUIVALENT = {
     ("23.6", "0.0 at line 16"): "lanes beyond N are not stored",
     ("23.9", "0.0 at line 6"): "only the last block is ragged, and its sum is not used",
     ("23.9", "0.0 at line 16"): "lanes beyond n are not stored",
+    ("24.1", "0.0 at line 10"): "lanes beyond S have a score of -inf",
+    ("24.4", "0.0 at line 23"): "lanes beyond S have a weight of 0",
+    ("24.4", "1e+30 at line 11"): "float32 does not know 1e30 + 1 from 1e30",
+    ("24.5", "0.0 at line 10"): "lanes beyond V meet a 0 of y",
+    ("24.5", "0.0 at line 11"): "rows beyond T are not stored",
+    ("24.6", "0.0 at line 13"): "rows beyond T are not stored",
+    ("24.6", "0.0 at line 21"): "keys beyond T are later than every query",
+    ("24.7", "0.0 at line 9"): "the first sum is multiplied by exp(-1e30)",
+    ("24.7", "1e+30 at line 9"): "float32 does not know 1e30 + 1 from 1e30",
+    ("24.7", "0.0 at line 39"): "lanes beyond the parts have a weight of 0",
+    ("24.9", "0.0 at line 8"): "rows beyond T are not stored",
+    ("24.9", "0.0 at line 16"): "no query sees keys beyond S",
     ("17.7", "1 at line 4"): "65 of 64 tokens have no chance to choose one expert",
 }
 
