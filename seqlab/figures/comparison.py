@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from seqlab.figures.theme import SIGNED, figure
+from seqlab.figures.theme import INK, SIGNED, figure
 from seqlab.gpu.events import program_name
 from seqlab.gpu.trace import table
 
@@ -70,5 +70,5 @@ def _frame(mine: np.ndarray) -> dict[str, Any]:
         "x1": columns[-1] + 0.5,
         "y0": rows[0] - 0.5,
         "y1": rows[-1] + 0.5,
-        "line": {"width": 3, "color": "#222222"},
+        "line": {"width": 3, "color": INK},
     }

@@ -87,12 +87,11 @@ def _did(part) -> str:
     said = [f"{part.bytes_in:,} bytes in", f"{part.bytes_out:,} out"]
     if part.flops:
         said.append(f"{part.flops:,} flops")
-    off = sum(
-        math.prod(a.shape) - len(set(a.lanes.tolist())) - _lanes_out(a) for a in part.accesses
-    )
-    if off:
+    out = sum(len(a.outside) for a in part.accesses)
+    on = sum(len(set(a.lanes.tolist())) for a in part.accesses)
+    if off := sum(math.prod(a.shape) for a in part.accesses) - on - out:
         said.append(f"{off:,} lane{'s' * (off > 1)} masked off")
-    if out := sum(_lanes_out(a) for a in part.accesses):
+    if out:
         said.append(f"{out:,} lane{'s' * (out > 1)} outside")
     return ", ".join(said)
 
@@ -146,10 +145,6 @@ def _offsets(trace, name: str) -> np.ndarray:
     """Of the lanes outside the tensor, in elements from its first."""
     found = [a.outside.reshape(-1) for a in trace.accesses if a.argument.name == name]
     return np.concatenate([np.zeros(0, dtype=np.int64), *found])
-
-
-def _lanes_out(access) -> int:
-    return len(access.outside)
 
 
 def _moved(numbers: np.ndarray, above: int, shape) -> np.ndarray:
