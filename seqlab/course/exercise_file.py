@@ -113,6 +113,9 @@ def mistakes(table: str, where: str) -> Iterator[Mistake]:
         if not line.strip():
             continue
         if line[0].isspace():
+            if " → " in line:
+                said = f"the edit {line.strip()!r} is indented, which makes it part of a sentence"
+                raise ValueError(f"{where}: {said}: begin it at the margin")
             sentence.append(line.strip())
             continue
         if edit:

@@ -6,7 +6,9 @@ Pure: it calls the reference and the mistakes, never the learner's code.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations
 from typing import Any
 
@@ -57,12 +59,23 @@ class Trusted:
         self.exercise = exercise
         self.known: dict[tuple[int, int], tuple[Outcome, Any, dict]] = {}
 
-    def __call__(self, function: Any, inputs: dict) -> Outcome:
+    def __call__(self, function: Any, inputs: dict, seconds: float | None = None) -> Outcome:
         key = id(function), id(inputs)
         if key not in self.known:
             # Kept with what it was asked: an id may be used again once its object is gone.
-            self.known[key] = right_answer(self.exercise, function, inputs), function, inputs
+            outcome = right_answer(self.exercise, function, inputs, seconds)
+            self.known[key] = outcome, function, inputs
         return self.known[key][0]
+
+    @cached_property
+    def slips(self) -> list[tuple[Slip, Any]]:
+        """Each slip that defines a function, with that function."""
+        assert self.exercise.defined_by is not None
+        found = []
+        for slip in slips(self.exercise.cell):
+            with suppress(Exception):
+                found.append((slip, self.exercise.defined_by(slip.code)))
+        return found
 
 
 def judge(
@@ -207,7 +220,7 @@ def _diagnose(e: Exercise, tried: list[_Tried], wrong: list[_Wrong], ask: Truste
     for kind in (*_PLAIN, Kind.SANITIZER):
         if kind in first:
             return _plainly(kind, first)
-    if not any(t.fault.nearly for t in wrong) and (found := _slips(e, tried)):
+    if not any(t.fault.nearly for t in wrong) and (found := _slips(e, tried, ask)):
         edit = found[0].edit if len(found) == 1 else ""
         return _Verdict(Kind.SLIP, sentence_of_slips(e, found), edit=edit)
     if Kind.NAN in first:
@@ -263,22 +276,20 @@ def _named_mistake(e: Exercise, tried: list[_Tried], ask: Trusted) -> str | None
     return partly
 
 
-def _slips(e: Exercise, tried: list[_Tried]) -> list[Slip]:
+def _slips(e: Exercise, tried: list[_Tried], ask: Trusted) -> list[Slip]:
     """The slips whose values are these in every case; none if an answer raises or is one number."""
     if e.defined_by is None or not all(_returned(t) for t in tried) or _constant(e, tried):
         return []
     if all(_is_nan(t.outcome) for t in tried):
         return []
-    return [s for s in slips(e.cell) if _shows(e, s, tried)]
+    return [slip for slip, function in ask.slips if _shows(e, function, tried, ask)]
 
 
-def _shows(e: Exercise, slip: Slip, tried: list[_Tried]) -> bool:
-    """A slip may define nothing, or run for ever."""
-    assert e.defined_by is not None
+def _shows(e: Exercise, function: Any, tried: list[_Tried], ask: Trusted) -> bool:
+    """Whether a slip, which may run for ever, comes out as the answer."""
+    made = ((ask(function, t.case.inputs, SLIP_SECONDS), t) for t in tried)
     try:
-        function = e.defined_by(slip.code)
-        made = (right_answer(e, function, t.case.inputs, SLIP_SECONDS) for t in tried)
-        return all(_alike(e, m, t) for m, t in zip(made, tried, strict=True))
+        return all(_alike(e, m, t) for m, t in made)
     except Exception:
         return False
 

@@ -1,7 +1,7 @@
 """Call an answer that launches Triton kernels, and watch what its kernels do.
 
-Each launch on CPU is looked at by `sanitize` first. Then it runs, with the lanes that are out of
-bounds switched off, and it is written down which program wrote each element. Memory from
+Each launch on CPU is looked at by `sanitize`, whose run in order, with the lanes that are out of
+bounds switched off, is the launch; which program wrote each element is kept. Memory from
 `torch.empty` holds NaN meanwhile, so that what a kernel forgets to write is seen.
 """
 
@@ -19,9 +19,11 @@ from seqlab.gpu.anywhere import launches_on_cpu, there_is_triton
 from seqlab.gpu.events import Access, Watcher, program_name
 
 if TYPE_CHECKING:
+    from seqlab.gpu.inspector import Inspector
+    from seqlab.gpu.interpreter import Launch
     from seqlab.gpu.sanitize import Finding
 
-# A launch of more programs is not an exercise's: its elements are not traced to them.
+# The programs of one call that are kept by name.
 MOST_PROGRAMS = 10_000
 LINE = re.compile(r"(line \d+ of the cell|\S+:\d+) `[^`]*`")
 
@@ -64,20 +66,45 @@ class _Log:
 
     def __call__(self, kernel: Any, grid: Any, *args: Any, **named: Any) -> None:
         from seqlab.gpu.interpreter import Launch
-        from seqlab.gpu.sanitize import sanitize
+        from seqlab.gpu.sanitize import inspected
 
         self.launches += 1
         try:
-            launch = Launch(kernel, grid, args, named)
-            found = sanitize(kernel, grid, *args, **named)
-            said = [f for f in found if not _is_unused_input(f, launch.values)]
+            seen = inspected(kernel, grid, args, named)
+            launch = seen.launch
+            said = [f for f in seen.findings if not _is_unused_input(f, launch.values)]
             self.findings += [(_fault(finding), str(finding)) for finding in said]
-            launch.run(_Writers(self, launch.values, launch.function.__name__))
+            if seen.whole:
+                self._keep_writers(seen.inspector)
+            else:
+                launch = Launch(kernel, grid, args, named)
+                launch.run(_Forgiving())
+                self._forget(launch)
         except Exception as error:
             if isinstance(error.__cause__, NotImplementedError):  # the kernel is still a stub
                 raise error.__cause__ from None
             raise
         launch.write_back()
+
+    def _keep_writers(self, inspector: "Inspector") -> None:
+        """Which program wrote each byte of the caller's tensors last."""
+        launch = inspector.launch
+        name = launch.function.__name__
+        numbers = {program: len(self.programs) + i for i, program in enumerate(launch.programs)}
+        self.programs += [f"{program_name(program)} of {name}" for program in launch.programs]
+        number = torch.tensor([-1, *(numbers[program] for program, _ in inspector.writes)])
+        for argument in launch.arguments.values():
+            tensor, held = launch.values.get(argument.name), inspector.memories[argument.memory]
+            if isinstance(tensor, Tensor):
+                writer = torch.from_numpy(held.writer).long()
+                first_bytes = self.writers(tensor)[:: held.cell]
+                first_bytes[writer > 0] = number[writer[writer > 0]].int()
+
+    def _forget(self, launch: "Launch") -> None:
+        """Of a large launch it is not kept who wrote what."""
+        for tensor in launch.values.values():
+            if isinstance(tensor, Tensor):
+                self.writers(tensor).fill_(-1)
 
     def writers(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -111,22 +138,11 @@ def _fault(finding: "Finding") -> str:
     return said.replace(finding.tensor, "·") if finding.tensor else said
 
 
-class _Writers(Watcher):
-    """Writes down who writes what. It forgives what is out of bounds: that is a finding already."""
-
-    def __init__(self, log: _Log, values: dict, kernel: str):
-        self.log, self.values, self.kernel = log, values, kernel
-        self.number: dict[tuple[int, ...], int] = {}
+class _Forgiving(Watcher):
+    """Lets what is out of bounds pass: that is a finding already."""
 
     def access(self, access: Access) -> None:
-        tensor = self.values.get(access.argument.name)
-        if access.kind == "load" or not isinstance(tensor, Tensor) or not len(access.elements):
-            return
-        if access.program not in self.number:
-            self.number[access.program] = len(self.log.programs)
-            self.log.programs.append(f"{program_name(access.program)} of {self.kernel}")
-        cells = torch.from_numpy(access.argument.cells(access.elements))
-        self.log.writers(tensor)[cells] = self.number[access.program]
+        pass
 
 
 @contextlib.contextmanager

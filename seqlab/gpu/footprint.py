@@ -14,6 +14,8 @@ class Footprint:
     by_atomic: that access was atomic. read: it was read before anything was stored to it.
     loaded, stored: the moment of the last load and store. loader, storer: the lane that did it.
     several: more than one lane has read it at that moment.
+    owner: the number of the program that touched it, from 1, or -1 for more than one.
+    shared: some cell was written by one program and touched by another.
     """
 
     def __init__(self, bytes: int, cell: int):
@@ -28,14 +30,22 @@ class Footprint:
         self.loader = np.zeros(size, dtype=np.int64)
         self.storer = np.zeros(size, dtype=np.int64)
         self.several = np.zeros(size, dtype=bool)
+        self.owner = np.zeros(size, dtype=np.int32)
         self._place = np.zeros(size, dtype=np.int32)
-        self.touched = self.ever_read = False
+        self.touched = self.ever_read = self.shared = False
         self.only_atomics = self.in_place = True
         self.exchanged = False
 
     def at(self, bytes: np.ndarray) -> np.ndarray:
         """The cells at these bytes."""
         return bytes // self.cell
+
+    def touch(self, cells: np.ndarray, program: int, writes: bool) -> None:
+        """Program number `program` is about to read or write the cells."""
+        owner = self.owner[cells]
+        others = (owner != 0) & (owner != program)
+        self.shared |= bool((others if writes else others & (self.writer[cells] > 0)).any())
+        self.owner[cells] = np.where(others, -1, program)
 
     def write(self, cells: np.ndarray, writer: int, atomic: bool) -> None:
         self.unwritten[cells] = False

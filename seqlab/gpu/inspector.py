@@ -1,6 +1,6 @@
 """What `sanitize` sees while a kernel runs in order: the faults, each at its line."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +32,8 @@ class _Fault:
 class Inspector(Watcher):
     """Watches one run in order and keeps the faults it sees.
 
+    survey: how the accesses depend on the program's id; asked for only where that is needed.
+
     undefined: for each line of a load without `other=`, the programs where its mask is off.
     """
 
@@ -40,7 +42,7 @@ class Inspector(Watcher):
         launch: Launch,
         outputs: Collection[str],
         initialised: Collection[str],
-        survey: Survey,
+        survey: Callable[[], Survey],
         whole: bool,
     ):
         self.launch = launch
@@ -56,6 +58,7 @@ class Inspector(Watcher):
         self.undefined_at: dict[Line, list[Program]] = {}
         self.lane_order = LaneOrder()
         self.program: Program | None = None
+        self.number = 0  # of the program, in the order of the run
         self.memories = _footprints(launch)
         for argument in launch.arguments.values():
             self._held(argument).unwritten[self._cells(argument, self._blank(argument))] = True
@@ -87,10 +90,12 @@ class Inspector(Watcher):
         self.accesses += 1
         if access.program != self.program:
             self.program = access.program
+            self.number += 1
             self.lane_order.start()
         held = self._held(access.argument)
         cells = self._cells(access.argument, access.elements)
         held.touched |= len(cells) > 0
+        held.touch(cells, self.number, writes=access.kind != "load")
         self._check_bounds(access)
         for fault in self.lane_order.access(access, held, cells):
             for place in fault.places.tolist():
@@ -103,6 +108,19 @@ class Inspector(Watcher):
             self._write(access, held, cells)
         if access.kind == "load":
             held.read[cells] = True
+
+    @property
+    def any_order(self) -> bool:
+        """Whether no program touched what another wrote: each then reads the same in any order, so
+        all orders give the same numbers.
+
+        Elements of unequal sizes in one storage overlap in ways that are not followed: False.
+        """
+        sizes: dict[int, set[int]] = {}
+        for argument in self.launch.arguments.values():
+            sizes.setdefault(argument.memory, set()).add(argument.dtype.itemsize)
+        mixed = any(len(found) > 1 for found in sizes.values())
+        return not mixed and not any(held.shared for held in self.memories.values())
 
     def _write(self, access: Access, held: Footprint, cells: np.ndarray):
         self._check_writers(access, held, cells)
@@ -248,12 +266,13 @@ class Inspector(Watcher):
         if missing.all() and argument.name not in self.outputs:  # an input: read, never stored into
             return none
         if not self.whole:
-            stored = covered(self.survey, argument)
+            stored = covered(self.survey(), argument)
             if stored is None:
                 return none
             missing, blank = missing & ~stored, blank & ~stored
-        by_data = any(name == argument.name for name, _ in self.survey.by_data)
-        whole_update = (held.only_atomics or held.in_place) and not by_data and not held.exchanged
+        whole_update = (held.only_atomics or held.in_place) and not held.exchanged
+        if whole_update:
+            whole_update = all(name != argument.name for name, _ in self.survey().by_data)
         if held.ever_read and not whole_update:  # what had a value on entry may keep it
             return blank
         return missing

@@ -2,10 +2,11 @@
 
     sanitize(add, (4,), x, y, out, 100, BT=32)      # empty if nothing is wrong
 
-The programs run on copies, three times: in order, reversed and shuffled. The caller's tensors never
-change. Lanes that are out of bounds are switched off before they touch memory, and the run goes on.
-Of a grid with more than 256 programs some run; that the rest stays inside its tensors is proven
-where addresses are affine (`bounds.py`), and the findings say where it is not.
+The programs run on copies: in order, and where one program touches what another wrote, also
+reversed and shuffled. The caller's tensors never change. Lanes that are out of bounds are switched
+off before they touch memory, and the run goes on. Of a grid with more than 256 programs some run;
+that the rest stays inside its tensors is proven where addresses are affine (`bounds.py`), and the
+findings say where it is not.
 
 An element counts as unwritten in two cases. It is NaN when the kernel starts: so fill outputs with
 NaN. Or its tensor is only ever stored into, only updated by atomics, or updated in place: all of
@@ -16,6 +17,8 @@ that gets one new row, an input with a NaN in it).
 
 import random
 from collections.abc import Collection, Sequence
+from functools import cache
+from typing import NamedTuple
 
 from seqlab.gpu.bounds import Proof, Survey, prove, sample, survey
 from seqlab.gpu.events import Access, LabError, Watcher, program_name
@@ -45,6 +48,31 @@ def sanitize(
     Changes nothing. Raises ValueError if `outputs` or `initialised` has an unknown name.
     """
 
+    return inspected(kernel, grid, args, constexprs, outputs, initialised).findings
+
+
+class Inspected(NamedTuple):
+    """The findings, and the run in order: what it wrote, and who wrote it.
+
+    whole: all programs ran.
+    """
+
+    findings: Findings
+    launch: Launch
+    inspector: Inspector
+    whole: bool
+
+
+def inspected(
+    kernel,
+    grid,
+    args: Sequence,
+    constexprs: dict,
+    outputs: Collection[str] = (),
+    initialised: Collection[str] = (),
+) -> Inspected:
+    """As `sanitize`, with the run that was looked at."""
+
     def make() -> Launch:
         return Launch(kernel, grid, args, constexprs)
 
@@ -53,26 +81,24 @@ def sanitize(
         name = launch.function.__name__
         said, has = ", ".join(sorted(unknown)), ", ".join(launch.arguments)
         raise ValueError(f"{name} has no tensor {said}: it has {has}")
-    seen = survey(make())
-    proof = prove(seen)
-    programs = _chosen(launch, seen, proof)
+    seen = cache(lambda: survey(make()))
+    proof = prove(seen()) if launch.count > MOST_PROGRAMS else None
+    programs = _chosen(launch, seen(), proof) if proof else None
     inspector = Inspector(launch, outputs, initialised, seen, whole=programs is None)
     _run(launch, inspector, programs)
     findings = Findings(inspector.findings())
     if inspector.undefined_at:
         findings += reached(make, inspector.undefined_at)
     findings += _of_other_orders(make, launch, inspector, programs)
-    if programs is not None:
+    if proof and programs is not None:
         findings.note = _note(launch, proof, len(programs))
     findings.outside = _outside(make, findings)
-    return findings
+    return Inspected(findings, launch, inspector, programs is None)
 
 
 def _chosen(launch: Launch, seen: Survey, proof: Proof) -> list[tuple[int, ...]] | None:
-    """The programs to run; None for all. One that waits for others needs them all."""
-    if launch.count <= MOST_PROGRAMS or seen.waits:
-        return None
-    return sample(launch.grid, SAMPLE, proof.witnesses)
+    """The programs of a large grid to run; None for all. One that waits for others needs them."""
+    return None if seen.waits else sample(launch.grid, SAMPLE, proof.witnesses)
 
 
 def _run(launch: Launch, watcher: Watcher, programs: list | None, order=list) -> None:
@@ -83,7 +109,7 @@ def _run(launch: Launch, watcher: Watcher, programs: list | None, order=list) ->
 
 
 def _of_other_orders(make, launch, inspector, programs) -> list[Finding]:
-    if launch.count > 1:
+    if launch.count > 1 and not inspector.any_order:
         for name, order in (("reversed", reversed), ("shuffled", _shuffled)):
             if finding := _of_another_order(make(), inspector, name, order, programs):
                 return [finding]

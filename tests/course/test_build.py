@@ -151,6 +151,7 @@ def test_a_stub_that_earns_points_fails_the_build(master):
             "'None' occurs 2 times in the solution: an edit must fit exactly once",
         ),
         ("S + vk → vk", "S + vk", r"the edit 'S \+ vk' must look like: right → wrong"),
+        ("\nS + vk → vk", "\n  S + vk → vk", "is indented, which makes it part of a sentence"),
         ("    The write replaces the state.\n", "", "the mistake 'S \\+ vk → vk' has no sentence"),
         ("    The write is subtracted.", "    The write counts twice.", "is said of two mistakes"),
         ("n_bytes = 4 * 64 * 64", "print(4)", "the last line of the solution must give a name"),

@@ -102,7 +102,7 @@ db * before → db * h
     da uses h_t: the gate a_t multiplies h_{t-1}, the state before.
 torch.cat([h0[:, None], h[:, :-1]], dim=1) → torch.cat([torch.zeros_like(h0)[:, None], h[:, :-1]], dim=1)
     da of the first token is 0: a_1 multiplies h0.
-        g = a[:, t] * g ⏎ → ; return db * before, db, g → return db * before, db, a[:, 0] * g
+db.append(g) ⏎ g = a[:, t] * g → db.append(g) ; return db * before, db, g → return db * before, db, a[:, 0] * g
     Nothing fades on the way back: g_t = dh_t + a_{t+1} g_{t+1}.
 g = dh[:, t] + g ⏎ → g = dh[:, t] + a[:, t] * g ⏎ ; g = a[:, t] * g → g = 1 * g ; return db * before, db, g → return db * before, db, a[:, 0] * g
     The gates are one token off: from h_t to h_{t+1} the factor is a_{t+1}, not a_t.
