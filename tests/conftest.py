@@ -77,13 +77,16 @@ def fla():
 @pytest.fixture
 def float64_for_float32(monkeypatch):
     """A function to call once another implementation is imported and made. From then on that gets
-    float64 where it asks for float32 whatever its input (a router's scores, a norm): then nothing
-    in it rounds more than float64, and the bounds of float64 hold.
+    float64 where it asks for float32 whatever its input (a router's scores, a norm), and where it
+    asks for no type: then nothing in it rounds more than float64, and the bounds of float64 hold.
     """
+    default = torch.get_default_dtype()
 
     def start():
+        torch.set_default_dtype(torch.float64)
         monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
         for name in ("float", "float32"):
             monkeypatch.setattr(torch, name, torch.float64)
 
-    return start
+    yield start
+    torch.set_default_dtype(default)

@@ -21,7 +21,8 @@
 #
 # **Time** 70 minutes to read, a minute to run.
 #
-# **Covers** DeltaNet · Gated DeltaNet · KDA (Kimi Delta Attention) · DeltaProduct · Gated DeltaProduct.
+# **Covers** DeltaNet · Gated DeltaNet · KDA (Kimi Delta Attention) · DeltaProduct · Gated DeltaProduct. At the end:
+# Gated DeltaNet-2 · Comba · MesaNet · log-linear attention · forgetting attention · PaTH.
 #
 # ## 1 · A failure: a sum cannot be corrected
 #
@@ -33,11 +34,8 @@
 import torch
 
 torch.set_num_threads(1)
-k, v1, v2 = (
-    torch.tensor([0.6, 0.8]),
-    torch.tensor([1.0, 2.0]),
-    torch.tensor([5.0, -1.0]),
-)
+k = torch.tensor([0.6, 0.8])
+v1, v2 = torch.tensor([[1.0, 2.0], [5.0, -1.0]])
 S = torch.outer(v1, k) + torch.outer(v2, k)
 print("returned:", S @ k, "  wanted:", v2)
 
@@ -377,16 +375,9 @@ def gated(q, k, v, log_a, beta, S):
 
 
 def some_inputs(A):
-    log_a = -randn(19, A).detach().exp()
-    strength = strengths(19, most=2)
-    return (
-        randn(19, 5),
-        unit(19, 5),
-        randn(19, 3),
-        log_a.requires_grad_(),
-        strength,
-        randn(3, 5),
-    )
+    log_a = (-randn(19, A).detach().exp()).requires_grad_()
+    q, k, v, S = randn(19, 5), unit(19, 5), randn(19, 3), randn(3, 5)
+    return q, k, v, log_a, strengths(19, most=2), S
 
 
 @holds
@@ -395,13 +386,6 @@ def gated_deltanet_and_kda_are_the_courses_recurrence():
         inputs = some_inputs(A)
         ours = with_gradients(both_outputs(fade_then_clear), *inputs)
         same(ours, with_gradients(both_outputs(gated), *inputs))
-
-
-@holds
-def with_beta_0_nothing_is_left_but_the_fading():
-    q, k, v, log_a, _, S = some_inputs(1)
-    _, end = fade_then_clear(q, k, v, log_a, torch.zeros(19), S)
-    same(end, S * log_a.sum().exp())
 
 
 # %% [markdown]
@@ -475,7 +459,9 @@ for name in ("DeltaNet", "linear attention"):
         before, after = trace.recall[t - 1, j], trace.recall[t, j]
         print(f"{name:16} {words[j]}: {before:.2f}, after {words[t]} {after:.2f}")
 torch.manual_seed(0)
-for name in ("Gated DeltaNet", "KDA", "DeltaProduct", "Gated DeltaProduct"):
+newer = "Gated DeltaNet-2", "Comba", "MesaNet", "log-linear attention"
+of_section_5 = "Gated DeltaNet", "KDA", "DeltaProduct", "Gated DeltaProduct"
+for name in (*of_section_5, *newer):
     seen = torch.randn(1, len(words), 32, generator=some)
     traces[f"{name}, untrained"] = observe(row(name).make(32), seen, words)
 explore(
@@ -663,8 +649,8 @@ figures.eigenvalues(
 #
 # ## 8 · In the wild
 #
-# The gated delta rule is the recurrence of several large hybrids. Between its layers are a few with softmax
-# attention, one after every three of the others.
+# The gated delta rule is the recurrence of several large hybrids, with one layer of softmax attention after every
+# three of its own.
 #
 # | model | recurrence | attention | ratio |
 # |---|---|---|---|
@@ -672,16 +658,12 @@ figures.eigenvalues(
 # | [Kimi Linear](https://arxiv.org/abs/2510.26692) (2025) | KDA | MLA without positions | 3 : 1 |
 # | [Olmo Hybrid](https://arxiv.org/abs/2604.03444) (2026) | Gated DeltaNet, $\beta$ up to 2 | softmax | 3 : 1 |
 #
-# Their sizes, from the zoo and from the default configuration of Kimi Linear:
+# Sizes from the zoo, and from the default configuration of Kimi Linear:
 
 # %% tags=["nbval-check-output"]
 from seqlab.hub.kimi_linear import FIELDS as KIMI
-from seqlab.zoo import recipe
 from seqlab.zoo.memory import kept
 
-qwen = recipe("Qwen3-Next").published["80B-A3B"]
-heads, K, V = qwen["delta_heads"], qwen["d_key"], qwen["d_value"]
-print(f"Qwen3-Next, one Gated DeltaNet layer: {heads} heads of {V} × {K}")
 heads, K = KIMI["linear_num_heads"], KIMI["linear_head_dim"]
 per_token = KIMI["kv_lora_rank"] + KIMI["qk_rope_head_dim"]
 tokens = 4 * heads * K * K / (2 * per_token)  # float32 against bfloat16
@@ -707,8 +689,7 @@ memory_lines(
 
 # %% [markdown]
 # *What to see.* Both axes are logarithmic. Qwen3-Next begins with its states, which do not grow; from some ten
-# thousand tokens on the cache of its 12 attention layers decides. (Those have few key heads, too, so not all of the
-# distance is the delta rule's.)
+# thousand tokens on the cache of its 12 attention layers decides.
 #
 # ### Fact check
 #
@@ -743,16 +724,72 @@ memory_lines(
 #
 # Next, chapter 09: RWKV, which erases under one key and writes under another.
 #
-# ## Further
+# ## Further: six rules that came after
 #
-# The rule has grown in several directions. *Solve in place of a step*: [MesaNet](https://arxiv.org/abs/2506.05233)
-# keeps the sums of least squares, and solves for the best table at each read. *Grow slowly*: [log-linear
-# attention](https://arxiv.org/abs/2506.04761) keeps a number of tables that grows with the logarithm of the length.
-# *Softmax with a gate*: [forgetting attention](https://arxiv.org/abs/2503.02130) adds the sum of log decays to the
-# scores. *Reflections as positions*: [PaTH](https://arxiv.org/abs/2505.16381) replaces RoPE's fixed turns by products
-# of $I - \beta k k^\top$ that the tokens choose. Chapter 13 takes the second derivation further, to memories that are
-# trained while they read.
+# [Gated DeltaNet-2](https://arxiv.org/abs/2605.22791) has an erase gate $b_t$ for each key channel and a write gate
+# $w_t$ for each value channel: $S \leftarrow \tilde S + \bigl(w_t \odot v_t - \tilde S (b_t \odot k_t)\bigr)
+# k_t^\top$ with $\tilde S = S\, \mathrm{diag}(a_t)$. With equal gates it is KDA, and with one decay a head Gated
+# DeltaNet. [Comba](https://arxiv.org/abs/2506.02475) has one gate, but removes only a learnt part of what the key
+# returned, and reads it *before* the fading.
+
+
+# %% tags=["nbval-check-output"]
+from seqlab.core import dplr
+
+
+@holds
+def gated_deltanet_2_with_equal_gates_is_kda_and_gated_deltanet():
+    for A in (5, 1):
+        q, k, v, log_a, beta, S = inputs = some_inputs(A)
+        b = w = beta[:, None]
+        erased = -log_a.exp() * b * k  # the key under which the old table is read
+        xs = (x[None, :, None] for x in (q, k, w * v, erased, k, log_a))
+        y, end = dplr.chunkwise(*xs, state=S[None, None])
+        ours = both_outputs(fade_then_clear)(*inputs)
+        same(ours, torch.cat([y.flatten(), end.flatten()]))
+
+
+# %% [markdown]
+# One gradient step on $\lVert v - S k \rVert^2$ is the delta rule. Why not go to the minimum?
+# [MesaNet](https://arxiv.org/abs/2506.05233) keeps two sums, of $v k^\top$ and $R = \sum k k^\top$, and reads $y = S
+# (R + \Lambda)^{-1} q$, from the best table for *all* pairs so far. On the pairs of section 5:
+
+# %%
+counts = [1, 2, 4, 8, 12, 16, 20, 24, 32]
+missed = {"a sum": [], "the delta rule": [], "least squares": []}
+for n in counts:
+    keys, values = ks[:, :n], vs[:, :n]
+    _, added = recurrent(keys, keys, values)
+    _, cleared = recurrent(keys, keys, values, beta=ones[:, :n])
+    R = torch.einsum("bthk, bthl -> bhkl", keys, keys) + 1e-4 * torch.eye(16)
+    held = added, cleared, added @ R.inverse()
+    for name, table in zip(missed, held, strict=True):
+        off = torch.einsum("bhvk, bthk -> bthv", table, keys) - values
+        missed[name].append((off.norm(dim=-1) / values.norm(dim=-1)).mean())
+curves(
+    {name: (counts, torch.stack(errors)) for name, errors in missed.items()},
+    title="Least squares returns every pair, up to one for each key channel",
+    x="pairs stored (16 key channels)",
+    y="mean error of all reads",
+)
+
+# %% [markdown]
+# *What to see.* A table of 16 columns has room for 16 pairs, and least squares finds it, whatever the angles between
+# the keys. The delta rule is off from the second pair on, since each write disturbs those before. The price is a
+# second table, and $K$ equations to solve at each read. At 16 pairs the small $\Lambda$ already costs a little.
 #
+# [Log-linear attention](https://arxiv.org/abs/2506.04761) keeps a table for each binary digit 1 of $t$: recent tokens
+# in small tables, old ones in large. [Forgetting attention](https://arxiv.org/abs/2503.02130) adds the sum of log
+# decays to softmax's scores; [PaTH](https://arxiv.org/abs/2505.16381) puts the product of $I - \beta w w^\top$ of the
+# tokens between where RoPE has fixed turns. The numbers that one
+# layer of width 32 keeps after 64, 1,000 and a million tokens:
+
+# %% tags=["nbval-check-output"]
+for name in (*newer, "forgetting attention", "PaTH"):
+    floats = (row(name).state_floats(T, 32) for T in (64, 1000, 10**6))
+    print("{:20}{:>10,}{:>10,}{:>14,}".format(name, *floats))
+
+# %% [markdown]
 # ## References
 #
 # - I. Schlag, K. Irie, J. Schmidhuber. [*Linear Transformers Are Secretly Fast Weight

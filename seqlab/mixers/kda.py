@@ -11,6 +11,7 @@ from seqlab.core import recurrence
 from seqlab.core.discretize import draw_dt, softplus_inverse
 from seqlab.core.inputs import wide
 from seqlab.layers.base import Mixer, head_width
+from seqlab.layers.low_rank import low_rank
 from seqlab.layers.norm import l2norm, rms_norm
 from seqlab.layers.short_conv import ShortConv
 
@@ -118,8 +119,3 @@ class KDA(Mixer):
         y, S = self.in_form(**inputs, state=S)
         y = rearrange(self.read(y), "b t h v -> b t (h v)")
         return self.out(y * self.gate(x).sigmoid()), KDAState(S, past)
-
-
-def low_rank(d_in: int, rank: int, d_out: int, bias: bool = False) -> nn.Sequential:
-    """The map W U: two thin matrices in place of one large one."""
-    return nn.Sequential(nn.Linear(d_in, rank, bias=False), nn.Linear(rank, d_out, bias=bias))

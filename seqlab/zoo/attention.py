@@ -2,8 +2,10 @@
 
 from seqlab.mixers.attention import Attention
 from seqlab.mixers.differential import Differential
+from seqlab.mixers.forgetting import ForgettingAttention
 from seqlab.mixers.linformer import Linformer
 from seqlab.mixers.mla import MLA
+from seqlab.mixers.path import PaTH
 from seqlab.mixers.streaming import StreamingLLM
 from seqlab.zoo.row import WINDOW, H, Row, with_heads
 
@@ -110,5 +112,27 @@ ROWS = [
         chapter=3,
         oracle="PyTorch's attention over projected keys and values",
         causal=False,
+    ),
+    Row(
+        "forgetting attention",
+        with_heads(ForgettingAttention),
+        gate="f_t in the scores: keeps every token, fading",
+        state_floats=lambda T, D: 2 * T * D + T * H,
+        forms=(),
+        paper="arXiv:2503.02130",
+        year=2025,
+        chapter=8,
+        oracle="fla.ops.forgetting_attn.naive",
+    ),
+    Row(
+        "PaTH",
+        with_heads(PaTH),
+        gate="I - β w wᵀ on every key: keeps every token, reflected",
+        state_floats=lambda T, D: 2 * T * D + 2 * D,
+        forms=(),
+        paper="arXiv:2505.16381",
+        year=2025,
+        chapter=8,
+        oracle="fla.ops.path_attn.naive",
     ),
 ]

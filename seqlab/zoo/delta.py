@@ -1,10 +1,16 @@
 """The delta rule: a write first removes what its key returned."""
 
+from seqlab.mixers.comba import Comba
 from seqlab.mixers.deltanet import DeltaNet
 from seqlab.mixers.deltaproduct import DeltaProduct
 from seqlab.mixers.gated_deltanet import GatedDeltaNet
+from seqlab.mixers.gated_deltanet2 import GatedDeltaNet2
 from seqlab.mixers.kda import KDA
+from seqlab.mixers.log_linear import LogLinearAttention
+from seqlab.mixers.mesanet import MesaNet
 from seqlab.zoo.row import CORE_FORMS, H, Row, with_heads
+
+DPLR_FORMS = ("recurrent", "chunkwise")
 
 
 def conv_floats(*widths, d_conv=4):
@@ -78,5 +84,49 @@ ROWS = [
         year=2025,
         chapter=8,
         oracle="fla.ops.gated_delta_product.naive",
+    ),
+    Row(
+        "Gated DeltaNet-2",
+        with_heads(GatedDeltaNet2),
+        gate="diag(a_t) (I - (b_t k) kᵀ): erased and written channel by channel",
+        state_floats=lambda T, D: H * (D // H) ** 2 + conv_floats(*[D // H] * 3),
+        forms=DPLR_FORMS,
+        paper="arXiv:2605.22791",
+        year=2026,
+        chapter=8,
+        oracle="fla.ops.gdn2.naive",
+    ),
+    Row(
+        "Comba",
+        with_heads(Comba),
+        gate="a_t - β σ(b) k kᵀ: reads before it fades, removes a learnt part",
+        state_floats=floats(),
+        forms=DPLR_FORMS,
+        paper="arXiv:2506.02475",
+        year=2025,
+        chapter=8,
+        oracle="fla.ops.comba.naive",
+    ),
+    Row(
+        "MesaNet",
+        with_heads(MesaNet),
+        gate="a_t, and a read that solves for the best table",
+        state_floats=lambda T, D: 2 * H * (D // H) ** 2 + conv_floats(*[D // H] * 2),
+        forms=("recurrent", "chunkwise"),
+        paper="arXiv:2506.05233",
+        year=2025,
+        chapter=8,
+        oracle="fla.ops.mesa_net.naive",
+    ),
+    Row(
+        "log-linear attention",
+        with_heads(LogLinearAttention),
+        gate="a_t, in a table for each binary digit of T",
+        state_floats=lambda T, D: T.bit_count() * H * (D // H) ** 2 + conv_floats(*[D // H] * 3),
+        forms=CORE_FORMS,
+        paper="arXiv:2506.04761",
+        year=2025,
+        chapter=8,
+        oracle="fla.ops.log_linear_attn.naive",
     ),
 ]

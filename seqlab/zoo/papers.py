@@ -132,11 +132,13 @@ arXiv:2503.14456 | 2025 | Peng | RWKV-7 "Goose" with Expressive Dynamic State Ev
 arXiv:2505.06708 | 2025 | Qiu | Gated Attention for Large Language Models
 arXiv:2505.09388 | 2025 | Yang | Qwen3 Technical Report
 arXiv:2505.16381 | 2025 | Yang | PaTH Attention: … Accumulating Householder Transformations
+arXiv:2506.02475 | 2025 | Hu | Comba: Improving Bilinear RNNs with Closed-loop Control
 arXiv:2506.04761 | 2025 | Guo | Log-Linear Attention
 arXiv:2506.05233 | 2025 | von Oswald | MesaNet: … Locally Optimal Test-Time Training
 arXiv:2510.26692 | 2025 | Kimi Team | Kimi Linear: An Expressive, Efficient Attention Architecture
 arXiv:2603.15569 | 2026 | Lahoti | Mamba-3: Improved Sequence Modeling using State Space Principles
 arXiv:2604.03444 | 2026 | Merrill | Olmo Hybrid: From Theory to Practice and Back
+arXiv:2605.22791 | 2026 | Hatamizadeh | Gated DeltaNet-2: Decoupling Erase and Write …
 """.strip()
 
 

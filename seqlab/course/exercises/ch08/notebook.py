@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Exercises 08 · The delta rule
 #
-# You clear a key, follow what overlapping writes leave, find the key of a reflection and undo a write. Then you take a chunk apart from its state, run a whole text in chunks, and mend a layer.
+# You clear a key, follow what overlapping writes leave, find the key of a reflection and undo a write. Then you take a chunk apart from its state, run a whole text in chunks, give erasing and writing gates of their own, and mend a layer.
 # The project keeps three items in order by reflections that you choose.
 #
 # {count} exercises, {points} points, about {minutes} minutes. They go with the chapter `08_delta_rule`, and get harder towards the end.
@@ -170,6 +170,35 @@ def picture_of_a_chunk():
 
 # %% [markdown] tags=["exercise"]
 # carried
+
+# %% [markdown] tags=["exercise"]
+# apart
+
+# %% [markdown]
+# The picture stores a value under a key, then writes another one under the same key, with all pairs of $b$ and $w$ between 0 and 1.
+
+
+# %%
+@when_written
+def picture_of_two_gates():
+    rng = torch.Generator().manual_seed(5)
+    k, v1, v2 = torch.randn(3, 1, 1, 4, generator=rng)
+    k = k / k.norm()
+    steps, ones = torch.linspace(0, 1, 5), torch.ones(1, 1, 4)
+    old, new = torch.zeros(5, 5), torch.zeros(5, 5)
+    S = apart(torch.zeros(1, 1, 4, 4), k, v1, 0 * ones, ones, ones)
+    for i, b in enumerate(steps):
+        for j, w in enumerate(steps):
+            read = apart(S, k, v2, 0 * ones, b * ones, w * ones)[0, 0] @ k[0, 0]
+            both = torch.stack([v1[0, 0], v2[0, 0]], dim=1)
+            old[i, j], new[i, j] = torch.linalg.lstsq(both, read[:, None]).solution[
+                :, 0
+            ]
+    title = "The old value fades with b, the new one comes with w"
+    fig = figures.tables({"share of the old": old, "of the new": new}, title=title)
+    fig.update_xaxes(title_text="w, in quarters")
+    return fig.update_yaxes(title_text="b, in quarters", col=1)
+
 
 # %% [markdown] tags=["heading"]
 # mended
