@@ -12,6 +12,7 @@ from seqlab.tasks.clusters import ClusterBatch, Clusters
 from seqlab.tasks.copying import Copy, DelayedCopy, SelectiveCopy
 from seqlab.tasks.fuzzy import FuzzyRecall
 from seqlab.tasks.largest import Largest
+from seqlab.tasks.marked import Marked
 from seqlab.tasks.mqar import MQAR, Induction, MQARBatch
 from seqlab.tasks.names import Names, NamesBatch
 from seqlab.tasks.needle import Needle, NeedleBatch
@@ -36,6 +37,7 @@ __all__ = [
     "Largest",
     "LinearRegression",
     "MQARBatch",
+    "Marked",
     "Mixed",
     "ModularCount",
     "Names",

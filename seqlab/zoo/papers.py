@@ -82,6 +82,7 @@ arXiv:2309.00071 | 2023 | Peng | YaRN: Efficient Context Window Extension of Lar
 arXiv:2309.12252 | 2023 | Lim | Parallelizing non-linear sequential models …
 arXiv:2309.17453 | 2023 | Xiao | Efficient Streaming Language Models with Attention Sinks
 arXiv:2310.01889 | 2023 | Liu | Ring Attention with Blockwise Transformers …
+arXiv:2310.18780 | 2023 | Massaroli | Laughing Hyena Distillery
 arXiv:2311.01927 | 2023 | Katsch | GateLoop
 arXiv:2312.00752 | 2023 | Gu | Mamba: Linear-Time Sequence Modeling with Selective State Spaces
 arXiv:2312.04927 | 2023 | Arora | Zoology
