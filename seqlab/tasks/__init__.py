@@ -3,11 +3,12 @@
 All are seeded dataclasses with one look: `task.batch(batch_size, generator)` has tokens and targets
 (B, T), IGNORE where nothing is asked, and sometimes facts about each question; `task.vocab` counts
 the tokens, `task.word(token)` says one, `task.chance` is what guessing gets right. Three are not
-like that: a story's tokens are sentences, LinearRegression has vectors for tokens and numbers for
-targets, and Clusters has points without an order.
+like that: a story's tokens are sentences, LinearRegression and ChangingRule have vectors for tokens
+and numbers for targets, and Clusters has points without an order.
 """
 
 from seqlab.tasks.base import IGNORE, Batch, Mixed, Task
+from seqlab.tasks.changing_rule import ChangingRule, Pairs
 from seqlab.tasks.clusters import ClusterBatch, Clusters
 from seqlab.tasks.copying import Copy, DelayedCopy, SelectiveCopy
 from seqlab.tasks.fuzzy import FuzzyRecall
@@ -28,6 +29,7 @@ __all__ = [
     "IGNORE",
     "MQAR",
     "Batch",
+    "ChangingRule",
     "ClusterBatch",
     "Clusters",
     "Copy",
@@ -44,6 +46,7 @@ __all__ = [
     "NamesBatch",
     "Needle",
     "NeedleBatch",
+    "Pairs",
     "Parity",
     "Permutations",
     "RangesBatch",

@@ -126,17 +126,21 @@ arXiv:2412.06464 | 2024 | Yang | Gated Delta Networks: Improving Mamba2 with Del
 arXiv:2412.19437 | 2024 | DeepSeek-AI (Liu) | DeepSeek-V3 Technical Report
 arXiv:2501.00663 | 2025 | Behrouz | Titans: Learning to Memorize at Test Time
 arXiv:2501.08313 | 2025 | MiniMax (Li) | MiniMax-01
+arXiv:2501.12352 | 2025 | Wang | Test-time regression: … sequence models with associative memory
 arXiv:2502.10297 | 2025 | Siems | DeltaProduct
 arXiv:2503.02130 | 2025 | Lin | Forgetting Transformer: Softmax Attention with a Forget Gate
 arXiv:2503.13427 | 2025 | Beck | xLSTM 7B: A Recurrent LLM for Fast and Efficient Inference
 arXiv:2503.14456 | 2025 | Peng | RWKV-7 "Goose" with Expressive Dynamic State Evolution
+arXiv:2504.05298 | 2025 | Dalal | One-Minute Video Generation with Test-Time Training
 arXiv:2505.06708 | 2025 | Qiu | Gated Attention for Large Language Models
 arXiv:2505.09388 | 2025 | Yang | Qwen3 Technical Report
 arXiv:2505.16381 | 2025 | Yang | PaTH Attention: … Accumulating Householder Transformations
+arXiv:2505.23884 | 2025 | Zhang | Test-Time Training Done Right
 arXiv:2506.02475 | 2025 | Hu | Comba: Improving Bilinear RNNs with Closed-loop Control
 arXiv:2506.04761 | 2025 | Guo | Log-Linear Attention
 arXiv:2506.05233 | 2025 | von Oswald | MesaNet: … Locally Optimal Test-Time Training
 arXiv:2510.26692 | 2025 | Kimi Team | Kimi Linear: An Expressive, Efficient Attention Architecture
+arXiv:2602.21204 | 2026 | Liu | Test-Time Training with KV Binding Is Secretly Linear Attention
 arXiv:2603.15569 | 2026 | Lahoti | Mamba-3: Improved Sequence Modeling using State Space Principles
 arXiv:2604.03444 | 2026 | Merrill | Olmo Hybrid: From Theory to Practice and Back
 arXiv:2605.22791 | 2026 | Hatamizadeh | Gated DeltaNet-2: Decoupling Erase and Write …
