@@ -592,8 +592,8 @@ accuracy_figure(
 )
 
 # %% [markdown]
-# *What to see.* One reflection is right on the first tokens, where there is little to track. Two reflections are
-# right on 8 tokens and nearly right on 16; at 64 they fade, since the angles are learned, not exact. (A convolution
+# *What to see.* One reflection is right on the first tokens, where there is little to track. Two reflections are right
+# on 8 tokens and on 16; at 64 they fade a little, since the angles are learned, not exact. (A convolution
 # or a second layer might help the layer with one reflection; we tried neither. And this training is delicate: with
 # texts of 16 tokens, or eight heads, most of our runs with two reflections did not learn it in 300 steps.)
 #
@@ -602,6 +602,10 @@ accuracy_figure(
 
 
 # %% tags=["measured"]
+import cmath
+import math
+
+
 def transition(model, token, head):
     """Π (I - β k kᵀ) over the writes of one token, for one head."""
     block = model.blocks[0]
@@ -627,25 +631,25 @@ def spectra(model, head):
 
 
 def turning(model, head):
-    """How far the eigenvalues of the two rotations are from the real line."""
-    return spectra(model, head)["all three round"].imag.abs().max().item()
+    """Of the two rotations' eigenvalues off the real line, the one that fades least."""
+    values = spectra(model, head)["all three round"].tolist()
+    return max((z for z in values if z.imag > 0.1), key=abs, default=0)
 
 
 model = movers["two reflections"][0]
-head = max(range(4), key=lambda h: turning(model, h))
-turn = spectra(model, head)["all three round"]
-widest = turn[turn.imag.argmax()]
+head = max(range(4), key=lambda h: abs(turning(model, h)))
+degrees = math.degrees(cmath.phase(turning(model, head)))
 figures.eigenvalues(
     spectra(model, head),
-    title=f"Moving all three round turns the state by {widest.angle().rad2deg():.0f}°",
+    title=f"Moving all three round turns the state by {degrees:.0f}°",
 )
 
 # %% [markdown]
-# *What to see.* One head of the first seed, the one that turns most; the dotted circle has radius 1. A rotation has a
-# pair of complex eigenvalues, above and below the real line; for a turn by 120° they lie at $\pm 120°$ on the circle.
-# Each swap has an eigenvalue near $-1$. Numbers in between belong to directions that a token clears in part. A single
-# $I - \beta k k^\top$ is symmetric, so its eigenvalues are real: with one write a token, the whole picture would lie
-# on the horizontal axis.
+# *What to see.* One head of the first seed, the one whose turn loses least; the dotted circle has radius 1. A
+# rotation has a pair of complex eigenvalues, above and below the real line; for a turn by 120° they are at
+# $\pm 120°$ on the circle. Each swap has an eigenvalue near $-1$. Numbers in between belong to directions that a token
+# clears in part. A single $I - \beta k k^\top$ is symmetric, so its eigenvalues are real: with one write a token, the
+# whole picture would be on the horizontal axis.
 #
 # ## 8 · In the wild
 #

@@ -15,6 +15,8 @@ from torch import Tensor
 from seqlab.core.inputs import full_precision, wide
 from seqlab.core.scan import linear_scan
 
+FEW_TAPS = 8  # up to here, one product per tap is faster than PyTorch's convolution of D groups
+
 
 def causal_conv(
     x: Float[Tensor, "B T D"],
@@ -28,10 +30,15 @@ def causal_conv(
     inputs. Returns (y, state).
     """
     D, W = weight.shape
+    T = x.shape[1]
     past = x.new_zeros(x.shape[0], W - 1, D) if state is None else state
     x = torch.cat([past, x], dim=1)
-    y = F.conv1d(rearrange(x, "b t d -> b d t"), rearrange(weight, "d w -> d 1 w"), bias, groups=D)
-    return rearrange(y, "b d t -> b t d"), x[:, x.shape[1] - (W - 1) :]
+    if W > FEW_TAPS:
+        return F.conv1d(x.mT, rearrange(weight, "d w -> d 1 w"), bias, groups=D).mT, x[:, T:]
+    y = wide(x.new_zeros(D) if bias is None else bias)
+    for j, w in enumerate(weight.unbind(1)):
+        y = torch.addcmul(y, wide(x[:, j : j + T]), wide(w))
+    return y.to(x.dtype), x[:, T:]
 
 
 @full_precision
@@ -91,10 +98,11 @@ def exponential_kernel(c: Modes, log_a: Rates, length: int) -> Float[Tensor, "*D
     C, n = _split(length)
     inner = _powers(log_a, torch.arange(C, device=c.device))  # (D, N, C)
     outer = c[..., None] * _powers(log_a, C * torch.arange(n, device=c.device))  # (D, N, n)
-    kernel = outer.real.mT @ inner.real
     if outer.is_complex() or inner.is_complex():
-        kernel = kernel - outer.imag.mT @ inner.imag
-    return kernel.flatten(-2)[..., :length]
+        # Re(u v) = Re u Re v - Im u Im v, as one product of tables twice as long.
+        outer = torch.cat([outer.real, outer.imag], dim=-2)
+        inner = torch.cat([inner.real, -inner.imag], dim=-2)
+    return (outer.mT @ inner).flatten(-2)[..., :length]
 
 
 @full_precision
@@ -155,7 +163,8 @@ def _split(length):
 
 
 def _real_parts(x):
-    return (x.real, x.imag) if x.is_complex() else (x,)
+    """(Re x, Im x), copied: a view of every second number would be multiplied row by row."""
+    return (x.real.clone(), x.imag.clone()) if x.is_complex() else (x,)
 
 
 def _fast_size(n):

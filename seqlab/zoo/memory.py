@@ -59,17 +59,39 @@ def kept(name: str, model: str) -> Kept:
 
 
 def kept_by(model: Any) -> Kept:
-    """What this LanguageModel keeps; what a second token adds to its state is cache."""
+    """What this LanguageModel keeps; what a second token adds to its state is cache.
+
+    Of blocks with the same parts and sizes only the first is run.
+    """
     token = torch.zeros(1, 1, dtype=torch.long, device=model.embedding.weight.device)
+    fixed, growing, windows, known = 0, 0, {}, {}
     with torch.inference_mode():
-        _, first = model(token)
-        _, second = model(token, first)
-    fixed, growing, windows = 0, 0, {}
-    for block, *states in zip(model.blocks, first, second, strict=True):
-        one, two = (sum(x.numel() for x in tensors_in(state)) for state in states)
-        fixed += one - (two - one)
-        limits = {w for m in block.modules() if isinstance(w := getattr(m, "window", None), int)}
-        for limit in limits:
-            windows[limit] = windows.get(limit, 0) + two - one
-        growing += 0 if limits else two - one
+        x = model.embedding(token)
+        passes = {"embedding": x}, {"embedding": x}  # what the blocks share, token by token
+        for block in model.blocks:
+            kind = _kind(block)
+            if kind not in known:
+                _, first = block(x, None, passes[0])
+                _, second = block(x, first, passes[1])
+                known[kind] = [_numbers(state) for state in (first, second)]
+            one, two = known[kind]
+            fixed += one - (two - one)
+            parts = block.modules()
+            limits = {w for m in parts if isinstance(w := getattr(m, "window", None), int)}
+            for limit in limits:
+                windows[limit] = windows.get(limit, 0) + two - one
+            growing += 0 if limits else two - one
     return Kept(fixed, growing, windows)
+
+
+def _numbers(state: Any) -> int:
+    return sum(x.numel() for x in tensors_in(state))
+
+
+def _kind(block: Any) -> tuple:
+    """The classes, options and sizes of all parts: equal for blocks that keep the same."""
+    options = (
+        (type(part), *((name, x) for name, x in vars(part).items() if isinstance(x, int | tuple)))
+        for part in block.modules()
+    )
+    return tuple(options), tuple(weight.shape for weight in block.parameters())
