@@ -88,6 +88,7 @@ arXiv:2312.00752 | 2023 | Gu | Mamba: Linear-Time Sequence Modeling with Selecti
 arXiv:2312.04927 | 2023 | Arora | Zoology
 arXiv:2312.06635 | 2023 | Yang | Gated Linear Attention Transformers …
 arXiv:2401.04088 | 2024 | Jiang | Mixtral of Experts
+arXiv:2401.04658 | 2024 | Qin | Lightning Attention-2
 arXiv:2401.06066 | 2024 | Dai | DeepSeekMoE
 arXiv:2402.01032 | 2024 | Jelassi | Repeat After Me
 arXiv:2402.13753 | 2024 | Ding | LongRoPE: Extending LLM Context Window Beyond 2 Million Tokens

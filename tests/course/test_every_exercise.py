@@ -255,6 +255,7 @@ EQUIVALENT = {
     ("24.7", "0.0 at line 39"): "lanes beyond the parts have a weight of 0",
     ("24.9", "0.0 at line 8"): "rows beyond T are not stored",
     ("24.9", "0.0 at line 16"): "no query sees keys beyond S",
+    ("25.3", "Gt at line 16"): "the diagonal is set to u afterwards",
     ("17.7", "1 at line 4"): "65 of 64 tokens have no chance to choose one expert",
     ("12.5", "2 at line 7"): "3T points leave room for the end, too",
 }
