@@ -19,13 +19,14 @@
 #
 # **You need** chapter 06: kernels, modes, and one linear system read as a recurrence or as a convolution.
 #
-# **Time** 55 minutes to read, a minute to run.
+# **Time** 60 minutes to read, a minute to run.
 #
 # **Covers** H3 · Hyena · StripedHyena · MEGA · Megalodon CEMA · time-step norm.
 #
 # ## 1 · The marked token
 #
-# Here is a text of random letters. One of them has a mark `#` before it. At the end that letter is asked for.
+# Here are three texts of random letters. In each, one letter has a mark `#` before it. At the end the question `?1`
+# asks for that letter.
 
 # %% tags=["nbval-check-output"]
 import torch
@@ -84,8 +85,8 @@ def a_sum_over_tokens_cannot_choose():
 # no linear read answers all four texts.
 #
 # This is a statement about the sum. A layer has more parts: a nonlinear function after it, or products of inputs
-# before it. Four layers of width 32 learn the task, three times each (seeds 0, 1, 2). All take 150 steps of 32 texts
-# at a learning rate of 0.01, chosen by runs of one seed from 0.005 to 0.02. Each model has one layer:
+# before it. Four models of width 32 are trained on the task, three times each (seeds 0, 1, 2). All take 150 steps of
+# 32 texts at a learning rate of 0.01, chosen by runs of one seed from 0.005 to 0.02. Each model has one layer:
 #
 # - **S4D** (chapter 06): a filter, then a GELU and a gate at the output;
 # - **H3** and **Hyena**: filters between products of inputs, derived below. H3 gets a shift of 4 taps and 2 complex
@@ -144,8 +145,9 @@ predict(
 # least sure of them. The usual wrong guess is "Mamba alone", because it is often said that fixed filters cannot
 # select. H3 and Hyena have fixed filters too, and they do select. Some runs off this page belong to the result. H3
 # with 16 taps and 8 modes still guessed after 150 steps (seed 0, three learning rates from 0.005 to 0.02); after 300
-# steps, at 0.01, it was right with each of three seeds. So it can do it, and learns it later. And two layers of S4D,
-# which could do it in principle, guessed after 120 steps (seed 0).
+# steps, at 0.01, it was right with each of three seeds. So it can do it, and learns it later. And two layers of S4D
+# guessed after 120 steps (seed 0), though they could do it in principle: the gate of the first can compare each
+# letter with the token before it.
 #
 # So what is it in Hyena that selects? And what does a fixed filter still not do? First we need the filter itself.
 #
@@ -269,7 +271,8 @@ for loud in (1, 100, 10_000):
 # A filter with one learned number for each age would be long and would know nothing about neighbours. S4D's filter
 # is a sum of modes (chapter 06). **Hyena** makes an *implicit filter*: a small network takes the age and returns the
 # weights of all channels. The age enters as a few waves, the activations are sines, and the result is multiplied by
-# a window that falls at a fixed speed δ for each channel:
+# a window that falls at a fixed speed δ for each channel. Here $t$ is the age as a share of the longest text,
+# `l_max`, and so runs from 0 to 1; $W_o$ is a last linear map:
 #
 # $$h(t) = W_o\, \mathrm{FFN}(z_t) \cdot e^{-δ t} \qquad z_t = [\,t, \cos(2π f t), -\sin(2π f t)\,]_{f = 0, 1, \dots}$$
 
@@ -320,7 +323,7 @@ explore(drawn, frequency=(1, 30), channel=(0, 7))
 # The window is drawn to the filter's largest value.
 #
 # No small recurrence made this filter, so nothing promises that a small state can replace it. Section 7 comes back
-# to that. Note also that it is a function of $t / l_{max}$: it does not exist for longer texts.
+# to that. Note also that $t$ ends at 1: the filter is defined for ages up to `l_max` only.
 #
 # ## 4 · H3: compare with the token before
 #
@@ -455,8 +458,9 @@ figures.operator(h, inner, outer, words, words.index("#") + 1)
 #
 # ## 6 · What the gate does not choose
 #
-# Now three letters are marked, and all three are asked for, the latest first. Hyena and Mamba are trained as before,
-# at a learning rate of 0.02.
+# Now three letters are marked, and all three are asked for, the latest first. A text consists of 12 pairs of tokens;
+# a mark is always the first token of a pair, and its letter the second. Hyena and Mamba are trained as before, at a
+# learning rate of 0.02.
 
 # %% tags=["measured"]
 from seqlab.figures.griffin import by_range
@@ -491,9 +495,10 @@ by_range(
 #
 # Why the middle one? Each marked letter adds a weight $w(\text{age})$ to its own place in the read, and the largest
 # place wins. A falling $w$ always returns the latest, a growing one the earliest. The middle one would need
-# $w(a_2) > w(a_1)$ and $w(a_2) > w(a_3)$ for *all* ages $a_1 < a_2 < a_3$. With the ages 1, 3, 5 that says
-# $w(3) > w(5)$. With the ages 3, 5, 7 it says $w(5) > w(3)$. Both cannot hold. (The outer gate may choose another
-# weight for each question. That does not help here.) How often can one weight be right?
+# $w(a_2) > w(a_1)$ and $w(a_2) > w(a_3)$ for *all* ages $a_1 < a_2 < a_3$. Seen from the first question, letters
+# have the ages 1, 3, 5 and so on. With the ages 1, 3, 5 that says $w(3) > w(5)$. With the ages 3, 5, 7 it says
+# $w(5) > w(3)$. Both cannot hold. (The outer gate may choose another $w$ for each question, but for one question it
+# is the same $w$ in all texts.) How often can one weight be right?
 
 # %% tags=["nbval-check-output"]
 from itertools import combinations
@@ -544,11 +549,12 @@ figures.filters(
 # ## 7 · Decoding: the state that grows
 #
 # A filter that is any function of time must see every token again for every new one: $y_t$ needs all
-# $z_0, \dots, z_t$. So Hyena keeps its whole input, one number per channel and token, and token t costs t products.
-# For a sum of modes, $h_t = \sum_n c_n a_n^t$, chapter 06 has the way out: N numbers of state. How many modes would
-# a Hyena filter need, after training? Put the filter into a **Hankel matrix**, $M_{ij} = h_{i+j+1}$: row i is the
-# filter, i steps later. If N modes make the filter, then M is a sum of N products $a_n^i\, c_n a_n\, a_n^j$, so its
-# rank is at most N. Its singular values say how much is lost with fewer.
+# $z_0, \dots, z_t$, where $z = x_1 \odot v$ is what enters the filter. So Hyena keeps its whole input, one number
+# per channel and token, and token t costs t products. For a sum of modes, $h_t = \sum_n c_n a_n^t$, chapter 06 has
+# the way out: N numbers of state. How many modes would a Hyena filter need, after training? Put the filter into a
+# **Hankel matrix**, $M_{ij} = h_{i+j+1}$: row i is the filter, i steps later. If N modes make the filter, then M is
+# a sum of N products $a_n^i\, c_n a_n\, a_n^j$, so its rank is at most N. Its singular values say how much is lost
+# with fewer.
 
 # %% tags=["measured"]
 noise = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
@@ -556,20 +562,24 @@ figures.modes({"Hyena, before": before, "trained": after, "random taps": noise})
 
 # %% [markdown]
 # *What to see.* Medians over the 32 channels. Nothing asked for it, but the implicit filter is close to a few modes,
-# and training does not change that much. Random taps are not. *Laughing Hyena* makes a method of this: it fits a few
-# modes to each trained filter, and then decodes with a state of fixed size. **StripedHyena** starts from there: its
-# own filters *are* sums of two decaying oscillations a channel, and its layers alternate with attention.
+# and after training it still is. Random taps are not. *Laughing Hyena* makes a method of this: it fits a few modes
+# to each trained filter, and then decodes with a state of fixed size. **StripedHyena** starts from there: its own
+# filters *are* sums of two decaying oscillations a channel, and its layers alternate with attention.
 #
 # ## 8 · MEGA and Megalodon: averages before attention
 #
 # **MEGA** uses a very short list of modes, and gives the rest of the work to attention in chunks. Its filter is an
-# exponential moving average, with a *damping* factor δ: of what is there, $1 - αδ$ is kept, not $1 - α$, so memory
-# and write are set apart. Each channel has N of them, weighted by η and summed:
+# exponential moving average, where α is the share of the new input. A *damping* factor δ (not the speed δ of Hyena's
+# window) says how much is kept: $1 - αδ$ in place of $1 - α$. So memory and write are set apart. Each channel has N
+# such averages: β scales what each of them reads, η weighs them in the sum, and $ω x$ is a skip. None of these
+# depends on the token:
 #
 # $$h_t = (1 - α δ)\, h_{t-1} + α β\, x_t \qquad x'_t = \mathrm{silu}(η \cdot h_t + ω x_t)$$
 #
-# Then $x'$, a text blurred over time, makes queries and keys; attention sees only its own chunk; and two gates join
-# the result to the stream:
+# Then $x'$, a text blurred over time, makes one narrow vector $z$; queries and keys are two scaled and shifted
+# copies of it (κ and μ). Values come from $x$ itself. Attention sees only its own chunk, with a learned bias for
+# each age. A *reset* gate multiplies what attention returns, and an *update* gate says how much of the stream is
+# replaced:
 
 
 # %%
@@ -716,8 +726,9 @@ print(f"Llama 3.1 8B, per token: {per_token:,}")
 
 # %% [markdown]
 # With networks of time the convolutions would keep *more* than the attention layers beside them, whose eight heads
-# of keys and values are shared by 32 heads of queries. "No attention" does not mean "no cache". With two modes a
-# channel the convolutions' part stops growing.
+# of keys and values are shared by 32 heads of queries. All together they would keep more per token than the 32
+# layers of attention of Llama 3.1 8B. "No attention" does not mean "no cache". With two modes a channel the
+# convolutions' part stops growing.
 #
 # ### Fact check
 #
@@ -750,7 +761,7 @@ print(f"Llama 3.1 8B, per token: {per_token:,}")
 #    between only in about two thirds of the texts.
 # 5. A filter without modes needs a cache to decode. MEGA and Megalodon have modes, and attention within chunks.
 #
-# Next, chapter 13.
+# Next, chapter 13: test-time training.
 #
 # ## References
 #

@@ -21,7 +21,7 @@
 #
 # **You need** chapter 03 (linear attention), chapter 05 (gates) and chapter 08 (the delta rule).
 #
-# **Time** 70 minutes to read, a minute to run.
+# **Time** 75 minutes to read, a minute to run.
 #
 # **Covers** TTT-Linear · TTT-MLP · Titans (with a deep and a linear memory) · Titans MAG.
 #
@@ -70,9 +70,9 @@ for beta in (0.1, 0.5, 1.0):
     errors[f"step size {beta:g}"] = error(reads)
 
 # %% [markdown]
-# **Linear attention** adds all $v k^\top$. If keys point in all directions alike, the sum of $t$ pairs is about $t /
-# 8$ times $A$, so its read is divided by that. (In a layer, a norm does it.) The other three are the delta rule with
-# $\beta$ = 0.1, 0.5 and 1. With $\beta = 1$ the newest pair always comes back exactly.
+# **Linear attention** adds all $v k^\top$. If keys point in all directions alike, the sum of $t$ pairs is about
+# $t / 8$ times $A$, so its read is divided by that. (In a layer, a norm does it.) The other three are the delta rule
+# with $\beta$ = 0.1, 0.5 and 1.
 #
 # **Before you read on**, commit to an answer:
 
@@ -100,17 +100,18 @@ predict(
 # %% [markdown]
 # *What to see.* Lines are means over 300 sequences, bands hold the middle 80 % of them. The numbers above are means
 # over the 16 tokens before the change, and over tokens 80 to 95. Linear attention learns the first rule and does not
-# let go of it: its table is the mean of all pairs, so at the end it is half of each rule. The three others recover.
-# The usual guess is $\beta = 1$, since it stores each pair exactly. But it stores the noise exactly, too. With 0.1
-# the noise is averaged out, and 64 tokens are not enough to learn the rule. So $\beta$ *is* a learning rate: fast and
-# noisy, or slow and quiet.
+# let go of it: its table is the mean of all pairs, so at the end it is half of each rule. Step sizes of 0.5 and 1
+# recover within some twenty tokens; 0.1 needs far more. The usual guess is $\beta = 1$, since it stores each pair
+# exactly. But it stores the noise exactly, too. With 0.1 the noise is averaged out, and 64 tokens are not enough to
+# learn the rule. So $\beta$ *is* a learning rate: fast and noisy, or slow and quiet.
 #
 # Two lines make this exact. Let $D = S - A$ be what the table has wrong, and $\varepsilon$ the noise of a token. One
-# write gives $D \leftarrow D\,(I - \beta k k^\top) + \beta\, \varepsilon k^\top$. The first part shortens each row of
-# $D$ along $k$; its squared length loses $\beta\,(2 - \beta)\,(D k)^2$, which for keys in all directions is a share
-# $\beta\,(2 - \beta) / 8$ of it. The second part adds $\beta^2 \sigma^2$ for each row. A read sees
-# one direction of the eight, so the error per number is an eighth of that squared length. What is above its resting
-# place shrinks by the factor $1 - \beta\,(2 - \beta) / 8$ per token. It rests where loss and gain are equal, at
+# write gives $D \leftarrow D\,(I - \beta k k^\top) + \beta\, \varepsilon k^\top$. The first part shortens each row
+# of $D$ along $k$; its squared length loses $\beta\,(2 - \beta)\,(D k)^2$, which for keys in all directions is a
+# share $\beta\,(2 - \beta) / 8$ of it. The second part adds $\beta^2 \sigma^2$ for each row, where $\sigma^2$ is the
+# variance of the noise. A read sees one direction of the eight, so the error per number is an eighth of that squared
+# length. Whatever is above the level at which it comes to rest shrinks by the factor $1 - \beta\,(2 - \beta) / 8$
+# per token. It rests where loss and gain are equal, at
 #
 # $$\text{floor} = \frac{\beta}{2 - \beta}\, \sigma^2$$
 
@@ -155,10 +156,9 @@ figures.rules_over(
 #
 # $$W_t = W_{t-1} - \eta_t\, \nabla \ell(W_{t-1};\, k_t, v_t) \qquad\qquad y_t = f(q_t;\, W_t)$$
 #
-# Two kinds of learning must not be confused. The **inner loop** is this line: it runs in every forward pass, in
-# training and at test time, and starts anew with every sequence. The **outer loop** is what we always called
-# training. It learns what makes $q$, $k$, $v$ and $\eta$ of a token, and the first $W_0$. At test time these stay as
-# they are.
+# The **inner loop** is this line: it runs in every forward pass, in training and at test time, and starts anew with
+# every sequence. The **outer loop** is what we always called training. It learns what makes $q$, $k$, $v$ and $\eta$
+# of a token, and the first $W_0$. At test time these stay as they are.
 #
 # Now choose a loss, with $f(x; W) = W x$:
 #
@@ -269,15 +269,16 @@ def one_batch_from_zero_on_the_squared_error_is_linear_attention_again():
 #
 # $$G = K W_s^\top - V \qquad\text{(row } j \text{ is } W_s k_j - v_j\text{)}$$
 #
-# The gradient of token $j$ is $g_j k_j^\top$, so $W_t = W_s - \eta \sum_{j \le t} g_j k_j^\top$. Its read is
+# Call row $j$ of it $g_j$. The gradient of token $j$ is $g_j k_j^\top$, so
+# $W_t = W_s - \eta \sum_{j \le t} g_j k_j^\top$. Its read is
 # $W_t q_t = W_s q_t - \eta \sum_{j \le t} g_j\,(k_j \cdot q_t)$. The matrices $W_t$ have gone: only dot products are
 # left. For all tokens of the batch:
 #
 # $$Y = Q W_s^\top - \eta\, \mathrm{tril}(Q K^\top)\, G \qquad\qquad W_{s+b} = W_s - \eta\, G^\top K$$
 #
-# This is the **dual form**. It is chapter 03's chunk with $-\eta G$ for the values. Compare chapter 08: there the
-# errors depended on each other, and a chunk was a triangular system. Here nothing has to be solved, because all
-# errors are measured at $W_s$. That is a different layer, and a cheaper one.
+# This is the **dual form**. It is chapter 03's chunk with the values replaced by $-\eta G$. Compare chapter 08:
+# there the errors depended on each other, and a chunk was a triangular system. Here nothing has to be solved,
+# because all errors are measured at $W_s$. That is a different layer, and a cheaper one.
 
 
 # %% tags=["nbval-check-output"]
@@ -327,7 +328,7 @@ curves(
 # %% [markdown]
 # *What to see.* The layer of section 4, whole, with four heads of 64 channels, on one core, forward only. The primal
 # form takes one step per token whatever the batch. With mini-batches of one token the dual form is no faster. It
-# gains as the products grow, until the triangle of $b^2$ dot products begins to cost. (One run, on CPU.)
+# gains as the products grow, until the triangle of $b^2$ dot products begins to cost.
 #
 # What does the old $W$ cost? The sequences of section 1 again, now by mini-batches. The step of a whole batch is
 # $W_{s+b} = W_s\,(I - \eta K^\top K) + \ldots$, so an error along an eigenvector of $K^\top K$ with eigenvalue $\mu$
@@ -372,15 +373,17 @@ curves(
 #
 # **TTT-Linear** adds four things to this line.
 #
-# 1. The inner model has a bias and a LayerNorm, and the layer adds its input back: $y = q + \mathrm{LN}(W q + b)$. So
-#    the norm has to produce what is missing between key and value: $\ell = \tfrac12 \lVert \mathrm{LN}(W k + b) - (v
-#    - k) \rVert^2$. The norm's own weights belong to the outer loop.
+# 1. The inner model has a bias and a LayerNorm, and the layer adds its input back: $y = q + \mathrm{LN}(W q + c)$,
+#    with the bias $c$. So the norm has to produce what is missing between key and value:
+#    $\ell = \tfrac12 \lVert \mathrm{LN}(W k + c) - (v - k) \rVert^2$. The norm's own weights belong to the outer
+#    loop.
 # 2. The token chooses its step size, $\eta_j = \sigma(\theta \cdot x_j) / K$, where $K$ is the width of a head.
-# 3. The steps of a mini-batch of 16 are nearly averaged. After $i$ tokens of it $W_t = W_s - e_i \sum_{j \le t}
-#    \eta_j g_j k_j^\top$, with $e_i = \max(1/i + \text{learned}_i,\ 0)$.
+#    (`base_lr` in the code is 1 here.)
+# 3. The steps of a mini-batch of 16 are nearly averaged. After $i$ tokens of it
+#    $W_t = W_s - e_i \sum_{j \le t} \eta_j g_j k_j^\top$, with $e_i = \max(1/i + \text{learned}_i,\ 0)$.
 # 4. Keys and queries are rotated by their place in the mini-batch, as by RoPE.
 #
-# The error now passes through the norm, so $G$ is the gradient by $Z = K W_s^\top + b$. The rest of the dual form
+# The error now passes through the norm, so $G$ is the gradient by $Z = K W_s^\top + c$. The rest of the dual form
 # stays, and the bias adds a 1 to each dot product, as if each key had one more channel with a 1 in it.
 
 
@@ -578,10 +581,11 @@ explore(
 #
 # ## 6 · A deeper inner model: TTT-MLP
 #
-# If the state is a model, it need not be linear. **TTT-MLP** uses two layers with a gelu between them, the hidden one
-# four times as wide. Each layer has a dual form of its own: its gradient is $g z^\top$ again, with the layer's input
-# $z$ in the place of the key. What does depth buy? Take a rule that no matrix can follow, $v = |A k|$ in each number.
-# We train bare inner models, without any outer loop. (Step 0.1 for both. We tried 0.05, 0.1, 0.2 for the network and
+# If the state is a model, it need not be linear. **TTT-MLP** uses two layers with a gelu between them, the hidden
+# one four times as wide. Each layer has a dual form of its own: its gradient is $g z^\top$ again, with the layer's
+# input $z$ in the place of the key. What does depth buy? Take a rule that no matrix can follow, $v = |A k|$ in each
+# number. Since it is the same for $k$ and $-k$, all that a matrix with a bias can learn is the mean of each rule. We
+# train bare inner models, without any outer loop. (Step 0.1 for both. We tried 0.05, 0.1, 0.2 for the network and
 # 0.1, 0.3 for the matrix.)
 
 # %%
@@ -597,10 +601,10 @@ figures.over_time(
 )
 
 # %% [markdown]
-# *What to see.* Means of 100 sequences, each with a rule of its own; bands hold the middle half. The matrix stops
-# where the best matrix stops. The network goes on. But it needs some hundred pairs where a linear rule needed some
-# twenty, and its state is larger: these are the two prices of an expressive state. A trained layer may lower the
-# first: its outer loop learns $W_0$.
+# *What to see.* Means of 100 sequences, each with a rule of its own; bands hold the middle half. The matrix settles
+# at once, a little above the 78 % that would be left if each rule's mean were known. The network goes on. But it
+# needs some hundred pairs where a linear rule needed some twenty, and its state is larger: these are the two prices
+# of an expressive state. A trained layer may lower the first: its outer loop learns $W_0$.
 #
 # ## 7 · Titans: surprise, momentum, forgetting
 #
@@ -611,10 +615,10 @@ figures.over_time(
 # $$S_t = \eta_t\, S_{t-1} - \theta_t\, \nabla \lVert M_{t-1}(k_t) - v_t \rVert^2 \qquad\qquad
 #   M_t = (1 - \alpha_t)\, M_{t-1} + S_t$$
 #
-# A surprise thus acts on the tokens after it as well, and the whole memory fades before the write. The loss has no ½,
-# so with $\eta = \alpha = 0$ and a matrix for $M$ this is the delta rule with $\beta = 2 \theta$. In the layer $M$
-# has two layers, and the gradients of a chunk are taken at its start, as in TTT. Then only decays are left between
-# them, and both lines become products with decay masks.
+# (This $S$ is the momentum, no longer the table.) A surprise thus acts on the tokens after it as well, and the whole
+# memory fades before the write. The loss has no ½, so with $\eta = \alpha = 0$ and a matrix for $M$ this is the
+# delta rule with $\beta = 2 \theta$. In the layer $M$ has two layers, and the gradients of a chunk are taken at its
+# start, as in TTT. Then only decays are left between them, and both lines become products with decay masks.
 
 
 # %% tags=["nbval-check-output"]
@@ -656,8 +660,9 @@ def two_decay_masks_do_the_same():
 
 # %% [markdown]
 # What do momentum and forgetting do on the sequences of section 1? For a matrix of 8 × 8 the surprise is twice the
-# error times the key, so the figure of the error is that of the surprise. A constant gradient adds up to $\theta / (1
-# - \eta)$ of itself in the end; all three take the same value of that, $\beta = 0.5$.
+# error times the key, so a figure of the error shows the surprise as well. With momentum a constant gradient adds up
+# to $\theta / (1 - \eta)$ of itself in the end. We give all three the same effective step,
+# $\beta = 2 \theta / (1 - \eta) = 0.5$.
 
 
 # %%
@@ -714,7 +719,7 @@ explore(tuned, eta=(0.0, 0.95, 0.05), alpha=(0.0, 0.1, 0.01), beta=(0.1, 1.5, 0.
 # into segments; what the memory returns for a segment is put in front of it as extra tokens, and attention reads
 # both. **Memory as gate** (MAG): a window of attention and the memory read the same input, and the memory's output
 # gates the attention's. In `seqlab` this is `MemoryAsGate`, Titans MAG. **Memory as layer** (MAL): one after the
-# other, like any list of mixers.
+# other.
 #
 # ## 8 · In the wild
 #
@@ -745,9 +750,6 @@ for name in ("DeltaNet", "TTT-Linear", "TTT-MLP", "Titans, linear memory", "Tita
 # the decay.
 #
 # **"TTT changes the model's weights at test time."** Only the state, for one sequence. The outer weights stay.
-#
-# **"The dual form is an approximation."** It takes the same steps as the primal form with equal $b$, to rounding. A
-# different $b$ is a different layer.
 #
 # **"Such a layer works because it memorises."** In 2026 [Liu et al.](https://arxiv.org/abs/2602.21204) reported
 # trained layers in which more inner steps made the task worse and a step *up* the gradient did no harm, and read a

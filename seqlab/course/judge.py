@@ -527,8 +527,8 @@ def _another_way(
             sentence = e.effort(clone(t.case.inputs), t.outcome.effort)
             if sentence:
                 return _Verdict(Kind.EFFORT, sentence)
-    if name := _lost_gradient(e, tried, ask):
-        return _Verdict(Kind.EFFORT, _GRADIENT.format(name=name))
+    if sentence := _lost_gradient(e, tried, ask):
+        return _Verdict(Kind.EFFORT, sentence)
     notes = _notes(e, outcomes)
     return _Verdict(Kind.IN_PLACE, notes[0]) if notes else None
 
@@ -550,9 +550,15 @@ _GRADIENT = (
     "rounded or clamped, or a branch of where that is a constant."
 )
 
+_NOT_FINITE = (
+    "The values are right, but the gradient with respect to {name} is NaN or infinite in case "
+    "{case!r}, and training would stop there. Look for what has no slope where it is computed: a "
+    "division by 0, sqrt or a norm at 0, log of 0, also in a branch of where that is not taken."
+)
+
 
 def _lost_gradient(e: Exercise, tried: list[_Tried], ask: Trusted) -> str | None:
-    """The first input whose gradient the reference has and the answer does not.
+    """What is wrong with the first gradient that the reference has and the answer does not.
 
     A hundredth of the gradient's scale is allowed, and the exercise's tolerance: this looks for
     what is cut off, not for digits.
@@ -563,9 +569,11 @@ def _lost_gradient(e: Exercise, tried: list[_Tried], ask: Trusted) -> str | None
             if right is None or not right.isfinite().all() or scale_of(right, 0.0) <= e.tolerance:
                 continue
             found = got.get(name)
+            if isinstance(found, Tensor) and not found.isfinite().all():
+                return _NOT_FINITE.format(name=name, case=t.case.name)
             allowed = max(0.01, e.tolerance / scale_of(right))
             if not isinstance(found, Tensor) or not close(right, found, allowed):
-                return name
+                return _GRADIENT.format(name=name)
     return None
 
 

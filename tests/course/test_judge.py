@@ -579,6 +579,21 @@ def test_right_values_without_their_gradient_are_refused(answer):
     assert report_on(exercise, lambda x: 2 * x).passed
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: x.square().sqrt(),  # 0 / 0 at 0
+        lambda x: torch.where(x > 0, x * x.log().exp() / x, 0 * x),  # the branch not taken
+    ],
+)
+def test_a_gradient_that_is_nan_is_told_so_with_its_case(answer):
+    exercise = wants_gradient(lambda x: x.relu(), torch.tensor([0.0, 1, 2]))
+    kind, message = said(exercise, answer)
+    assert kind == "effort"
+    assert "with respect to x is NaN or infinite in case 'one'" in message
+    assert "detach" not in message
+
+
 def test_a_gradient_that_the_reference_has_not_is_not_asked_for():
     x = torch.tensor([0.0, 1, 2])
     assert report_on(wants_gradient(lambda x: x.detach(), x), lambda x: x * 1).passed

@@ -1,6 +1,6 @@
 r"""An average that carries on
 
-*Compute MEGA's damped average of a chunk as a convolution, with a first state. · 12 minutes · ●●○ · 2 points*
+*Compute MEGA's damped average of a chunk as a convolution, with a first state. · 15 minutes · ●●○ · 2 points*
 
 One channel has N damped averages. With $a_n = 1 - α_n δ_n$,
 
@@ -75,6 +75,8 @@ def cases(rng):
 
 def effort(inputs, cost):
     T = len(inputs["x"])
+    if not cost.gradient_finite:
+        return "The values are right, but a gradient is NaN or inf: powers of a small a become 0, and something is divided by them (or their log is taken). Use powers with exponents of 0 and more, and no division."
     if T >= 100 and cost.calls >= T:
         return f"The values are right, but this walks over tokens: {cost.calls} torch operations for {T}. Use a kernel and powers of a."
     return None
@@ -117,4 +119,14 @@ powers.flip(1) @ x → powers @ x
     The first states are added up before they are read: each has its own η.
 (eta * h) @ → h @
     The first state is read without η.
+torch.where(age >= 0, kernel[age.clamp(min=0)], 0.0) → kernel[age % T]
+    The convolution closes on a circle: append zeros, up to 2T.
+y = y + (eta * h) @ (powers * a) ⏎ → ; h * a[:, 0] ** T + →
+    The first state is ignored: it fades away in y, and a^T of it is left at the end.
+kernel = (eta * alpha * beta) @ powers → kernel = (eta * alpha) @ powers ; + alpha * beta * (powers.flip(1) @ x) → + alpha * (powers.flip(1) @ x)
+    β is missing from the write: α β x is added to the state.
+a[:, 0] ** T → a[:, 0] ** (T - 1)
+    In the last state the first one has faded once too few: a^T of it is left.
+return y, last → return y, eta * last
+    The last state is multiplied by η: only the read is.
 """

@@ -107,4 +107,12 @@ return prompt, torch.stack(ys) → return torch.stack(ys), torch.stack(ys)
     `prompt` holds the whole sums: it is the part of the prompt's tokens alone.
 spectrum = torch.fft.rfft(z, n=size, dim=0) * torch.fft.rfft(h, n=size, dim=0) → spectrum = torch.fft.rfft(z, n=size, dim=0) * torch.fft.rfft(h[:P], n=size, dim=0)
     The filter is cut at the prompt's length: later outputs need its older weights.
+return prompt, torch.stack(ys) → return torch.fft.irfft(spectrum, n=size, dim=0)[P : P + n], torch.stack(ys)
+    y is right, but `prompt` is one token late: its first row is at t = P - 1, the prompt's last token.
+[P - 1 : P + n - 1] → [P - 1 : P].expand(n, -1)
+    The prompt adds the same to every output here: its tokens grow older, so each output weighs them anew.
+torch.tanh(y)[None] → torch.tanh(prompt[j])[None]
+    The tokens made come from the prompt's part alone: the next token is tanh of the whole y.
+return prompt, torch.stack(ys) → return prompt, torch.tanh(torch.stack(ys))
+    The next tokens are returned: y is asked for, before the tanh.
 """

@@ -1,6 +1,6 @@
 r"""Project: a small state for a long filter
 
-*Replace a filter by a few modes, and decode with them. · 25 minutes · ●●● · 3 points*
+*Replace a filter by a few modes, and decode with them. · 30 minutes · ●●● · 3 points*
 
 A trained filter is close to a sum of a few modes (the chapter's section 7). Find them. Write `distil(h, n)`: for a filter $h_0, \dots, h_{L-1}$ return n complex numbers a and n complex numbers c (each as a real and an imaginary part, by `torch.view_as_real`) with
 
@@ -84,7 +84,7 @@ def cases(rng):
 
 def shapes(inputs, values):
     for given, (a, c) in zip(inputs, values, strict=True):
-        if a.shape != (given["n"], 2) or c.shape != (given["n"], 2):
+        if {a.shape, c.shape} != {(given["n"], 2)} or a.is_complex() or c.is_complex():
             return (
                 False,
                 f"a is {tuple(a.shape)}, c is {tuple(c.shape)}, n = {given['n']}",
@@ -94,7 +94,7 @@ def shapes(inputs, values):
 
 def fading(inputs, values):
     worst = max(float(a.norm(dim=-1).max()) for a, _ in values[:4])
-    return worst <= 1, f"the largest |a| is {worst:.3f}"
+    return worst <= 1 + 1e-9, f"the largest |a| is {worst:.3f}"
 
 
 def _complex(pairs):
@@ -135,7 +135,9 @@ def decodes(inputs, values):
 
 REQUIREMENTS = (
     Requirement(
-        "n modes", shapes, "There are not n numbers a and n numbers c in each case."
+        "n modes",
+        shapes,
+        "a and c must be real tensors of shape (n, 2) with exactly n modes in each case; torch.view_as_real makes them.",
     ),
     Requirement(
         "modes that fade",
@@ -145,7 +147,7 @@ REQUIREMENTS = (
     Requirement(
         "one real mode",
         _below(1e-6, slice(0, 1)),
-        "A filter of one real mode is not recovered: is c fitted to all of h?",
+        "A filter of one real mode is not recovered: a is the ratio of neighbouring weights, and c, fitted to all of h with powers that start at a^0, is h_0.",
     ),
     Requirement(
         "sums of real modes and waves",
@@ -184,11 +186,11 @@ OUTPUTS = ("a", "c")
 
 MISTAKES = """
 torch.view_as_real(a), torch.view_as_real(c) → torch.view_as_real(a)[1:], torch.view_as_real(c)
-    There are not n numbers a and n numbers c in each case.
+    a and c must be real tensors of shape (n, 2) with exactly n modes in each case; torch.view_as_real makes them.
 torch.linalg.lstsq(U[:-1], U[1:]) → torch.linalg.lstsq(U[1:], U[:-1])
     Some mode grows, |a| > 1, for a filter that fades. (Solving the shift the other way round gives 1/a.)
 c = torch.linalg.lstsq(powers, h[:, None].to(powers.dtype)).solution[:, 0] → c = torch.ones_like(a)
-    A filter of one real mode is not recovered: is c fitted to all of h?
+    A filter of one real mode is not recovered: a is the ratio of neighbouring weights, and c, fitted to all of h with powers that start at a^0, is h_0.
 a = torch.linalg.eigvals(A) → a = torch.linalg.eigvals(A).real.to(torch.complex128)
     A filter with a damped wave is not recovered: a wave is a pair of complex modes.
 i = torch.arange(L // 2) → i = torch.arange(n + 1)

@@ -109,4 +109,8 @@ h[i - 1][age.clamp(min=0)] * (age >= 0)[..., None] → h[i - 1][(-age).clamp(min
     The filter looks into the future: the weight of token s at t is h_{t-s}, for s at most t.
 matrix = h[i - 1] → matrix = h[len(h) - i]
     The filters are in the other order: h[i - 1] belongs to gate i.
+z = x[i] * v → z = v ; v = torch.einsum("tsd, sd -> td", matrix, z) + b[i - 1] * z → v = x[i] * (torch.einsum("tsd, sd -> td", matrix, z) + b[i - 1] * z)
+    The gate comes after its filter: it acts on what goes into the filter and the skip.
+range(len(x) - 1, 0, -1) → range(len(x) - 1) ; matrix = h[i - 1] → matrix = h[i] ; b[i - 1] * z → b[i] * z ; return x[0] * v → return x[-1] * v
+    The gates are in the other order: gate N - 1 acts first, and x_0 comes last of all.
 """

@@ -10,7 +10,7 @@ The function in the next cell convolves a text with one fading filter for each c
 
 import torch
 
-from seqlab.course.exercise import Case
+from seqlab.course.exercise import Case, Property
 from seqlab.course.exercises.ch12.shared import randn
 
 
@@ -73,6 +73,15 @@ OUTPUTS = ("y",)
 TIME_AXIS = {"y": 0}
 
 TOLERANCE = 1e-5
+
+PROPERTIES = (
+    Property(
+        "y is float32",
+        lambda inputs: [],
+        lambda inputs, values: values[0].dtype == torch.float32,
+        "The numbers are right, but y is not float32, as it should be whatever type x has.",
+    ),
+)
 
 
 def _by_matrix(x, rate):

@@ -78,7 +78,12 @@ def cases(rng):
         case("odd T", 7, 3),
         case("a second chunk", 5, 2, 24.0, 0.7, 2.5),
         case("one channel", 6, 1, 3.0, -1.0, 0.5),
-        case("numbers near 300", 9, 4, around=300.0),
+        case(
+            "numbers near 300, where a difference of two sums loses its digits",
+            9,
+            4,
+            around=300.0,
+        ),
         case("small numbers", 4, 3, scale=0.01),
     ]
 
@@ -108,7 +113,7 @@ ys.append((u - mean) / torch.sqrt(var + eps)) → ys.append((u - u.mean()) / tor
     Each token is normalised by itself, like a layer norm: the mean and the variance are those of all numbers so far.
 inside + gap**2 * count * G / total → inside
     The gap between the old mean and the new one is missing from the variance: merged sets spread more than each alone.
-total = count + G → total = count + 1
+total = count + G → total = count + 1 ; (u - u.mean()).square().sum() → (u - u.mean()).square().mean() ; gap**2 * count * G / total → gap**2 * count / total ; mean = mean + gap * G / total → mean = mean + gap / total
     The count is in tokens: each token adds G numbers.
 mean = mean + gap * G / total → mean = mean + gap / 2
     The new mean is half way between the two: each counts by how many numbers it stands for.
@@ -122,4 +127,16 @@ ys.append((u - mean) → ys.append((u - mean + gap * G / total)
     y is shifted by the mean from before the token: its own numbers belong to the mean, too.
 torch.sqrt(var + eps) → (var + eps)
     The square root is missing.
+total = count + G → ys.append((u - mean) / torch.sqrt(var + eps)) ⏎ total = count + G ; count = total ⏎ ys.append((u - mean) / torch.sqrt(var + eps)) → count = total
+    y is computed before the token is counted: its own numbers belong to the mean and the variance.
+torch.sqrt(var + eps) → torch.sqrt(var * total / (total - 1) + eps) ; return torch.stack(ys), count, mean, var → return torch.stack(ys), count, mean, var * count / (count - 1)
+    The variances, y's and the one returned, divide by the count minus 1: divide by the count.
+(u - u.mean()).square().sum() → (u - mean - gap * G / total).square().sum() ; inside + gap**2 * count * G / total → inside
+    The new squares are around the new mean, but the old ones are still around the old mean: they have to move as well.
+G, ys = x.shape[1], [] → G, ys = x.shape[1], [] ⏎ count = mean = var = torch.zeros(())
+    The numbers before this chunk are ignored: count, mean and var carry on.
+return torch.stack(ys), count, mean, var → return torch.stack(ys), count, mean, var + eps
+    eps is part of the variance that is returned: it is added under the root alone.
+return torch.stack(ys), count, mean, var → return (x - mean) / torch.sqrt(var + eps), count, mean, var
+    Every token is normalised by the whole chunk, the later tokens too: each sees the numbers up to its own.
 """

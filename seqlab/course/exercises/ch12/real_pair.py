@@ -109,4 +109,12 @@ cos, sin = keep * torch.cos(angle), keep * torch.sin(angle) → cos, sin = torch
     Nothing fades: the rotation is multiplied by keep.
 + alpha * x → + (1 - keep) * x
     The input is scaled by 1 - keep: here the write has its own factor α.
+cos * c - sin * s → cos * c + sin * s ; sin * c + cos * s → cos * s - sin * c
+    The state turns the other way: both sines have the wrong sign.
+c, s = cos * c - sin * s + alpha * x, sin * c + cos * s ⏎ return eta_re * c - eta_im * s, c, s → y = eta_re * c - eta_im * s ⏎ c, s = cos * c - sin * s + alpha * x, sin * c + cos * s ⏎ return y, c, s
+    The read comes before the step: y_t is read from h_t, with x_t in it.
+cos * c - sin * s + alpha * x → cos * (c + alpha * x) - sin * s ; sin * c + cos * s → sin * (c + alpha * x) + cos * s
+    The input is rotated with the state: only h_{t-1} is, and x is added afterwards.
+cos, sin = keep * torch.cos(angle), keep * torch.sin(angle) → cos, sin = torch.cos(angle), torch.sin(angle) ; cos * c - sin * s + alpha * x → keep * (cos * c - sin * s) + alpha * x
+    Only c fades: keep multiplies both parts.
 """

@@ -2,7 +2,7 @@ r"""The shift, token by token
 
 *Run H3's shift with a queue that never grows. · 8 minutes · ●○○ · 1 point*
 
-H3's shift is a filter of N free taps for each channel, with a skip:
+H3's shift is a filter of N free taps for each channel (N is at least 2), with a skip:
 
 $$\tilde k_t = \sum_{l=0}^{N-1} \mathrm{taps}_l\, k_{t-l} + D\, k_t$$
 
@@ -83,7 +83,7 @@ MISTAKES = """
 (taps.T * inputs) → (taps.flip(-1).T * inputs)
     The taps are in the order of nn.Conv1d, the newest last: taps[:, 0] belongs to the newest token.
 inputs[:-1] → inputs[1:]
-    The newest input is dropped from the queue: the oldest has to go.
+    The queue is returned without the newest input: the newest goes in at the front, and the oldest drops out.
 + skip * k →
     The skip is missing: D k_t is added.
 + skip * k → + skip * queue[0]

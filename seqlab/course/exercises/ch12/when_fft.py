@@ -59,4 +59,8 @@ math.log2(N) → math.log(N)
     The logarithm is natural: it is to the base 2.
 ratio = direct / fft → ratio = fft / direct
     The ratio is upside down: the direct sum needs more.
+4 * (T + 1) → 4 * N
+    The product of the spectra has N terms here: the spectrum of N real numbers has T + 1.
+math.log2(N) → math.log2(T)
+    The logarithm is that of T: the transforms have N = 2T points.
 """

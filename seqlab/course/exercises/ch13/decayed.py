@@ -1,12 +1,12 @@
 r"""The dual form with a decay
 
-*Compute a mini-batch in which the weights fade. · 18 minutes · ●●● · 3 points*
+*Compute a mini-batch in which the weights fade. · 20 minutes · ●●● · 3 points*
 
 Each token chooses a step $η_t$ and a weight decay: its $a_t$ between 0 and 1 is what is left of the weights.
 
 $$W_t = a_t W_{t-1} - η_t\, g_t k_t^\top \qquad g_t = W_0 k_t - v_t \qquad y_t = W_t q_t$$
 
-All errors of the mini-batch are taken at the same $W_0$. Return all reads, and the last $W_T$. This is the chunk of a Titans memory without momentum.
+All errors of the mini-batch are taken at the same $W_0$. Return all reads, and the last $W_T$. **No loop over time:** find the products, as in the dual form. This is the chunk of a Titans memory without momentum.
 
 An $a_t$ may be exactly 0, and no value or gradient may become NaN: so divide by no product of $a$. The names of the parameters must stay.
 """
@@ -70,7 +70,17 @@ def cases(rng):
         case("a gate at 0", 8, 3, 4, shut=[3]),
         case("two gates at 0", 9, 4, 2, shut=[0, 5]),
         case("large values", 5, 3, 3, size=40.0),
+        case("a long mini-batch", 120, 3, 2, low=0.95),
     ]
+
+
+def effort(inputs, cost):
+    T = len(inputs["k"])
+    if not cost.gradient_finite:
+        return "The values are right, but a gradient is NaN or inf where some a is 0: a quotient of products is 0 / 0 there, and a logarithm is -∞. Build each product from its own factors."
+    if T >= 100 and cost.calls >= T:
+        return f"The values are right, but this walks over tokens: {cost.calls} torch operations for {T}. Make a (T, T) table of what is left of each step at each read."
+    return None
 
 
 OUTPUTS = ("y", "W")
@@ -78,21 +88,20 @@ OUTPUTS = ("y", "W")
 TIME_AXIS = {"y": 0, "W": None}
 
 
-def _by_logs(q, k, v, a, eta, W):
-    T = len(k)
-    spans = [
-        [a[j + 1 : t + 1].prod() if j <= t else 0 * a[0] for j in range(T)]
-        for t in range(T)
-    ]
-    between = torch.stack([torch.stack(row) for row in spans])
+def _by_spans(q, k, v, a, eta, W):
+    n = torch.arange(len(k))
+    t, j, s = n[:, None, None], n[:, None], n  # a_s counts between j and t
+    between = torch.where((j < s) & (s <= t), a, torch.ones(())).prod(-1) * (
+        n[:, None] >= n
+    )
     G = (k @ W.mT - v) * eta.unsqueeze(1)
-    left = torch.stack([a[: t + 1].prod() for t in range(T)]).unsqueeze(1)
+    left = between[:, :1] * a[0]
     y = torch.einsum("tj, tk, jk, jv -> tv", between, q, k, -G) + left * (q @ W.mT)
     end = left[-1] * W - torch.einsum("j, jv, jk -> vk", between[-1], G, k)
     return y, end
 
 
-ALTERNATIVES = (_by_logs,)
+ALTERNATIVES = (_by_spans,)
 
 MISTAKES = """
 torch.ones(T, T, dtype=torch.bool).tril(-1) → torch.ones(T, T, dtype=torch.bool).tril()
@@ -113,4 +122,20 @@ G = eta[:, None] * (k @ W.mT - v) → G = (k @ W.mT - v) ; - (between * (q @ k.m
     A token's own step is missing from its read.
 (k @ W.mT - v) → (-v)
     This is the gradient of the inner product, a gated sum: what W_0 returns is not taken off.
+y = whole * (q @ W.mT) → y = (q @ W.mT) ; whole[-1] * W → W
+    W_0 does not fade, in the reads and in the state: at token t it is multiplied by a_1 ⋯ a_t.
+(between * (q @ k.mT)) @ G → ((q @ k.mT).tril()) @ G ; (between[-1, :, None] * G).mT @ k → G.mT @ k
+    The steps do not fade, in the reads and in the state: between tokens j and t lie a_{j+1} ⋯ a_t.
+G = eta[:, None] * (k @ W.mT - v) → G = (k @ W.mT - v) ; - (between * (q @ k.mT)) @ G → - eta[:, None] * ((between * (q @ k.mT)) @ G) ; (between[-1, :, None] * G) → (eta[:, None] * between[-1, :, None] * G)
+    In the reads the step size is that of the token that reads: it belongs to the token that made the error.
+whole = a.cumprod(0)[:, None] → whole = torch.cat([torch.ones(1), a.cumprod(0)[:-1]])[:, None]
+    W_0 has faded once too few: at token t it is multiplied by a_1 ⋯ a_t, the token's own a included.
+.cumprod(0).tril()  # row t, column j → .cumprod(0)
+    The triangle is missing: a token reads the steps of later ones.
+* → ys, now = [], W ⏎ for t in range(len(k)): now = a[t] * now - eta[t] * torch.outer(now @ k[t] - v[t], k[t]); ys += [now @ q[t]] ⏎ return torch.stack(ys), now
+    The errors are taken at the newest weights, which is the delta rule with a decay: within the mini-batch all are taken at W_0.
+* → ys, now = [], W ⏎ for t in range(len(k)): ys += [now @ q[t]]; now = a[t] * now - eta[t] * torch.outer(W @ k[t] - v[t], k[t]) ⏎ return torch.stack(ys), now
+    Each read comes before the token's own step: y_t is W_t q_t.
+* → return solution(q, k, v, 1 - a, eta, W)
+    a is what is forgotten here: it is what is left of the weights.
 """

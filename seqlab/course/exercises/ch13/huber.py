@@ -74,6 +74,12 @@ def cases(rng):
     ]
 
 
+def effort(inputs, cost):
+    if not cost.gradient_finite:
+        return "The values are right, but where the error is exactly 0 a gradient is NaN: something is divided by the error's length, or the length itself has no derivative there. Keep the divisor away from 0 before you divide; torch.where, or a minimum afterwards, comes too late."
+    return None
+
+
 OUTPUTS = ("W",)
 
 TIME_AXIS = None
@@ -104,4 +110,6 @@ e = e * limit / e.norm().clamp(min=limit) → e = e * (e.norm() <= limit)
     A large error is thrown away: its direction stays, with the length `limit`.
 e.norm().clamp(min=limit) → e.norm().square().clamp(min=limit)
     The squared length is compared with the limit and divides: take its root.
+e = e * limit / e.norm().clamp(min=limit) → e = torch.where(e.norm() > limit, e / e.norm(), e)
+    Beyond the limit the error gets the length 1: its length should be `limit`.
 """

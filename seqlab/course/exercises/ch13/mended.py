@@ -121,4 +121,8 @@ eta[t] * S - theta[t] * surprise → eta[t] * S - (1 - eta[t]) * theta[t] * surp
     The new surprise is multiplied by 1 - η, as in a moving average: here it is multiplied by θ alone.
 M = (1 - alpha[t]) * M + S ⏎ ys.append(M @ q[t]) → ys.append(M @ q[t]) ⏎ M = (1 - alpha[t]) * M + S
     Each read comes before the token's own write: y_t is M_t q_t.
+eta[t] * S - theta[t] * surprise → (1 - alpha[t]) * eta[t] * S - theta[t] * surprise
+    The forgetting multiplies the momentum as well: it fades M alone.
+2 * torch.outer(M @ k[t] - v[t], k[t]) → 2 * torch.outer(-v[t], k[t])
+    What M returns for the key is not taken off: the surprise is the gradient at the newest M, not at an empty one.
 """

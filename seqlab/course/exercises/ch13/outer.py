@@ -8,7 +8,7 @@ $$W' = W - \sum_j η_j\, g_j k_j^\top \qquad g_j = W k_j - v_j \qquad L = \tfrac
 
 The outer loop trains what makes $η_j$ of token $j$. Return $∂L / ∂η_j$ for all tokens, shape (b,). The rows of `k` and `v` are the tokens; `y` is the wanted answer.
 
-Autograd would give the same numbers. Find them by hand, and look at the sign: when does the outer loop make a step larger?
+Autograd gives the same numbers, and would pass. But the formula is the point: find it by hand, and look at the sign: when does the outer loop make a step larger?
 """
 
 import torch
@@ -106,4 +106,8 @@ answer = W @ q - (eta * (k @ q)) @ g → answer = W @ q - (k @ q) @ g
     The answer ignores the step sizes: each step is multiplied by its eta.
 return -(g @ (answer - y)) * (k @ q) → return -(g @ (answer - y)) * (k @ q) * eta
     This is the derivative by the logarithm of the step: the factor eta is too much.
+g = k @ W.mT - v → g = v - k @ W.mT
+    The errors of the tokens have the other sign: g_j is W k_j - v_j.
+g = k @ W.mT - v → g, now = [], W ⏎ for j in range(len(k)): g += [now @ k[j] - v[j]]; now = now - eta[j] * torch.outer(g[j], k[j]) ⏎ g = torch.stack(g)
+    The errors are taken at the newest weights, as if each token were a mini-batch: all are taken at W.
 """

@@ -116,4 +116,12 @@ ys.append((W - eta * A) @ q[t]) → ys.append(W @ q[t])
     The reads use W, without the steps of the mini-batch in progress.
 W @ k[t] - v[t] → -v[t]
     This is the gradient of the inner product: nothing of what the key returns is taken off.
+if (n + t + 1) % b == 0: → if (n + t + 1) % b == 0 and t + 1 < len(k):
+    The reads are right, but a mini-batch that ends with the piece is not closed: after its last token W - eta A is the new W, and A is 0.
+A = A + torch.outer(W @ k[t] - v[t], k[t]) → A = A + eta * torch.outer(W @ k[t] - v[t], k[t]) ; ys.append((W - eta * A) @ q[t]) → ys.append((W - A) @ q[t]) ; W, A = W - eta * A, torch.zeros_like(A) → W, A = W - A, torch.zeros_like(A)
+    The step size is inside A: A is the sum of the gradients alone, and eta multiplies it in the read.
+if (n + t + 1) % b == 0: → if (t + 1) % b == 0 and t + 1 < len(k):
+    The mini-batches are counted from the start of the piece, and the last is not closed: n tokens of the first are already read.
+return torch.stack(ys), W, A → return torch.stack(ys), W - eta * A, torch.zeros_like(A)
+    The mini-batch is closed at the end of the piece: it stays open until it has b tokens.
 """

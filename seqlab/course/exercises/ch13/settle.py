@@ -2,9 +2,9 @@ r"""Choose a step size, and wait
 
 *Use the two laws of section 1 in the other direction. · 8 minutes · ●○○ · 1 point*
 
-Keys are random directions of length 1 in 8 channels, and noise of standard deviation 0.3 is added to each number of the values. You want the delta rule to settle at an error of 0.01 per number (the floor, with the noise left out of the question itself). First find the $β$ below 1 that does.
+Keys are random directions of length 1 in 8 channels, and noise of standard deviation 0.3 is added to each number of the values. You want the delta rule to settle at an error of 0.01 per number. This is the floor of section 1, where answers are compared with $A k$ without the noise. First find the $β$ below 1 that does.
 
-Then: **how many tokens** does it take until the first mistake of the empty table, what is left of the error *above the floor*, has fallen to one hundredth? Give the number of tokens, whole or not.
+Then: **how many tokens** does it take until the error *above the floor* has fallen to one hundredth of what it is for the empty table? Give the number of tokens, whole or not.
 """
 
 ### BEGIN SOLUTION
