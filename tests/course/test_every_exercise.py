@@ -256,6 +256,8 @@ EQUIVALENT = {
     ("24.9", "0.0 at line 8"): "rows beyond T are not stored",
     ("24.9", "0.0 at line 16"): "no query sees keys beyond S",
     ("25.3", "Gt at line 16"): "the diagonal is set to u afterwards",
+    ("26.4", "0 at line 10"): "row 0 is known from the start",
+    ("26.4", "15 at line 13"): "there is no row below the last",
     ("17.7", "1 at line 4"): "65 of 64 tokens have no chance to choose one expert",
     ("12.5", "2 at line 7"): "3T points leave room for the end, too",
 }
