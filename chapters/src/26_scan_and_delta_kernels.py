@@ -125,12 +125,13 @@ figures.orders(
 # *What to see.* (An error of 0 is drawn at $10^{-9}$.) Triton's interpreter, and the lab's, join from left to
 # right, one element at a time. Then the first element of a pair is always a finished prefix, and its gate is never
 # used. So the careless operator is right *here*, to the last digit. On a GPU, threads join runs of neighbours
-# first, and it is wrong. No comparison of numbers on this machine shows it, and neither does `sanitize`. But one
-# thing can be checked anywhere: a tree needs an operator that is **associative**, and three random elements are
-# enough to refute it.
+# first, and it is wrong. Comparing the kernel's numbers with a reference does not show it. `sanitize` does, if the
+# numbers of the launch tell the orders apart: it joins each scan once more, as a tree. Another check needs no
+# kernel. A tree needs an operator that is **associative**, and three random elements are enough to refute it.
 
 
 # %% tags=["nbval-check-output"]
+from seqlab.gpu.sanitize import sanitize
 
 SINGLE = 2e-5  # float32: some tens of roundings of 6e-8, of sums up to 10
 
@@ -154,6 +155,8 @@ def the_operator_is_associative_and_the_careless_one_is_not():
     three = randn(3, 2, 9)
     assert apart(join.fn, *three) < 1e-12
     assert apart(careless.fn, *three) > 0.1
+    found = sanitize(tile_kernel, (1,), a, b, h, T=64, OP=careless)
+    assert [fault.kind for fault in found] == ["scan order"]
 
 
 # %% [markdown]
@@ -226,7 +229,6 @@ def scan_form(a, b, first=None):
 
 
 # %% tags=["nbval-check-output"]
-from seqlab.gpu.sanitize import sanitize
 from seqlab.mixers import RGLRU, DeltaNet, GatedDeltaNet, Mamba
 
 
@@ -475,10 +477,8 @@ def between(b_G, STRICT: tl.constexpr, C: tl.constexpr):
 def wy_kernel(p_k, p_v, p_a, p_beta, p_W, p_U, T, H,
               K: tl.constexpr, V: tl.constexpr, C: tl.constexpr):  # fmt: skip
     start, i_h = tl.program_id(0) * C, tl.program_id(1)
-    b_k, b_v = (
-        load_rows(p_k, start, T, i_h, H, C, K),
-        load_rows(p_v, start, T, i_h, H, C, V),
-    )
+    b_k = load_rows(p_k, start, T, i_h, H, C, K)
+    b_v = load_rows(p_v, start, T, i_h, H, C, V)
     b_beta = load_rows(p_beta, start, T, i_h, H, C, 1)
     b_G = tl.cumsum(load_rows(p_a, start, T, i_h, H, C, 1), 0)
     b_L = (
@@ -510,10 +510,8 @@ def delta_kernel(p_q, p_k, p_a, p_W, p_U, p_first, p_y, p_last, T, H,
     at = (i_hv * BV + tl.arange(0, BV)[:, None]) * K + tl.arange(0, K)[None, :]
     b_S = tl.load(p_first + at)
     for start in range(0, T, C):
-        b_q, b_k = (
-            load_rows(p_q, start, T, i_h, H, C, K),
-            load_rows(p_k, start, T, i_h, H, C, K),
-        )
+        b_q = load_rows(p_q, start, T, i_h, H, C, K)
+        b_k = load_rows(p_k, start, T, i_h, H, C, K)
         b_a = load_rows(p_a, start, T, i_h, H, C, 1)
         b_W, b_G = load_rows(p_W, start, T, i_h, H, C, K), tl.cumsum(b_a, 0)
         b_before = tl.trans(b_S).to(b_q.dtype)
@@ -723,7 +721,7 @@ for name, kind in layers.items():
 #
 # **"Mamba is bound by memory."** Unfused, it is. Fused, by this count, exponentials bound it (section 1).
 #
-# **"Triton checks the operator."** It does not, and the interpreter is right with operators that a GPU gets wrong.
+# **"Triton checks the operator."** It does not, and its interpreter is right with operators that a GPU gets wrong.
 #
 # **"The series for $(I + L)^{-1}$ ends, so it is exact."** In exact arithmetic. In float32, for keys that repeat, it is
 # not even close (section 6).
@@ -743,7 +741,7 @@ for name, kind in layers.items():
 # ## Recap, in five lines
 #
 # 1. A gate for every number of state costs an exponential for each; one gate per head makes the work matrix products.
-# 2. `associative_scan` needs an associative operator, and only you can check that: the interpreter is right without.
+# 2. `associative_scan` needs an associative operator. The interpreter is right without: check it, or `sanitize`.
 # 3. A tile's joined gates carry the state across it; the gradient is the same scan from the end.
 # 4. A fused scan writes checkpoints instead of states, and steps again from them; B and C get their gradients in parts.
 # 5. The delta rule is a triangular tile per chunk and a walk; invert by substitution and merging, never by powers.

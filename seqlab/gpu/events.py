@@ -219,6 +219,9 @@ class Watcher:
     def step(self, program: tuple[int, ...], line: Line, step: int, frame: FrameType) -> None:
         """The loop at this line is about to begin a step, or, with step = -1, has ended."""
 
+    def scan(self, says: str, program: tuple[int, ...], line: Line) -> None:
+        """Joined in a tree, a tl.associative_scan gives other numbers than joined in turn."""
+
     def wrong_bf16(self, operation: str, program: tuple[int, ...], line: Line) -> None:
         """Triton's own interpreter would now compute with the bit patterns of bfloat16 numbers."""
 

@@ -16,6 +16,7 @@ KINDS = (
     "undefined",
     "order",
     "small dot",
+    "scan order",
     "bf16",
     "unwritten read",
 )

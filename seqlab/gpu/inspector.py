@@ -154,6 +154,9 @@ class Inspector(Watcher):
             )
             self._note("small dot", None, dot.line, dot.program, None, says)
 
+    def scan(self, says, program, line):
+        self._note("scan order", None, line, program, None, says)
+
     def wrong_bf16(self, operation, program, line):
         says = (
             f"computes {operation} on bfloat16 numbers: "

@@ -116,6 +116,11 @@ class Observer:
     def wrong_bf16(self, operation: str) -> None:
         self.watcher.wrong_bf16(operation, self.program, current_line())
 
+    def scan(self, apart: Callable[[], str]) -> None:
+        """A scan by an operator of the reader's: apart() tells what a tree of joins changes."""
+        if type(self.watcher).scan is not Watcher.scan and (says := apart()):
+            self.watcher.scan(says, self.program, current_line())
+
     def follow(
         self, kind: str, address: np.ndarray, width: int, shadow: Shadow, mask: Mask, bounded: bool
     ) -> None:

@@ -35,6 +35,7 @@ from seqlab.gpu import affine, libdevice
 from seqlab.gpu.affine import DATA, VARIES
 from seqlab.gpu.events import LabError
 from seqlab.gpu.formats import FP8, NARROW, narrowed, widened
+from seqlab.gpu.joins import parted
 from seqlab.gpu.refusals import check_assembly
 
 FIRST, LAST = (3, 6), (3, 9)
@@ -338,7 +339,8 @@ class Interpreter(NamedTuple):
                 setattr(tl.tensor, name, _as_method(member))
         for place in (tl, tl.core):
             for name in ("reduce", "associative_scan"):
-                setattr(place, name, run.builder.reduction(getattr(place, name)))
+                scans = name == "associative_scan"
+                setattr(place, name, run.builder.reduction(getattr(place, name), scans))
             place.range = run.loop
             place.static_range = run.unrolled
         for place in _libdevice_modules():
@@ -670,7 +672,7 @@ def _builder_class(module: Any, tl: Any) -> Any:
             wide = cast(_wide(src), tl.float32).data
             return handle(narrowed(wide, new, to_zero), dst_type.scalar)
 
-        def reduction(self, reduction):
+        def reduction(self, reduction, scans=False):
             """tl.reduce or tl.associative_scan, with bfloat16 widened before and rounded after."""
 
             def watched(input, *args, **kwargs):
@@ -678,10 +680,15 @@ def _builder_class(module: Any, tl: Any) -> Any:
                 several = isinstance(input, tuple)
                 given = input if several else (input,)
                 if not any(x.dtype.is_bf16() for x in given):
-                    return self.reduced(given, reduction(input, *args, **kwargs))
+                    result = reduction(input, *args, **kwargs)
+                    if scans:
+                        self.joined(given, result, *args, **kwargs)
+                    return self.reduced(given, result)
                 self.observer.wrong_bf16("a reduction or scan")
                 wide = tuple(x.to(tl.float32) if x.dtype.is_bf16() else x for x in given)
                 result = reduction(wide, *args, **kwargs)
+                if scans:
+                    self.joined(wide, result, *args, **kwargs)
                 result = tuple(
                     r.to(x.dtype) if x.dtype.is_bf16() else r
                     for x, r in zip(given, result, strict=True)
@@ -690,12 +697,47 @@ def _builder_class(module: Any, tl: Any) -> Any:
 
             return watched
 
+        def joined(self, given, result, axis, operator, reverse=False, **_):
+            """A scan was joined in turn: the observer may ask what a tree of joins gives."""
+            join = getattr(operator, "fn", operator)
+            if join.__module__.startswith("triton."):
+                return  # sums and products, which are computed as such
+            in_turn = result if isinstance(result, tuple) else (result,)
+
+            def apart():
+                try:
+                    made = _joined_in_a_tree(given, int(axis), join, bool(reverse))
+                except Exception:  # it takes single elements only
+                    return ""
+                return parted([x.handle.data for x in in_turn], made)
+
+            self.observer.scan(apart)
+
         def reduced(self, given, result):
             """A reduction or scan of these gave the result, which is returned."""
             return result
 
         def decided(self, asked):
             """The kernel took a decision in Python by this number."""
+
+    def _joined_in_a_tree(given, axis, join, reverse):
+        """The arrays of a scan in which each element joins runs of 1, 2, 4, … neighbours."""
+        arrays = [np.flip(x.handle.data, axis) if reverse else x.handle.data for x in given]
+        length = arrays[0].shape[axis]
+        place = np.arange(length).reshape([-1 if i == axis else 1 for i in range(arrays[0].ndim)])
+
+        def tensors(arrays):
+            pairs = zip(given, arrays, strict=True)
+            return [tl.core.tensor(handle(a, x.dtype.scalar), x.type) for x, a in pairs]
+
+        for run in (1 << i for i in range((length - 1).bit_length())):
+            earlier = [np.roll(a, run, axis) for a in arrays]
+            both = join(*tensors(earlier), *tensors(arrays))
+            both = both if isinstance(both, tuple) else (both,)
+            both = [np.asarray(x.handle.data if hasattr(x, "handle") else x) for x in both]
+            pairs = zip(both, arrays, strict=True)
+            arrays = [np.where(place >= run, x, a).astype(a.dtype) for x, a in pairs]
+        return [np.flip(a, axis) if reverse else a for a in arrays]
 
     def _flags(allowed, mask):
         is_handle = hasattr(mask, "dtype") and hasattr(mask, "attr")

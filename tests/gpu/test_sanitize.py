@@ -21,6 +21,23 @@ from seqlab.gpu.sanitize import KINDS, sanitize
 
 
 @triton.jit
+def fading(a, b):
+    """Half of what came before: (x ∘ y) ∘ z has x / 4, x ∘ (y ∘ z) has x / 2."""
+    return 0.5 * a + b
+
+
+@triton.jit
+def forgetful(a1, b1, a2, b2):
+    """Two steps h → a h + b as one, without the product of the gates."""
+    return a2, a2 * b1 + b2
+
+
+@triton.jit
+def composed(a1, b1, a2, b2):
+    return a1 * a2, a2 * b1 + b2
+
+
+@triton.jit
 def add(p_x, p_y, p_out, n, BT: tl.constexpr, FAULT: tl.constexpr):
     o = tl.program_id(0) * BT + tl.arange(0, BT)
     m = o < n
@@ -36,6 +53,8 @@ def add(p_x, p_y, p_out, n, BT: tl.constexpr, FAULT: tl.constexpr):
         b_y += tl.load(p_out + o, mask=m)  # unwritten read
     if FAULT == "order":
         b_y += tl.load(p_out + o - BT, mask=m & (o >= BT), other=0.0)
+    if FAULT == "scan order":
+        b_y += tl.associative_scan(b_x, 0, fading)  # scan order
     if FAULT == "small dot":
         b_z = tl.reshape(b_x, [BT // 4, 4])
         b_y += tl.sum(tl.dot(b_z, tl.trans(b_z)))  # small dot
@@ -76,6 +95,8 @@ def softmax(p_x, p_y, p_sum, R, C, BC: tl.constexpr, FAULT: tl.constexpr):
     if FAULT == "lane order":
         tl.store(p_y + r * C + c, b_e, mask=m)
         b_e += tl.load(p_y + r * C + C - 1 - c, mask=m, other=0.0)  # lane order
+    if FAULT == "scan order":
+        b_e += tl.associative_scan(b_e, 0, fading, reverse=True)  # scan order
     if FAULT == "small dot":
         b_z = tl.reshape(b_e, [4, BC // 4])
         b_e += tl.sum(tl.dot(tl.trans(b_z), b_z))  # small dot
@@ -108,6 +129,8 @@ def matmul(p_a, p_b, p_c, M, N, K,
     if FAULT == "undefined":
         b_a = tl.load(p_a + m[:, None] * K + k[None, :], mask=m_a)  # undefined
     b_c = tl.dot(b_a, b_b)  # small dot, bf16
+    if FAULT == "scan order":
+        b_c, _ = tl.associative_scan((b_c, b_c), 1, forgetful)  # scan order
     p_t = p_c + m[:, None] * N + n[None, :]
     if FAULT == "two lanes":
         tl.store(p_t - n[None, :] % 2, b_c, mask=m_c)  # two lanes
@@ -214,6 +237,11 @@ SENTENCES = {
             "a GPU takes no tl.dot"
         ),
     },
+    "scan order": {
+        "add": "program 0 joins a scan by an operator that is not associative: element [2] of",
+        "softmax": "program 0 joins a scan by an operator that is not associative: element [",
+        "matmul": "program (0, 0, 0) joins a scan by an operator that is not associative",
+    },
     "bf16": {
         "add": "program 0 computes 'multiply' on bfloat16 numbers",
         "softmax": "program 0 computes 'greater' on bfloat16 numbers",
@@ -257,6 +285,29 @@ def test_every_kind_is_planted_in_three_kernels():
 @pytest.mark.parametrize("kernel", RUNS)
 def test_a_clean_kernel_gives_no_finding(kernel):
     assert RUNS[kernel]("") == []
+
+
+@triton.jit
+def scanned(p_a, p_b, p_y, BT: tl.constexpr, BW: tl.constexpr, OP: tl.constexpr):
+    o = tl.arange(0, BT)[:, None] * BW + tl.arange(0, BW)[None, :]
+    b_a, b_y = tl.associative_scan((tl.load(p_a + o), tl.load(p_b + o)), 0, OP)
+    tl.store(p_y + o, tl.cumsum(b_y, 0) + b_a)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("gate", [0.0, 0.9, 1.0, 1.5])
+def test_an_associative_operator_gives_no_finding_whatever_it_rounds(dtype, gate):
+    a, b = torch.full((32, 4), gate), torch.randn(32, 4)
+    a, b = a.to(dtype), b.to(dtype)
+    found = sanitize(scanned, (1,), a, b, torch.empty_like(b), BT=32, BW=4, OP=composed)
+    assert [f for f in found if f.kind != "bf16"] == []
+    if gate in (0.9, 1.5):
+        (finding,) = (
+            f
+            for f in sanitize(scanned, (1,), a, b, torch.empty_like(b), BT=32, BW=4, OP=forgetful)
+            if f.kind != "bf16"
+        )
+        assert finding.kind == "scan order" and "GPU joins in a tree" in str(finding)
 
 
 def test_bf16_that_is_made_float32_right_after_the_load_gives_no_finding():
