@@ -258,6 +258,10 @@ EQUIVALENT = {
     ("25.3", "Gt at line 16"): "the diagonal is set to u afterwards",
     ("26.4", "0 at line 10"): "row 0 is known from the start",
     ("26.4", "15 at line 13"): "there is no row below the last",
+    ("27.2", "Lt at line 8"): "rows beyond P and columns beyond D are not stored",
+    ("27.6", "0.0 at line 12"): "rows beyond the group are not stored",
+    ("27.8", "0.0 at line 13"): "rows beyond the group meet a 0 of dy",
+    ("27.8", "0.0 at line 16"): "rows beyond the group meet a 0 of x",
     ("17.7", "1 at line 4"): "65 of 64 tokens have no chance to choose one expert",
     ("12.5", "2 at line 7"): "3T points leave room for the end, too",
 }
