@@ -1,6 +1,6 @@
 r"""Turn a LayerNorm into an RMSNorm
 
-*Move the mean out of the norm, into the weights before it. · 10 minutes · ●●○ · 2 points*
+*Move the mean out of the norm, into the weights before it. · 15 minutes · ●●○ · 2 points*
 
 LayerNorm subtracts the mean of the channels and divides by the standard deviation; RMSNorm divides by the root mean square alone. Without a weight and a bias, they are
 

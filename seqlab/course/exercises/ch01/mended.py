@@ -1,6 +1,6 @@
 """Bug hunt: a cache that forgets where it is
 
-*Find what is wrong in code that runs, from how its answers differ. · 15 minutes · ●●● · 3 points*
+*Find what is wrong in code that runs, from how its answers differ. · 20 minutes · ●●● · 3 points*
 
 This is attention with a sliding window, as a decoder runs it. The cache holds the keys and values of the last tokens, at most `window` of them, keys already turned by their positions. A call adds T new tokens; `start` is the position of the first
 of them. A token reads the last `window` tokens, itself included. The function returns y and the new cache.

@@ -1,6 +1,6 @@
 r"""A million tokens, with windows
 
-*Compute what is kept if most layers have a sliding window. · 5 minutes · ●○○ · 1 point*
+*Compute what is kept if most layers have a sliding window. · 6 minutes · ●○○ · 1 point*
 
 The chapter computed the KV cache of Llama 3.1 70B. Suppose that only every fourth of its layers kept all keys and values, and the other three quarters had a sliding window of 8,192 tokens. How large would the cache of one text of
 1,048,576 tokens be, in GB (10⁹ bytes), in bfloat16?

@@ -1,6 +1,6 @@
 r"""Where the cache passes the weights
 
-*Find the length from which most of the memory is the text's. · 5 minutes · ●○○ · 1 point*
+*Find the length from which most of the memory is the text's. · 6 minutes · ●○○ · 1 point*
 
 To fit on fewer cards, the weights of Llama 3.1 70B are often stored in 4 bits a number. The cache stays in bfloat16. From how many tokens on does the cache of one text
 take more memory than these weights?

@@ -1,6 +1,6 @@
 r"""Texts of different length in one batch
 
-*Turn queries and keys by positions that differ from row to row. · 10 minutes · ●●○ · 2 points*
+*Turn queries and keys by positions that differ from row to row. · 15 minutes · ●●○ · 2 points*
 
 A server decodes several texts at once. Each has its own cache, and each cache another length. So the next tokens of row b have the positions `start[b]`, `start[b]` + 1, …: RoPE must continue there, or the new
 keys do not fit those in the cache.

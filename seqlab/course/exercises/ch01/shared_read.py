@@ -1,6 +1,6 @@
 r"""Read a shared cache
 
-*Let heads share keys without a copy of them. · 8 minutes · ●○○ · 2 points*
+*Let heads share keys without a copy of them. · 12 minutes · ●○○ · 2 points*
 
 The chapter repeated the shared keys, head by head, and then attended as usual. That gives the right numbers, but a decoder that does it writes the large cache again that sharing
 had made small. Write the read of *one* new token for all its heads, straight from the shared cache. With H query heads and h key heads, query head i uses key head i // (H / h): the first H / h query heads use key

@@ -1,6 +1,6 @@
 r"""A cache in any order
 
-*Let positions, not places, say who may look at whom. · 15 minutes · ●●● · 3 points*
+*Let positions, not places, say who may look at whom. · 20 minutes · ●●● · 3 points*
 
 The chapter's mask assumes that the keys lie in order and that the queries are the last of them. Real caches are tables of slots: when a text ends, its slots are used again, so a slot may hold *any* token, or none. The number of slots has nothing to do with the number of queries.
 So each slot says which position it holds, `k_at`, with −1 for an empty one, and each query has its position, `q_at`. A query sees a slot if

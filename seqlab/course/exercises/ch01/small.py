@@ -1,6 +1,6 @@
 r"""Project: the latest name, within a budget
 
-*Choose the shape of a transformer so that its memory fits, and still train it. · 25 minutes · ●●● · 4 points*
+*Choose the shape of a transformer so that its memory fits, and still train it. · 35 minutes · ●●● · 4 points*
 
 A device has about a kilobyte for the cache of a text, and 12 KiB for a model. The task is `Names` of `seqlab.tasks`: eight names, filler and questions in a random order, and at each question the model has to say the latest name. A share `names` of the tokens are names, one in eight is a question, and the first token is always a name. One layer of attention with a window can do it: it has to
 find, among the last tokens, the latest that is a name.

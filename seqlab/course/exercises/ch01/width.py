@@ -1,6 +1,6 @@
 r"""The width that sharing pays for
 
-*Spend the weights that grouped queries save on a wider SwiGLU. · 5 minutes · ●○○ · 1 point*
+*Spend the weights that grouped queries save on a wider SwiGLU. · 7 minutes · ●○○ · 1 point*
 
 A layer of 2017 with D = 4,096 channels has the matrices of attention, $4 D^2$ weights, and an MLP of width $4 D$, another $8 D^2$. A layer of 2026 has
 as many weights in all. But its 32 query heads of width 128 share 8 key heads, so its attention needs fewer, and its feed-forward layer is a SwiGLU. How wide is

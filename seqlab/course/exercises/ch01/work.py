@@ -1,6 +1,6 @@
 r"""Count the work of a layer
 
-*Find from which length on attention's pairs are most of the work. · 12 minutes · ●●○ · 2 points*
+*Find from which length on attention's pairs are most of the work. · 15 minutes · ●●○ · 2 points*
 
 "Attention is quadratic", but a layer also has its matrices, whose work grows with T only. Count the multiplications that one layer makes for a text of T tokens, in matrix products alone (no norms, softmax, scale or rotation):
 
