@@ -232,8 +232,9 @@ figures.turned()
 # what was there. Beyond 1 the eigenvalue is *negative*: the circle opens again, turned over. At $\beta = 2$ nothing
 # is lost, and everything along $k$ has changed its sign. This is a **reflection**. Section 7 needs it.
 #
-# For $0 \le \beta \le 2$ no eigenvalue is larger than 1 in size. So the state cannot explode, however many
-# tokens come, and nothing needs a normaliser or a decay to keep it in range.
+# For $0 \le \beta \le 2$ no eigenvalue is larger than 1 in size. So no write enlarges what is already stored, and
+# the state cannot grow exponentially. New values still add up if nothing is cleared: at $\beta = 2$ and random keys
+# the table grows like the square root of the number of tokens.
 #
 # ## 4 · A chunk at once
 #
@@ -316,7 +317,7 @@ def our_chunks_are_seqlabs_recurrence():
 
 # %% [markdown]
 # The loop in `forward_substitution` runs over the tokens of a chunk, and its steps are small. `seqlab` calls
-# `solve_triangular`, kernels invert small blocks of $I + L$. The system is always solvable, since its diagonal is 1.
+# `solve_triangular`; kernels invert small blocks of $I + L$. The system is always solvable, since its diagonal is 1.
 
 # %%
 some = torch.Generator().manual_seed(3)
@@ -342,13 +343,13 @@ figures.tables(
 # $$S_C = S_0\,(I - W^\top K) + \tilde U^\top K$$
 #
 # goes from chunk to chunk. It says that a product of $C$ matrices $I - \beta k k^\top$ is the identity minus
-# *one* matrix of rank $C$. Numerical analysts use it for products of reflections, as the **WY form** (Bischof and Van
-# Loan, 1987). Exercise 08.6 builds it.
+# *one* matrix of rank at most $C$. Numerical analysts use it for products of reflections, as the **WY form**
+# (Bischof and Van Loan, 1987). Exercise 08.6 builds it.
 #
 # ## 5 · Fade, then clear
 #
-# The delta rule clears what its key returns, and nothing else. A pair whose key never comes back stays. Then the
-# next 64 pairs, in a table of 16 columns, crowd each other out. **Gated DeltaNet** (2024) adds the gate of chapters
+# The delta rule clears what its key returns, and nothing else. A pair whose key never comes back stays. So 64
+# pairs in a table of 16 columns crowd each other out. **Gated DeltaNet** (2024) adds the gate of chapters
 # 05 and 07, one number $a_t$ per head: first everything fades, then the key is cleared and written. **KDA**, the
 # Kimi Delta Attention of 2025, has a gate for each key channel, as GLA does:
 #
@@ -438,8 +439,8 @@ curves(
 #
 # ## 6 · Two memories under the microscope
 #
-# Now the trained models of section 1, on a text that writes under `a` three times. And the other layers of this
-# chapter, untrained, on the same text:
+# Here are two trained models of section 1, on a text that writes under `a` three times. The menu also has the other
+# layers of this chapter, untrained; they come in section 7 and at the end.
 
 # %% tags=["measured"]
 from seqlab import figures as course_figures
@@ -476,7 +477,7 @@ explore(
 # value of `a` comes back until `a6` is written, and `b3` until `b7` is: a write clears its own key. Other values
 # lose a little here and there, since learned keys overlap too. In linear attention an overwrite clears nothing:
 # the new value is added, and the old one still makes up much of what the key returns. (Neither head has to know
-# everything: two heads share the work.) The two DeltaProducts are seen from outside, as everything that they keep.
+# everything: two heads share the work.) For the two DeltaProducts, the panel shows instead what the output depends on.
 #
 # ## 7 · Beyond $\beta = 1$: reflections that count
 #
@@ -486,8 +487,8 @@ explore(
 # \leftarrow S + 2\,(\tfrac12 - S) = 1 - S$. A zero sets $\beta = 0$, and nothing happens.
 #
 # So the only change is the range of $\beta$: $2\,\sigma(\cdot)$ in place of $\sigma(\cdot)$ (Grazzi et al., 2024). In
-# `seqlab` it is the option `negative_eigenvalues`. Both learn parity from texts of 16 bits: 150 steps, learning rate
-# 0.01, three seeds.
+# `seqlab` it is the option `negative_eigenvalues`. Both ranges are trained on texts of 16 bits: 150 steps, learning
+# rate 0.01, three seeds.
 
 # %%
 from seqlab.tasks import Parity, Permutations
@@ -530,7 +531,8 @@ accuracy_figure(
 # *What to see.* With $\beta \le 1$ the first few bits are right more often than not, and then the layer guesses.
 # With $\beta \le 2$ it is right at 16 times its length. What did it learn? Keys and $\beta$ depend on the bit alone
 # here, so we can ask: what does each bit multiply the state by, along the key $k_1$ of a one? At a one that is $1 -
-# \beta_1$, at a zero $1 - \beta_0\,(k_0 \cdot k_1)^2$. For each seed, the head in which the two differ most:
+# \beta_1$, at a zero $1 - \beta_0\,(k_0 \cdot k_1)^2$. Here is, for each seed, the head in which the two differ
+# most:
 
 # %% tags=["measured"]
 for seed, model in enumerate(counters["β up to 2"]):
@@ -547,9 +549,10 @@ for seed, model in enumerate(counters["β up to 2"]):
 # Training has found the machine above: (nearly) stand still at a zero, turn over at a one.
 #
 # Is every count within reach now? Let each token *permute three items*, and ask for their order after each token.
-# There are six permutations. Three of them swap two items: a swap is a reflection. Two move all three round: that
-# is a rotation by 120°, and no reflection is a rotation. But **two reflections are one**: reflect along $k_1$ and
-# then along $k_2$, and everything in their plane turns by twice the angle between them.
+# Picture the items at the corners of a triangle. Of the six permutations one moves nothing. Three swap two items: a
+# swap is a reflection. Two move all three round: that is a rotation by 120°, and no reflection is a rotation. But
+# **two reflections are one**: reflect along $k_1$ and then along $k_2$, and everything in their plane turns by twice
+# the angle between them.
 
 
 # %% tags=["nbval-check-output"]
@@ -692,8 +695,8 @@ memory_lines(
 )
 
 # %% [markdown]
-# *What to see.* Both axes are logarithmic. Qwen3-Next begins with its states, which do not grow; from some ten
-# thousand tokens on the cache of its 12 attention layers decides.
+# *What to see.* Both axes are logarithmic. Qwen3-Next begins with its states, which do not grow. From about
+# 3,200 tokens on, the cache of its 12 attention layers is larger than they are.
 #
 # ### Fact check
 #
@@ -703,8 +706,8 @@ memory_lines(
 # **"DeltaNet cannot be trained in parallel, because a write depends on the state."** The dependence is linear, so a
 # chunk of writes is one triangular system. (The [2024 paper](https://arxiv.org/abs/2406.06484) is about this.)
 #
-# **"Linear RNNs cannot track state."** Those with eigenvalues between 0 and 1 cannot do parity at any length
-# ([Grazzi et al.](https://arxiv.org/abs/2411.12537)). Section 7 trains linear ones that can.
+# **"Linear RNNs cannot track state."** Those with eigenvalues between 0 and 1 cannot do parity for texts of every
+# length ([Grazzi et al.](https://arxiv.org/abs/2411.12537)). Section 7 trains linear ones that can.
 #
 # ## 9 · Practise
 #

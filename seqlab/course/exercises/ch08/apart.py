@@ -113,4 +113,12 @@ S * log_a.exp()[..., None, :] → S + 0 * log_a.exp()[..., None, :]
     Nothing fades here: each key channel of the table is multiplied by its a first.
 ((w * v)[..., None] - erased) → (w * v)[..., None]
     Nothing is erased here: what the faded table returns under b ∘ k must go.
+S = S * log_a.exp()[..., None, :] ⏎ erased → erased ; return S + ((w * v)[..., None] - erased) * k[..., None, :] → return (S + ((w * v)[..., None] - erased) * k[..., None, :]) * log_a.exp()[..., None, :]
+    The fading comes last here, so the new value fades as well: the old table fades first.
+S * log_a.exp()[..., None, :] → S * log_a[..., None, :]
+    The decay is used as its logarithm.
+(b * k)[..., None] → k[..., None] ; S + ((w * v)[..., None] - erased) * k[..., None, :] → S + (w * v)[..., None] * k[..., None, :] - erased * (b * k)[..., None, :]
+    b is on the wrong key: the table is read under b ∘ k, and that answer is erased under k, whole.
+S + ((w * v)[..., None] - erased) * k[..., None, :] → S + (w * v)[..., None] * k[..., None, :] - erased * (b * k)[..., None, :]
+    b acts twice: it belongs to the key that reads; what was read is erased under k, whole.
 """

@@ -3,7 +3,7 @@ r"""Chunks of any length, with a state
 *Run Gated DeltaNet over a text in chunks, from a given table. · 15 minutes · ●●● · 2 points*
 
 Use exercise 08.6 (or solve as the chapter's `chunk` does) for a whole text: start from a given table, cut the text into chunks of at most `chunk` tokens (the last may be shorter), and return every read $y_t = S_t q_t$
-and the last table. The decay is one number per token. Cost: a loop over chunks is fine, one over tokens is not.
+and the last table. The decay is one number per token. Cost: a loop over chunks is fine, one over tokens is not, nor are the pairs of the whole text; the check counts. A product of decays can be too small for float32.
 """
 
 import torch
@@ -73,6 +73,7 @@ def cases(rng):
         case("strong decay", 9, 4, 3, 4, fade=3.0),
         case("large values", 7, 4, 3, 3, size=1000.0),
         case("200 tokens in chunks of 100", 200, 16, 4, 100),
+        case("long chunks, strong decay", 70, 8, 4, 64, fade=6.0),
     ]
 
 
@@ -80,12 +81,17 @@ def effort(inputs, cost):
     T = len(inputs["q"])
     if T >= 200 and cost.calls >= T:
         return f"The values are right, but this walks over tokens: {cost.calls} torch operations for {T}. Solve each chunk at once."
+    if T >= 200 and cost.largest >= T * T:
+        C = inputs["chunk"]
+        return f"The values are right, but a tensor of {cost.largest:,} numbers was made, and the pairs of a chunk are {C * C:,}. Cut the text into chunks, and multiply keys with @."
     return None
 
 
 def parts_hint(t, inputs):
+    if t == 0:
+        return "this is the first token. Is the table that was given faded and read, and does the token read its own write?"
     if t < inputs["chunk"]:
-        return "this is inside the first chunk. Is the table that was given read, and faded since the start?"
+        return "this is inside the first chunk. Its first token is right: look at how earlier writes of the chunk enter, and at what has faded since the start."
     return "this is behind the first chunk: what does the table look like that the chunk before it left?"
 
 
@@ -132,6 +138,18 @@ v_c - start * (k_c @ S.mT) → v_c
     The reads take the values as they came: with U in their place, the chunk is a sum.
 start * (q_c @ S.mT) + (q_c → (q_c
     The old table is not read at all.
+L = b_c[:, None] * → L = b_c *
+    β goes along the columns of L: it is the strength of the token that writes now, the row.
+L = b_c[:, None] * → L =
+    L has no β: what token t removes of earlier writes is multiplied by its own β, too.
+(k_c @ k_c.mT * between).tril(-1) → (k_c @ k_c.mT).tril(-1)
+    The writes of a chunk do not fade before they are removed: L needs the decay between the two tokens.
+(q_c @ k_c.mT * between) @ U → (q_c @ k_c.mT).tril() @ U
+    The writes of a chunk do not fade before they are read: the read needs the decay between the two tokens.
+U = torch.linalg.solve_triangular(L, R, upper=False, unitriangular=True) → U = R
+    The system is not solved: this leaves out what earlier writes of the chunk changed.
+torch.linalg.solve_triangular(L, → torch.linalg.solve_triangular(-L,
+    The sign of L is turned: what earlier writes left under the key is removed, so the system is I + L.
 """
 
 ALSO = (state_ignored("S"),)

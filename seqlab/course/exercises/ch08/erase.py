@@ -127,6 +127,10 @@ return S - beta[..., None, None] * → return S -
     β is not used: every key is cleared completely.
 return S - beta[..., None, None] * → return beta[..., None, None] *
     This is what has to be subtracted from S: the old table is missing.
+S - beta[..., None, None] * found[..., None] * direction[..., None, :] → S * (1 - beta[..., None, None])
+    The whole table fades: only what k returns is to be cleared.
+return S - beta[..., None, None] * → return S - beta[..., None, None] ** 2 *
+    β is used twice: k stands twice in what is subtracted, β once.
 """
 
 ALSO = (first_head("beta", axis=1), first_head("k", axis=1))

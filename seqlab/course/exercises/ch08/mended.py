@@ -127,4 +127,10 @@ S = log_a[:, t].exp()[..., None, None] * S ⏎ found → found
     Nothing fades: the decay is missing.
 beta[:, t, :, None] * (v[:, t] - found) → beta[:, t, :, None] * v[:, t]
     Nothing is removed: this is a gated sum.
+S = S + write[..., None] * k[:, t, :, None, :] ⏎ ys.append((S @ q[:, t, ..., None])[..., 0]) → ys.append((S @ q[:, t, ..., None])[..., 0]) ⏎ S = S + write[..., None] * k[:, t, :, None, :]
+    The read comes before the write: a token reads the table with its own value in it.
+S = log_a[:, t].exp()[..., None, None] * S ⏎ found → found ; ys.append((S @ q[:, t, ..., None])[..., 0]) → ys.append((S @ q[:, t, ..., None])[..., 0]) ⏎ S = log_a[:, t].exp()[..., None, None] * S
+    β is mended. The fading has moved the wrong way, behind the read: the next token's table fades by this token's decay.
+(v[:, t] - found) → (beta[:, t, :, None] * v[:, t] - found)
+    β multiplies the value twice: the bracket around the difference is enough.
 """

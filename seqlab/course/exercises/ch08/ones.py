@@ -48,4 +48,10 @@ math.log(0.1 / 0.5) → math.log(0.1 / 0.5 / 0.5)
     The distance starts at ½, and it is the distance that has to be below 0.1: no further factor of ½.
 factor = abs(1 - 1.96) → factor = 1.96 / 2
     The factor is |1 - β| = 0.96, not β / 2.
+math.log(0.1 / 0.5) → math.log(0.4 / 0.5)
+    This is where S is 0.1 away from 0 or 1: it has to come within 0.1 of ½.
+math.ceil(math.log(0.1 / 0.5) / math.log(factor)) → math.ceil(math.log(0.1 / 0.5) / math.log(factor)) + 1
+    One too many: after n ones the distance is ½ · 0.96ⁿ, and it is below 0.1 one earlier.
+factor = abs(1 - 1.96) → factor = 2 - 1.96
+    The factor is |1 - β| = 0.96: 0.04 is the share of the distance that each one takes away.
 """

@@ -101,6 +101,11 @@ def shapes(inputs, values):
     return True, "they fit"
 
 
+def single(inputs, values):
+    found = {str(u.dtype).removeprefix("torch.") for pair in values for u in pair}
+    return found == {"float32"}, ", ".join(sorted(found))
+
+
 def in_range(inputs, values):
     off = max((k.float().norm(dim=1) - 1).abs().max().item() for k, _ in values)
     low = min(b.min().item() for _, b in values)
@@ -128,7 +133,12 @@ REQUIREMENTS = (
     Requirement(
         "k (2, 3) and beta (2,)",
         shapes,
-        "The shapes do not fit: two keys of three channels, and two strengths.",
+        "The shapes do not fit: a tensor k (2, 3), two keys of three channels, and a tensor beta (2,), two strengths.",
+    ),
+    Requirement(
+        "float32",
+        single,
+        "k and beta must be float32, the type in which a layer computes.",
     ),
     Requirement(
         "keys of length 1, β between 0 and 2",
@@ -143,7 +153,7 @@ REQUIREMENTS = (
     Requirement(
         "texts of 8 tokens of all kinds",
         rounds,
-        "Swaps are right, moving all three round is not: try the two swaps in the other order.",
+        "Swaps are right, moving all three round is not: it takes two swaps. If you have two, try them in the other order.",
     ),
     Requirement(
         "2,000 tokens",
@@ -175,13 +185,15 @@ ALTERNATIVES = (_by_table,)
 
 MISTAKES = """
 return k, beta → return k, beta[:, None]
-    The shapes do not fit: two keys of three channels, and two strengths.
+    The shapes do not fit: a tensor k (2, 3), two keys of three channels, and a tensor beta (2,), two strengths.
 0.5**0.5, -(0.5**0.5) → 1.0, -1.0
     A key is not of length 1, or a β lies outside 0 … 2: a layer cannot make such a write.
 0.5**0.5, -(0.5**0.5) → 0.5**0.5, 0.5**0.5
     Swaps go wrong (or the token that moves nothing does): a swap of i and j is a reflection along e_i - e_j, and an unused write has β = 0.
 return k, beta → return k.flip(0), beta.flip(0)
-    Swaps are right, moving all three round is not: try the two swaps in the other order.
+    Swaps are right, moving all three round is not: it takes two swaps. If you have two, try them in the other order.
 beta[n] = 2.0 → beta[n] = 1.9995
     Short texts are right, long ones are not: something shrinks or grows a little at every token.
+return k, beta → return k.double(), beta.double()
+    k and beta must be float32, the type in which a layer computes.
 """

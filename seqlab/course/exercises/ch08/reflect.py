@@ -114,4 +114,10 @@ a - b → a
     This key is a's own direction: the reflection turns a into -a, whatever b is.
 torch.nn.functional.normalize(a - b, dim=-1) → (a - b) / (a - b).square().sum(-1, keepdim=True).clamp(min=1e-20)
     This divides by the square of the length: then the key has not length 1.
+torch.nn.functional.normalize(a - b, dim=-1) → (a - b) / a.norm(dim=-1, keepdim=True)
+    This divides by the length of a: a - b has a length of its own, which depends on the angle.
+torch.nn.functional.normalize(a - b, dim=-1) → (a - b) / (a - b).norm().clamp(min=1e-20)
+    This divides by the length of all pairs together: each key by itself has length 1.
+torch.nn.functional.normalize(a - b, dim=-1) → torch.nn.functional.normalize(a - b, dim=-1).abs()
+    The signs of the channels are lost: k and -k are alike, but only as a whole.
 """

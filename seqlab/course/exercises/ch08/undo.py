@@ -84,7 +84,10 @@ RULED_OUT = {
         "pinv",
         "inverse",
         "linalg_inv",
+        "linalg_inv_ex",
+        "linalg_pinv",
         "linalg_solve",
+        "linalg_lstsq",
         "solve_ex",
         "inv_ex",
     )
@@ -128,6 +131,16 @@ S - (after - before)[..., None] * k[..., None, :] → S + (after - before)[..., 
     β v is added once more: take it away.
 S - (after - before)[..., None] * k[..., None, :] → before[..., None] * k[..., None, :]
     What lies across k is lost: the write did not touch it.
+(after - b * v) / (1 - b) → (after - b * v) / (1 - b).abs()
+    For β above 1 the part along k has changed its sign: divide by 1 - β itself, not by its size.
+S - (after - before)[..., None] * k[..., None, :] → (S - (b * v)[..., None] * k[..., None, :]) / (1 - b)[..., None]
+    The whole table is divided by 1 - β: the write multiplied only the part along k by it.
+S - (after - before)[..., None] * k[..., None, :] → S + (b * (after - b * v) - b * v)[..., None] * k[..., None, :]
+    I + β k kᵀ does not undo I - β k kᵀ: what is left along k must be divided by 1 - β.
+S - (after - before)[..., None] * k[..., None, :] → S + (b / (1 - b) * after - b * v)[..., None] * k[..., None, :]
+    Two readings are mixed: if β v kᵀ is taken off first, what k returns must be read from the table without it.
+S - (after - before)[..., None] * k[..., None, :] → S + ((after - v) / (1 - b))[..., None] * k[..., None, :]
+    A factor β is missing: with β = 0 nothing was written, so nothing must change.
 """
 
 ALSO = (first_head("beta", axis=1),)

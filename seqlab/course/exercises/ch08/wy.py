@@ -10,7 +10,7 @@ Now with a **decay**: before each write the whole table is multiplied by $a_t$, 
 
 $$S_C = A\, S_0 + (\tilde U - W S_0^\top)^\top\, \mathrm{diag}(d)\, K, \qquad A = a_1 \cdots a_C, \quad d_t = a_{t+1} \cdots a_C.$$
 
-Rows of $\tilde U - W S_0^\top$ are the $u_t = \beta_t (v_t - a_t S_{t-1} k_t)$. Use no loop over tokens: the check counts operations. $a$ is positive.
+Rows of $\tilde U - W S_0^\top$ are the $u_t = \beta_t (v_t - a_t S_{t-1} k_t)$. Use no loop over tokens: the check counts operations. $a$ is positive, but the product of a chunk can be too small for float32.
 """
 
 import torch
@@ -85,6 +85,7 @@ def cases(rng):
         case("strong decay", 8, 4, 5, fade=3.0),
         case("large values", 6, 4, 3, size=1000.0),
         case("C = 64", 64, 16, 4),
+        case("C = 64, strong decay", 64, 16, 4, fade=6.0),
     ]
 
 
@@ -144,4 +145,16 @@ both = torch.linalg.solve_triangular(L, right, upper=False, unitriangular=True) 
     The decay of token j acts on what it writes itself: it fades the table before the write.
 torch.cat([since.exp()[:, None] * k, v], dim=1) → torch.cat([(since - log_a).exp()[:, None] * k, v], dim=1)
     W leaves out the decay of its own token: token t fades the table before it reads it.
+(k @ k.mT).tril(-1) * between → (k @ k.mT).tril(-1) ; torch.cat([since.exp()[:, None] * k, v], dim=1) → torch.cat([k, v], dim=1)
+    Nothing fades: the decay is missing, in L and on the right side of W.
+torch.cat([since.exp()[:, None] * k, v], dim=1) → torch.cat([log_a.exp()[:, None] * k, v], dim=1)
+    W has the decay of its own token alone: S_0 has faded by all of a_1 ⋯ a_t when token t reads it.
+torch.cat([since.exp()[:, None] * k, v], dim=1) → since.exp()[:, None] * torch.cat([k, v], dim=1)
+    The right side of U fades too: v_t is new, only the old table has faded by a_1 ⋯ a_t.
+torch.linalg.solve_triangular(L, → torch.linalg.solve_triangular(-L,
+    The sign of L is turned: what earlier writes left under the key is removed, so the system is I + L.
+(since[:, None] - since).tril(-1).exp() → (since[:, None] - log_a[:, None] - since).tril(-1).exp()
+    L leaves out the decay of token t itself: the table fades before token t asks what its key returns.
+both[:, : k.shape[1]], both[:, k.shape[1] :] → (since[-1] - since).exp()[:, None] * both[:, : k.shape[1]], (since[-1] - since).exp()[:, None] * both[:, k.shape[1] :]
+    The rows are faded until the end of the chunk already: the equation does that with diag(d), outside W and U.
 """
